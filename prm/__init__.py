@@ -1,0 +1,1 @@
+"""Process reward models: step segmentation, labels, annotation, scoring and guided search."""
