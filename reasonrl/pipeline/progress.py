@@ -1,0 +1,114 @@
+"""Saying how far a stage is, how long is left, and keeping its clocks over several attempts."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from reasonrl.pipeline.files import read_json, write_json
+
+
+class ProgressReporter(Protocol):
+    """Takes what `StageContext.report_progress` says."""
+
+    def report(self, done: float, total: float | None, unit: str, note: str) -> None: ...
+
+
+class SilentProgress:
+    """Reports nothing."""
+
+    def report(self, done: float, total: float | None, unit: str, note: str) -> None:
+        return None
+
+
+class LineProgress:
+    """One line every `interval` seconds: how far, the rate, and the time left in this stage.
+
+    The rate is that of this attempt only: the first report marks where it began.
+    """
+
+    def __init__(self, say: Callable[[str], None], label: str, interval: float = 30.0) -> None:
+        self._say = say
+        self._label = label
+        self._interval = interval
+        self._first: tuple[float, float] | None = None
+        self._last_line = time.monotonic()
+
+    def report(self, done: float, total: float | None, unit: str, note: str) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        if now - self._last_line < self._interval:
+            return
+        self._last_line = now
+        self._say(f"{self._label}: {self._text(now, done, total, unit)}{f' ({note})' if note else ''}")
+
+    def _text(self, now: float, done: float, total: float | None, unit: str) -> str:
+        text = f"{done:g} {unit}" if total is None else f"{done:g}/{total:g} {unit}"
+        assert self._first is not None
+        began, first_done = self._first
+        if total is None or done <= first_done:
+            return text
+        left = (now - began) / (done - first_done) * max(total - done, 0.0)
+        return f"{text}, about {duration(left)} left in this stage"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person reads at a glance: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    return f"{whole} s"
+
+
+def cpu_seconds_of_process() -> float:
+    """User and system CPU seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class StageClock:
+    """CPU and wall seconds of a stage over all its attempts, kept in `clock.json` so that a resumed stage counts on.
+
+    An attempt that is killed outright loses what it spent since the last save (at most about `interval` seconds of
+    progress reports).
+    """
+
+    def __init__(self, path: Path | None = None, interval: float = 5.0) -> None:
+        self._path = path
+        self._interval = interval
+        self._cpu_before = 0.0
+        self._wall_before = 0.0
+        self._children_cpu = 0.0
+        if path is not None and path.exists():
+            try:
+                record = read_json(path)
+                self._cpu_before, self._wall_before = float(record["cpu_seconds"]), float(record["wall_seconds"])
+            except (ValueError, KeyError, TypeError, json.JSONDecodeError):
+                pass  # a clock that cannot be read starts at zero: it is a measurement, not a result
+        self._cpu_start = cpu_seconds_of_process()
+        self._wall_start = self._saved_at = time.monotonic()
+
+    def cpu_seconds(self) -> float:
+        return self._cpu_before + cpu_seconds_of_process() - self._cpu_start
+
+    def wall_seconds(self) -> float:
+        return self._wall_before + time.monotonic() - self._wall_start
+
+    def save_now_and_then(self) -> None:
+        """Save if the last save is more than `interval` seconds old."""
+        if time.monotonic() - self._saved_at > self._interval:
+            self.save()
+
+    def save(self) -> None:
+        self._saved_at = time.monotonic()
+        if self._path is not None:
+            write_json(self._path, {"cpu_seconds": self.cpu_seconds(), "wall_seconds": self.wall_seconds()})
