@@ -1,0 +1,35 @@
+"""Synthetic worlds: seeded, unlimited problems whose truth is known exactly.
+
+A world is anything with `rows(n, *, split, seed, **args) -> list[dict]`; a recipe names it as `data: {world: arithmetic, n: 4096, args: {...}}`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Protocol
+
+from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
+from reasonrl.errors import DataError
+
+
+class World(Protocol):
+    """Writes problems with exact answers."""
+
+    def rows(self, n: int, *, split: str = "train", seed: int = 0, **args: Any) -> list[dict[str, Any]]:
+        """`n` rows with the keys `id`, `problem`, `answer` and `solution`; equal arguments give equal rows."""
+        ...
+
+
+BUILT_IN: dict[str, type[World]] = {"arithmetic": ArithmeticWorld}
+
+
+def get_world(name: str) -> World:
+    """The world of this name; raises DataError with the near match if there is none."""
+    if name not in BUILT_IN:
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known worlds: {', '.join(sorted(BUILT_IN))}"
+        raise DataError(f"data.world: there is no world {name!r} -> {hint}")
+    return BUILT_IN[name]()
+
+
+__all__ = ["BUILT_IN", "ArithmeticWorld", "World", "get_world"]

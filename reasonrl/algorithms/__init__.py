@@ -1,0 +1,37 @@
+"""The mathematics: advantages, losses and batch plans as pure functions of tensors and numbers.
+
+Nothing here knows a config, a trainer or a file. Losses are weighted token sums: the weights belong to the objective and are fixed before a batch is split,
+so every split into micro-batches and ranks gives the same gradient.
+
+Notation: B sequences, T response tokens, P prompts, G samples a prompt. Masks are 1 where a token counts.
+"""
+
+from reasonrl.algorithms.advantages import (
+    gae,
+    group_advantages,
+    kl_shaped_rewards,
+    masked_moments,
+    normalize,
+    terminal_rewards,
+)
+from reasonrl.algorithms.batching import pad_plans, plan_microbatches, shuffled_parts
+from reasonrl.algorithms.losses import PolicySums, ValueSums, policy_loss, token_weights, value_loss
+from reasonrl.algorithms.statistics import explained_variance
+
+__all__ = [
+    "PolicySums",
+    "ValueSums",
+    "explained_variance",
+    "gae",
+    "group_advantages",
+    "kl_shaped_rewards",
+    "masked_moments",
+    "normalize",
+    "pad_plans",
+    "plan_microbatches",
+    "policy_loss",
+    "shuffled_parts",
+    "terminal_rewards",
+    "token_weights",
+    "value_loss",
+]

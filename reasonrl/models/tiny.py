@@ -1,0 +1,141 @@
+"""Tiny real models, built in code: random weights, a tokenizer made on the spot, saved and loaded by the ordinary `from_pretrained` path.
+
+`model: tiny:qwen2` in a recipe is Qwen2's architecture at about 0.4 M parameters. Sizes can be set in the name: `tiny:qwen2:hidden_size=256,num_hidden_layers=4`.
+The tokenizer is byte-level, so any text can be encoded; words of the chat frame and `\\boxed{` are tokens of their own, digits never merge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reasonrl.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PREFIX = "tiny:"
+
+#: Sizes of `tiny:qwen2`. The head size of 64 is the smallest that every rollout engine accepts.
+DEFAULT_SIZES: dict[str, int] = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 4096,
+    "seed": 0,
+}
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+#: Frequent words of chat frames and of answers; each is one token.
+WORDS = ("system\n", "user\n", "assistant\n", "\\boxed{", "<think>", "</think>", "<answer>", "</answer>")
+
+#: ChatML, as Qwen2's models use it; the generation part is marked so that assistant-only losses work.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}"
+    "{%- else -%}{{- message['content'] + '<|im_end|>' -}}{%- endif -%}"
+    "{{- '\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def is_tiny(name: str) -> bool:
+    """Whether a model name asks for a model built in code."""
+    return name.startswith(PREFIX)
+
+
+def parse_tiny(name: str) -> dict[str, int]:
+    """Sizes of a name such as `tiny:qwen2:hidden_size=256`; raises ModelError for an unknown architecture or size."""
+    architecture, _, options = name.removeprefix(PREFIX).partition(":")
+    if architecture != "qwen2":
+        raise ModelError(f"model: {name!r} names an unknown tiny architecture {architecture!r} -> use 'tiny:qwen2'")
+    sizes = dict(DEFAULT_SIZES)
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in sizes:
+            near = difflib.get_close_matches(key, sizes, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(sizes)}"
+            raise ModelError(f"model: {name!r} sets an unknown size {key!r} -> {hint}")
+        if not value.isdigit():
+            raise ModelError(f"model: {name!r} sets {key}={value!r}, which is not a whole number")
+        sizes[key] = int(value)
+    return sizes
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with ChatML's special tokens and chat template; made without any file."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    core.add_tokens([AddedToken(word, special=False, normalized=False) for word in WORDS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_tiny(name: str, directory: Path) -> Path:
+    """Write a tiny model and its tokenizer into `directory` (created) in the ordinary checkpoint layout; returns it."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = parse_tiny(name)
+    seed = sizes.pop("seed")
+    tokenizer = build_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+        **sizes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def tiny_path(name: str) -> Path:
+    """A folder that holds this tiny model, built at its first use and kept in the user's cache.
+
+    The folder's name is a hash of the sizes, the tokenizer's words and the chat template, so a changed definition never meets an old model.
+    """
+    definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE], sort_keys=True)
+    root = Path(os.environ.get("REASONRL_CACHE", Path.home() / ".cache" / "reasonrl"))
+    target = root / "tiny" / hashlib.sha256(definition.encode()).hexdigest()[:16]
+    if not (target / "config.json").exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=target.parent))
+        build_tiny(name, staging)
+        # Another process may have won the race: its folder holds the same bytes.
+        with contextlib.suppress(OSError):
+            staging.rename(target)
+        shutil.rmtree(staging, ignore_errors=True)
+    return target

@@ -1,0 +1,198 @@
+"""The rollout engine that needs nothing but transformers: batched decoding with a key-value cache, in the trainer's own process.
+
+Rows that finish leave the batch, equal prompts are prefilled once, and prompts are sorted by length so that little is padded. Draws are counter-based
+(`seeds.py`), so a sample does not depend on how it was batched beyond floating-point ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from reasonrl.errors import ModelError
+from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.sampling import draw_tokens
+from reasonrl.rollout.seeds import uniforms
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class _Batch:
+    """Rows being decoded together; tensors are indexed by the rows still active."""
+
+    requests: list[Request]
+    cache: Any
+    mask: torch.Tensor | None
+    lengths: torch.Tensor
+    logits: torch.Tensor
+    seeds: np.ndarray[Any, np.dtype[np.uint64]]
+    tokens: list[list[int]] = field(default_factory=list)
+    logprobs: list[list[float]] = field(default_factory=list)
+
+
+class TransformersEngine:
+    """Batched decoding with a causal language model of transformers.
+
+    Args:
+        model: the model to decode with; the engine never changes its parameters except in `sync_weights`.
+        tokenizer: decodes the responses; its end token ends a sample, as do the model's `generation_config.eos_token_id`.
+        batch_size: most rows decoded together.
+        sort_by_length: sort requests by prompt length first, so that little is padded.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 256,
+        sort_by_length: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size}, but at least 1 row must be decoded at a time")
+        self.model, self.tokenizer, self.batch_size, self.sort_by_length = model, tokenizer, batch_size, sort_by_length
+        self.stop_ids = stop_token_ids(model, tokenizer)
+        self.weight_version = 0
+
+    def stream(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
+        """Yield each sample as it finishes; see `RolloutEngine`."""
+        order = (
+            sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids)) if self.sort_by_length else list(requests)
+        )
+        training = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(order), self.batch_size):
+                yield from self._decode(order[start : start + self.batch_size], params)
+        finally:
+            self.model.train(training)
+
+    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Copy weights into the engine's model by name; with the trainer's own model, pass an empty iterator and only the version moves on."""
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in weights:
+                if name not in own:
+                    raise ModelError(f"sync_weights: the engine's model has no parameter {name!r}")
+                own[name].copy_(tensor)
+        self.weight_version = version
+
+    def close(self) -> None:
+        """Nothing to give back: the model belongs to the caller."""
+
+    def _decode(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
+        batch = self._prefill(requests)
+        stop = torch.tensor(sorted(self.stop_ids), device=batch.logits.device)
+        position = 0
+        while batch.requests:
+            draws = torch.from_numpy(uniforms(batch.seeds, position)).to(batch.logits.device)
+            tokens, logprobs = draw_tokens(batch.logits, draws, params.temperature, params.top_p)
+            for row, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):
+                batch.tokens[row].append(token)
+                batch.logprobs[row].append(logprob)
+            position += 1
+            stopped = torch.isin(tokens, stop)
+            done = torch.ones_like(stopped) if position == params.max_tokens else stopped
+            flags = stopped.tolist()
+            finished = done.nonzero().flatten().tolist()
+            for row in finished:
+                yield self._sample(batch, row, "stop" if flags[row] else "length")
+            if finished:
+                tokens = _keep(batch, ~done, tokens)
+            if batch.requests:
+                self._advance(batch, tokens)
+
+    def _prefill(self, requests: Sequence[Request]) -> _Batch:
+        distinct = {request.prompt_ids: None for request in requests}
+        index = {prompt: row for row, prompt in enumerate(distinct)}
+        longest = max(len(prompt) for prompt in distinct)
+        device = self.model.device
+        ids = torch.zeros(len(distinct), longest, dtype=torch.long)
+        mask = torch.zeros(len(distinct), longest, dtype=torch.long)
+        for prompt, row in index.items():
+            if not prompt:
+                raise ModelError("rollout: a request has an empty prompt -> every prompt needs at least one token")
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        padded = bool((mask == 0).any())
+        with torch.no_grad():
+            output = self.model(
+                input_ids=ids,
+                attention_mask=mask if padded else None,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        rows = torch.tensor([index[request.prompt_ids] for request in requests], device=device)
+        cache = output.past_key_values
+        if len(distinct) < len(requests):
+            cache.batch_select_indices(rows)
+        else:
+            rows = torch.arange(len(requests), device=device)
+        return _Batch(
+            requests=list(requests),
+            cache=cache,
+            mask=mask[rows] if padded else None,
+            lengths=mask.sum(-1)[rows],
+            logits=output.logits[rows, -1],
+            seeds=np.array([request.seed for request in requests], dtype=np.uint64),
+            tokens=[[] for _ in requests],
+            logprobs=[[] for _ in requests],
+        )
+
+    def _advance(self, batch: _Batch, tokens: torch.Tensor) -> None:
+        if batch.mask is not None:
+            batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.requests), 1)], dim=1)
+        with torch.no_grad():
+            output = self.model(
+                input_ids=tokens.unsqueeze(1),
+                attention_mask=batch.mask,
+                position_ids=batch.lengths.unsqueeze(1),
+                past_key_values=batch.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        batch.lengths = batch.lengths + 1
+        batch.logits = output.logits[:, -1]
+
+    def _sample(self, batch: _Batch, row: int, reason: Any) -> Sample:
+        return Sample(
+            request=batch.requests[row],
+            token_ids=tuple(batch.tokens[row]),
+            text=self.tokenizer.decode(batch.tokens[row], skip_special_tokens=True),
+            logprobs_sampled=tuple(batch.logprobs[row]),
+            finish_reason=reason,
+            weight_version=self.weight_version,
+        )
+
+
+def _keep(batch: _Batch, keep: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    rows = keep.nonzero().flatten()
+    kept = rows.tolist()
+    batch.requests = [batch.requests[row] for row in kept]
+    batch.tokens = [batch.tokens[row] for row in kept]
+    batch.logprobs = [batch.logprobs[row] for row in kept]
+    batch.seeds = batch.seeds[kept]
+    batch.lengths = batch.lengths[rows]
+    if batch.mask is not None:
+        batch.mask = batch.mask[rows]
+    if kept:
+        batch.cache.batch_select_indices(rows)
+    return tokens[rows]
+
+
+def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends a sample: the tokenizer's end token and those that the model's generation config declares."""
+    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
+    declared = [declared] if isinstance(declared, int) else list(declared or [])
+    ids = {token for token in [*declared, tokenizer.eos_token_id] if token is not None}
+    if not ids:
+        raise ModelError("rollout: neither the tokenizer nor the model's generation config names an end token")
+    return frozenset(ids)
