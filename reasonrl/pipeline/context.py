@@ -201,7 +201,7 @@ class StageContext:
         made = result.critic if value.part == "critic" else result.model
         if made is None:
             raise RunError(
-                f"stage {value.stage!r} made no {value.part or 'model'}, which stage {self.name!r} asks for with {value}"
+                f"stage {value.stage!r} made no {value.part or 'model'}, which stage {self.name!r} needs as {value}"
             )
         return self._existing(made, value)
 

@@ -30,7 +30,7 @@ class StageModule(Protocol):
 
 @dataclass(frozen=True)
 class StageKind:
-    """A kind: the module that runs it, and whether it trains (under `accelerate launch` if several processes are asked)."""
+    """The module that runs a kind, and whether it trains (under `accelerate launch` for several processes)."""
 
     module: str
     launched: bool
