@@ -1,0 +1,179 @@
+"""Where rows, rewards and models come from, and the defaults that stages inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainValidator, Tag
+from pydantic_core import PydanticCustomError
+
+from reasonrl.expressions import Expression, ExpressionError
+from reasonrl.recipe.fields import OPERATIONAL, Config, Count, Flag, Issue, NonNegativeCount, Text
+from reasonrl.recipe.references import Reference, is_reference
+
+COLUMNS = ("problem", "answer", "solution", "prompt", "id", "reward", "images")
+ENGINES = ("transformers", "vllm", "server")
+
+
+def _paths(value: Any) -> str | tuple[str, ...]:
+    items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise PydanticCustomError(
+            "reasonrl", "is {value}; allowed: a file, a folder, a glob, or a list of them", {"value": repr(value)}
+        )
+    return items[0] if isinstance(value, str) else items
+
+
+def _expression(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            Expression(value)
+        except ExpressionError as error:
+            raise PydanticCustomError("reasonrl", "{message}", {"message": str(error)}) from error
+    return value
+
+
+class DataSource(Config):
+    """Rows from files, from the hub, or from a synthetic world; exactly one of `path`, `hub` and `world`.
+
+    Attributes:
+        path: a file, a folder, a glob, or a list of them, relative to the working directory.
+        hub: a dataset's id on the hub, with `name` (configuration), `split` and `revision`.
+        world: a synthetic world's name, with its `args`, `split` and `n` rows.
+        format: how to read files; None tells from the ending.
+        columns: our column -> their column; ours are problem, answer, solution, prompt, id, reward, images.
+        system_prompt: the first message of every prompt.
+        template: the user's message with column fields, such as `{problem}`; None takes the problem as it is.
+        keep: a condition over numeric columns that a row has to meet, such as `0 < pass_rate < 1`.
+        limit: at most so many rows, after `keep`.
+        n: rows to make (world only).
+        shuffle: order the rows by the recipe's seed.
+    """
+
+    path: Annotated[str | tuple[str, ...], PlainValidator(_paths)] | None = None
+    hub: Text | None = None
+    name: Text | None = None
+    revision: Text | None = None
+    world: Text | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    format: Literal["jsonl", "json", "csv", "parquet"] | None = None
+    split: Text | None = None
+    columns: dict[Literal["problem", "answer", "solution", "prompt", "id", "reward", "images"], Text] = Field(
+        default_factory=dict
+    )
+    system_prompt: str | None = None
+    template: Text | None = None
+    keep: Annotated[Text, BeforeValidator(_expression)] | None = None
+    limit: Count | None = None
+    n: Count | None = None
+    shuffle: Flag = False
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        issues: list[Issue] = []
+        if given.keys() >= {"path", "hub", "world"}:
+            used = [key for key in ("path", "hub", "world") if given[key] is not None]
+            if len(used) != 1:
+                names = " and ".join(used) or "none of them"
+                fix = f"remove all but one, or set the others to null ({used[0]}: null)" if used else "add path: <file>"
+                issues.append(Issue("", f"gives {names}; exactly one of path, hub and world is needed", fix))
+        owners = {"name": "hub", "revision": "hub", "n": "world", "args": "world", "format": "path"}
+        for key, owner in owners.items():
+            if given.get(key) and owner in given and given[owner] is None:
+                issues.append(
+                    Issue(
+                        key,
+                        f"belongs to a {owner} source, and this one has no {owner}",
+                        f"remove {key} or give {owner}",
+                    )
+                )
+        return issues
+
+
+class RolloutConfig(Config):
+    """How samples are generated: the engine and how much it does at a time."""
+
+    engine: Literal["transformers"] = "transformers"
+    batch_size: Annotated[Count | None, OPERATIONAL] = None
+    max_batch_tokens: Annotated[Count | None, OPERATIONAL] = None
+
+
+class LaunchConfig(Config):
+    """How a stage's processes are started."""
+
+    num_processes: Annotated[Count, OPERATIONAL] = 1
+
+
+class RewardTerm(Config):
+    """One reward of a weighted sum."""
+
+    name: Text
+    weight: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 1.0
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class Loop(Config):
+    """Stages that are repeated; their instances are named `train.1`, `train.2`, …"""
+
+    stages: Annotated[tuple[str, ...], Field(min_length=1)]
+    times: Count
+
+
+class Study(Config):
+    """Arms and seeds to be run and compared."""
+
+    arms: Annotated[tuple[str, ...], Field(min_length=1)] = ("default",)
+    seeds: Annotated[tuple[NonNegativeCount, ...], Field(min_length=1)] = (0,)
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        return [
+            Issue(key, f"names {value!r} twice", "name each once")
+            for key in ("arms", "seeds")
+            if key in given
+            for value in sorted({item for item in given[key] if list(given[key]).count(item) > 1})
+        ]
+
+
+def _reference_tag(value: Any) -> str:
+    return "@reference" if is_reference(value) else "@value"
+
+
+def _reward_tag(value: Any) -> str:
+    return (
+        "@list"
+        if isinstance(value, (list, tuple))
+        else "@term"
+        if isinstance(value, (Mapping, RewardTerm))
+        else "@name"
+    )
+
+
+def _plain_reward(value: Any) -> Any:
+    if isinstance(value, RewardTerm):
+        return value.model_dump()
+    return [term.model_dump() for term in value] if isinstance(value, tuple) else value
+
+
+# A tag that begins with '@' names a branch of a union, not a key: messages leave it out.
+ModelSource = Annotated[
+    Annotated[Text, Tag("@value")] | Annotated[Reference, Tag("@reference")], Discriminator(_reference_tag)
+]
+Data = Annotated[
+    Annotated[DataSource, Tag("@value")] | Annotated[Reference, Tag("@reference")], Discriminator(_reference_tag)
+]
+Seconds = Annotated[
+    Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), Tag("@value")]
+    | Annotated[Reference, Tag("@reference")],
+    Discriminator(_reference_tag),
+]
+RewardSpec = Annotated[
+    Annotated[
+        Annotated[Text, Tag("@name")]
+        | Annotated[RewardTerm, Tag("@term")]
+        | Annotated[tuple[RewardTerm, ...], Field(min_length=1), Tag("@list")],
+        Discriminator(_reward_tag),
+    ],
+    AfterValidator(_plain_reward),
+]
