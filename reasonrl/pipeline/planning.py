@@ -1,0 +1,242 @@
+"""What is to be done with each stage, decided for the whole run before any of it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reasonrl.errors import RunError
+from reasonrl.pipeline.directory import DoneRecord, RunDirectory, StageDirectory, StageRecord
+from reasonrl.pipeline.environment import changed_versions, versions
+from reasonrl.pipeline.keys import Growth, StageIdentity, differences, growth, identify
+
+if TYPE_CHECKING:
+    from reasonrl.recipe import Reference, StageInstance
+
+
+class Action(Enum):
+    """What happens to a stage. Its folder is set aside first (never deleted) where it is made anew."""
+
+    SKIP = "skip"
+    SHARE = "share"
+    START = "start"
+    RESUME = "resume"
+    EXTEND = "extend"
+    REDO = "redo"
+    RESTART = "restart"
+
+
+ANEW = frozenset({Action.REDO, Action.RESTART})
+CARRIED_ON = frozenset({Action.RESUME, Action.EXTEND})
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of the plan.
+
+    Attributes:
+        instance: name, config and references.
+        directory: its folder.
+        identity: what its result depends on.
+        action: what is to be done.
+        attempt: how often it will have been made anew.
+        notes: what to tell the user about it.
+        done: its record where it is skipped or shared.
+        source: the folder to share from.
+        drop_link: the folder holds a link that no longer fits, to be dropped first.
+    """
+
+    instance: StageInstance
+    directory: StageDirectory
+    identity: StageIdentity
+    action: Action
+    attempt: int = 0
+    notes: tuple[str, ...] = ()
+    done: DoneRecord | None = None
+    source: StageDirectory | None = None
+    drop_link: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.instance.name
+
+    @property
+    def kind(self) -> str:
+        return str(self.instance.config.kind)
+
+    def product_for(self, reference: Reference) -> str:
+        """The hash that stands for what `reference` takes from this stage."""
+        return self.identity.product(self.attempt, whole=not isinstance(reference.step, int))
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Finished runs of the same study, whose stages may be shared, in order."""
+
+    runs: tuple[RunDirectory, ...] = ()
+
+    def find(self, identity: StageIdentity) -> tuple[StageDirectory, DoneRecord] | None:
+        """The first finished stage of equal key and extensible fields that holds its own result."""
+        for run in self.runs:
+            directory = run.stage(identity.name)
+            done = _done_or_none(directory)
+            if done is None or done.shared_from is not None:
+                continue
+            made = done.stage.identity
+            if made.key == identity.key and made.extensible == identity.extensible:
+                return directory, done
+        return None
+
+
+def plan_run(
+    instances: Sequence[StageInstance],
+    run: RunDirectory,
+    *,
+    seed: int,
+    base_directory: Path,
+    restart: Collection[str] = (),
+    peers: Peers | None = None,
+) -> list[PlannedStage]:
+    """Decide what to do with every stage, reading the run directory and writing nothing.
+
+    Raises RunError with every stage that cannot be carried on as asked, and why; DataError for data that is not there.
+    """
+    check_restart_names(instances, restart)
+    planned: dict[str, PlannedStage] = {}
+    refusals: list[str] = []
+    for instance in instances:
+        inputs = {str(reference): planned[reference.stage].product_for(reference) for reference in instance.inputs}
+        identity = identify(instance, seed, inputs, base_directory)
+        stage = PlannedStage(instance, run.stage(instance.name), identity, Action.START)
+        try:
+            wanted = instance.name in restart or base_name(instance.name) in restart
+            planned[instance.name] = _decide(stage, wanted, peers or Peers())
+        except RunError as error:
+            refusals.append(str(error))
+            planned[instance.name] = stage
+    if refusals:
+        raise RunError("\n".join(refusals))
+    return list(planned.values())
+
+
+def base_name(instance_name: str) -> str:
+    """`train` of `train.2`."""
+    stem, dot, number = instance_name.rpartition(".")
+    return stem if dot and number.isdigit() else instance_name
+
+
+def check_restart_names(instances: Sequence[StageInstance], restart: Collection[str]) -> None:
+    """Raises RunError for a `--restart-stage` that names no stage."""
+    names = {instance.name for instance in instances}
+    names |= {base_name(name) for name in names}
+    for name in restart:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"stages: {', '.join(sorted(names))}"
+            raise RunError(f"--restart-stage {name}: there is no such stage -> {hint}")
+
+
+def _decide(stage: PlannedStage, restart: bool, peers: Peers) -> PlannedStage:
+    directory = stage.directory
+    if directory.is_empty():
+        return _start_or_share(stage, peers)
+    done, stage = _read_done(stage)
+    if done is not None and done.shared_from is not None:
+        return _decide_linked(stage, done, restart, peers)
+    if restart:
+        return _anew(stage, Action.RESTART, "")
+    record = directory.read_stage()
+    if record is None:
+        raise RunError(
+            f"stage {stage.name!r}: {directory.path} is not empty, but holds no stage.json of a run -> "
+            f"--restart-stage {stage.name} moves it aside"
+        )
+    stage = replace(stage, attempt=record.attempt, notes=(*stage.notes, *_version_notes(record)))
+    return _compare(stage, record, done)
+
+
+def _compare(stage: PlannedStage, record: StageRecord, done: DoneRecord | None) -> PlannedStage:
+    """Skip, resume, extend, redo or refuse a stage that was begun."""
+    before, identity = record.identity, stage.identity
+    if before.key != identity.key:
+        changed = differences(before.identity, identity.identity)
+        if changed:
+            raise RunError(_refusal(stage, "was begun with other values", changed))
+        return _anew(
+            stage, Action.REDO, f"made anew, because what it reads has changed: {_changed_inputs(before, identity)}"
+        )
+    if growth(before.extensible, identity.extensible) is Growth.SHRUNK:
+        raise RunError(_refusal(stage, "can grow but not shrink", differences(before.extensible, identity.extensible)))
+    if done is None:
+        return replace(stage, action=Action.RESUME)
+    made = done.stage.identity.extensible
+    if growth(made, identity.extensible) is Growth.EQUAL:
+        return replace(stage, action=Action.SKIP, done=done)
+    grew = "; ".join(differences(made, identity.extensible))
+    return replace(stage, action=Action.EXTEND, notes=(*stage.notes, f"goes on from what is there: {grew}"))
+
+
+def _decide_linked(stage: PlannedStage, done: DoneRecord, restart: bool, peers: Peers) -> PlannedStage:
+    """A link is kept while it fits and its source is as it was; else it is dropped, which loses nothing."""
+    assert done.shared_from is not None
+    made = done.stage.identity
+    source = _done_or_none(StageDirectory(done.shared_from))
+    fits = made.key == stage.identity.key and growth(made.extensible, stage.identity.extensible) is Growth.EQUAL
+    if fits and not restart and source is not None and source.product == done.product:
+        return replace(stage, action=Action.SKIP, done=done, attempt=done.stage.attempt)
+    return _start_or_share(replace(stage, attempt=done.stage.attempt + 1, drop_link=True), peers)
+
+
+def _done_or_none(directory: StageDirectory) -> DoneRecord | None:
+    try:
+        return directory.read_done()
+    except RunError:
+        return None
+
+
+def _read_done(stage: PlannedStage) -> tuple[DoneRecord | None, PlannedStage]:
+    """The done record; a torn one counts as none, with a note: the stage is resumed and writes it again."""
+    try:
+        return stage.directory.read_done(), stage
+    except RunError as error:
+        return None, replace(stage, notes=(*stage.notes, f"{error}; the stage counts as half done and is resumed"))
+
+
+def _start_or_share(stage: PlannedStage, peers: Peers) -> PlannedStage:
+    found = peers.find(stage.identity)
+    if found is None:
+        return replace(stage, action=Action.START, attempt=stage.attempt)
+    source, done = found
+    return replace(stage, action=Action.SHARE, source=source, done=done, attempt=done.stage.attempt)
+
+
+def _anew(stage: PlannedStage, action: Action, why: str) -> PlannedStage:
+    try:
+        record = stage.directory.read_stage()
+    except RunError:
+        record = None
+    before = record.attempt if record is not None else len(stage.directory.old_folders())
+    notes = tuple(note for note in (why, f"the folder there is kept as {stage.name}.old-<n>") if note)
+    return replace(stage, action=action, attempt=before + 1, notes=notes)
+
+
+def _changed_inputs(before: StageIdentity, now: StageIdentity) -> str:
+    names = [*now.inputs, *(name for name in before.inputs if name not in now.inputs)]
+    return ", ".join(name for name in names if before.inputs.get(name) != now.inputs.get(name))
+
+
+def _version_notes(record: StageRecord) -> tuple[str, ...]:
+    changed = changed_versions(dict(record.versions), versions())
+    return (f"warning: versions changed since it began: {', '.join(changed)}",) if changed else ()
+
+
+def _refusal(stage: PlannedStage, why: str, changed: list[str]) -> str:
+    lines = "".join(f"\n  {line}" for line in changed)
+    return (
+        f"stage {stage.name!r} {why} (then -> now):{lines}\n  -> set them back, choose another `output`, or start it anew with "
+        f"--restart-stage {stage.name} (moves {stage.directory.path} aside; the stages that read it are made anew too)"
+    )
