@@ -10,12 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from reasonrl.errors import RunError
 from reasonrl.pipeline.context import StageResult
 from reasonrl.pipeline.environment import environment_record
-from reasonrl.pipeline.files import TEMPORARY_PREFIX, read_json, remove_temporaries, write_json, write_text
+from reasonrl.pipeline.files import (
+    TEMPORARY_PREFIX,
+    read_json,
+    remove_temporaries,
+    sync_directory,
+    write_json,
+    write_text,
+)
 from reasonrl.pipeline.keys import StageIdentity
 from reasonrl.pipeline.lock import LOCK_FILE
 
@@ -122,8 +129,8 @@ class StageDirectory:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{path} cannot be read ({type(error).__name__}: {error}) -> start the stage anew with --restart-stage {self.name}, "
-                "which moves this folder aside"
+                f"{path} cannot be read ({type(error).__name__}: {error}) -> start the stage anew with "
+                f"--restart-stage {self.name}, which moves this folder aside"
             ) from error
 
     def read_done(self) -> DoneRecord | None:
@@ -146,7 +153,10 @@ class StageDirectory:
             raise RunError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
     def begin(self, record: StageRecord) -> None:
-        """Write `stage.json`; a `done.json` of the stage before it grew is set aside, so that a killed extension is not taken for done."""
+        """Write `stage.json`.
+
+        A `done.json` from before the stage grew is set aside, so that a killed extension is not taken for done.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.path)
         write_json(self.path / STAGE, record.to_json())
@@ -179,24 +189,18 @@ class StageDirectory:
         except TypeError as error:
             raise RunError(f"stage {self.name!r}: its metrics cannot be written as JSON: {error}") from error
 
-    def unlink(self) -> None:
-        """Remove the two records of a shared stage; the folder that holds the result stays as it is."""
-        for name in (DONE, STAGE):
-            (self.path / name).unlink(missing_ok=True)
-
-    def old_folders(self) -> list[Path]:
-        """Folders of earlier attempts that were set aside."""
+    def times_set_aside(self) -> int:
+        """The highest n of the `<name>.old-<n>` folders; 0 if there is none."""
         prefix = f"{self.name}.old-"
-        if not self.path.parent.is_dir():
-            return []
-        return [item for item in self.path.parent.iterdir() if item.name.startswith(prefix)]
+        names = [item.name for item in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
+        numbers = [name[len(prefix) :] for name in names if name.startswith(prefix)]
+        return max((int(number) for number in numbers if number.isdigit()), default=0)
 
-    def set_aside(self) -> Path:
-        """Rename the folder to `<name>.old-<n>` with the next free n; nothing is ever deleted."""
-        prefix = f"{self.name}.old-"
-        numbers = [int(item.name[len(prefix) :]) for item in self.old_folders() if item.name[len(prefix) :].isdigit()]
-        target = self.path.with_name(f"{prefix}{max(numbers, default=0) + 1}")
+    def set_aside(self, at_least: int = 1) -> Path:
+        """Rename the folder to `<name>.old-<n>` with the next free n, `at_least` or more; nothing is ever deleted."""
+        target = self.path.with_name(f"{self.name}.old-{max(self.times_set_aside() + 1, at_least)}")
         os.rename(self.path, target)
+        sync_directory(target.parent)
         return target
 
 
@@ -229,7 +233,8 @@ class RunDirectory:
         if content and not (isinstance(marker, dict) and marker.get("written_by") == "reasonrl"):
             names = ", ".join(sorted(item.name for item in content)[:3])
             raise RunError(
-                f"{self.path} is not empty and no run of reasonrl wrote it (it holds {names}) -> choose another `output`, or empty it"
+                f"{self.path} is not empty and no run of reasonrl wrote it (it holds {names}) "
+                "-> choose another `output`, or empty it"
             )
 
     def create(self) -> None:
@@ -242,7 +247,7 @@ class RunDirectory:
             ) from error
 
     def write_recipe(self, resolved: ResolvedRecipe) -> None:
-        """Write the environment (first: it marks the folder as ours) and the recipe, as composed and as it was given."""
+        """Write the environment (first: it marks the folder as ours) and the recipe, as composed and as given."""
         remove_temporaries(self.path)
         record = environment_record(resolved.recipe.seed)
         record["recipe"] = {"path": str(resolved.path), "overrides": list(resolved.overrides)}

@@ -209,7 +209,8 @@ def _read_done(stage: PlannedStage) -> tuple[DoneRecord | None, PlannedStage]:
 def _start_or_share(stage: PlannedStage, peers: Peers) -> PlannedStage:
     found = peers.find(stage.identity)
     if found is None:
-        return replace(stage, action=Action.START, attempt=stage.attempt)
+        # The number of the newest old folder: a run killed after that folder was set aside is still a new attempt.
+        return replace(stage, action=Action.START, attempt=max(stage.attempt, stage.directory.times_set_aside()))
     source, done = found
     return replace(stage, action=Action.SHARE, source=source, done=done, attempt=done.stage.attempt)
 
@@ -219,7 +220,7 @@ def _anew(stage: PlannedStage, action: Action, why: str) -> PlannedStage:
         record = stage.directory.read_stage()
     except RunError:
         record = None
-    before = record.attempt if record is not None else len(stage.directory.old_folders())
+    before = max(record.attempt if record is not None else 0, stage.directory.times_set_aside())
     notes = tuple(note for note in (why, f"the folder there is kept as {stage.name}.old-<n>") if note)
     return replace(stage, action=action, attempt=before + 1, notes=notes)
 
@@ -237,6 +238,7 @@ def _version_notes(record: StageRecord) -> tuple[str, ...]:
 def _refusal(stage: PlannedStage, why: str, changed: list[str]) -> str:
     lines = "".join(f"\n  {line}" for line in changed)
     return (
-        f"stage {stage.name!r} {why} (then -> now):{lines}\n  -> set them back, choose another `output`, or start it anew with "
-        f"--restart-stage {stage.name} (moves {stage.directory.path} aside; the stages that read it are made anew too)"
+        f"stage {stage.name!r} {why} (then -> now):{lines}\n"
+        f"  -> set them back, choose another `output`, or start it anew with --restart-stage {stage.name} "
+        f"(moves {stage.directory.path} aside; stages that read it are made anew too)"
     )

@@ -82,12 +82,13 @@ class StageClock:
     progress reports).
     """
 
-    def __init__(self, path: Path | None = None, interval: float = 5.0) -> None:
+    def __init__(self, path: Path | None = None, interval: float = 5.0, processes: int = 1) -> None:
+        """`processes` is how many like this one work on the stage: CPU seconds are counted as if all spent the same."""
         self._path = path
         self._interval = interval
+        self._processes = processes
         self._cpu_before = 0.0
         self._wall_before = 0.0
-        self._children_cpu = 0.0
         if path is not None and path.exists():
             try:
                 record = read_json(path)
@@ -98,10 +99,14 @@ class StageClock:
         self._wall_start = self._saved_at = time.monotonic()
 
     def cpu_seconds(self) -> float:
-        return self._cpu_before + cpu_seconds_of_process() - self._cpu_start
+        return self._cpu_before + self._processes * (cpu_seconds_of_process() - self._cpu_start)
 
     def wall_seconds(self) -> float:
         return self._wall_before + time.monotonic() - self._wall_start
+
+    def attempt_seconds(self) -> float:
+        """Wall seconds of this attempt alone."""
+        return time.monotonic() - self._wall_start
 
     def save_now_and_then(self) -> None:
         """Save if the last save is more than `interval` seconds old."""

@@ -1,0 +1,161 @@
+"""Starting a training stage as several processes under `accelerate launch`, and looking after them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import psutil  # type: ignore[import-untyped]
+
+from reasonrl.errors import Interrupted, StageFailed
+from reasonrl.pipeline.context import StageContext, StageResult
+from reasonrl.pipeline.files import read_json, write_json, write_text
+from reasonrl.pipeline.lock import process_record
+from reasonrl.pipeline.signals import STOP_FILE
+from reasonrl.pipeline.stages import stage_kind
+
+ORDER = "launch.json"
+RESULT = "result.json"
+LOG = "launch.log"
+TAIL_LINES = 30
+_running: list[subprocess.Popen[str]] = []
+
+
+def needs_launch(config: Any) -> bool:
+    """Whether a stage is started as processes of its own: a training stage with `launch.num_processes` above 1."""
+    return stage_kind(config.kind).launched and config.launch.num_processes > 1
+
+
+def launch_stage(config: Any, context: StageContext, say: Callable[[str], None], record: Path) -> StageResult:
+    """Run a stage's module in `launch.num_processes` workers and return the result that rank 0 wrote.
+
+    A stop is passed on by a file that the workers look for at their safe points, because the launcher gives them only
+    30 s after a
+    signal, less than a big checkpoint takes.
+
+    Args:
+        config: the stage's config.
+        context: as for a stage in process.
+        say: takes each line the workers print.
+        record: file that names the launcher's process while it runs.
+
+    Raises Interrupted once the workers have stopped at a safe point, StageFailed with the tail of their log if they
+    failed.
+    """
+    directory = context.directory
+    for name in (STOP_FILE, RESULT):
+        (directory / name).unlink(missing_ok=True)
+    processes = config.launch.num_processes
+    order = {
+        "stage": context.name,
+        "module": stage_kind(config.kind).module,
+        "base_directory": str(context.base_directory),
+        "resuming": context.resuming,
+        "parent": process_record(),
+    }
+    write_json(directory / ORDER, order)
+    say(f"{context.name}: waiting for {processes} processes to start (log: {directory / LOG})")
+    child = subprocess.Popen(
+        launch_command(context.run_directory, context.name, processes),
+        env=_environment(processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C in the terminal is for this process alone, which then asks the workers
+    )
+    _running.append(child)
+    try:
+        write_json(record, process_record(child.pid))
+        tail = _look_after(child, context, say)
+    finally:
+        if child.poll() is None:
+            kill_children()
+        _running.remove(child)
+        record.unlink(missing_ok=True)
+    return _outcome(child, context, tail)
+
+
+def _look_after(child: subprocess.Popen[str], context: StageContext, say: Callable[[str], None]) -> deque[str]:
+    """Relay the workers' lines until they end; pass a stop on."""
+    assert child.stdout is not None
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    relay = threading.Thread(target=_relay, args=(child.stdout, context.directory / LOG, tail, say), daemon=True)
+    relay.start()
+    asked = False
+    while child.poll() is None:
+        if not asked and context.stop.is_set():
+            asked = True
+            write_text(context.directory / STOP_FILE, "")
+        time.sleep(0.1)
+    relay.join(timeout=10)
+    return tail
+
+
+def _relay(stream: IO[str], log: Path, tail: deque[str], say: Callable[[str], None]) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        for line in stream:
+            file.write(line)
+            file.flush()
+            tail.append(line.rstrip("\n"))
+            say(line.rstrip("\n"))
+
+
+def _outcome(child: subprocess.Popen[str], context: StageContext, tail: deque[str]) -> StageResult:
+    path = context.directory / RESULT
+    if child.returncode == 0 and path.exists():
+        return StageResult.from_json(read_json(path), context.directory)
+    if context.stop.is_set() and child.returncode == 0:
+        raise Interrupted(f"stage {context.name!r} stopped at a safe point")
+    text = "\n".join(f"  | {line}" for line in tail)
+    raise StageFailed(
+        f"stage {context.name!r} failed in its processes (exit status {child.returncode}); the end of "
+        f"{context.directory / LOG}:\n{text}"
+    )
+
+
+def launch_command(run_directory: Path, stage: str, processes: int) -> list[str]:
+    """The command that starts the workers.
+
+    Everything that accelerate would else ask its user's own config file for is given.
+    """
+    return [
+        *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
+        "--multi_gpu",  # also on a host without GPUs: the only way of accelerate's to more than one process without MPI
+        *("--num_processes", str(processes), "--num_machines", "1", "--machine_rank", "0", "--main_process_port", "0"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--gpu_ids", "all"),
+        *("-m", "reasonrl.pipeline.worker", str(run_directory), stage),
+    ]
+
+
+def _environment(processes: int) -> dict[str, str]:
+    """The workers' environment: gloo on a host without GPUs, the cores shared out unless the user has said how."""
+    import torch
+
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        environment["ACCELERATE_USE_CPU"] = "true"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    return environment
+
+
+def kill_children() -> None:
+    """Kill the launched processes at once, workers included (they lead sessions of their own)."""
+    for child in list(_running):
+        try:
+            family = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+        except psutil.NoSuchProcess:
+            continue
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
