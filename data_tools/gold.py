@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from reasonrl.latex import last_box
+
 _SHORT = 200
 
 
@@ -44,26 +46,6 @@ def gold_in_solution(solution: str) -> str | None:
             return found.strip()
     whole = solution.strip()
     return whole if whole and len(whole) <= _SHORT and "\n" not in whole else None
-
-
-def last_box(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{…}` or `\fbox{…}`, braces nested; None if there is none."""
-    end = len(text)
-    while True:
-        start = max(text.rfind("\\boxed{", 0, end), text.rfind("\\fbox{", 0, end))
-        if start < 0:
-            return None
-        first = text.index("{", start) + 1
-        depth, place = 1, first
-        while place < len(text) and depth:
-            if text[place] == "\\":
-                place += 1  # an escaped brace does not count
-            elif text[place] in "{}":
-                depth += 1 if text[place] == "{" else -1
-            place += 1
-        if not depth:
-            return text[first : place - 1]
-        end = start
 
 
 def _after_hashes(text: str) -> str | None:

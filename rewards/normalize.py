@@ -1,0 +1,141 @@
+r"""One spelling for each thing: unicode, LaTeX dressing, thousands marks, wrappers. Meaning is never changed here."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_FRACTIONS = {
+    "½": "1/2",
+    "⅓": "1/3",
+    "⅔": "2/3",
+    "¼": "1/4",
+    "¾": "3/4",
+    "⅕": "1/5",
+    "⅖": "2/5",
+    "⅗": "3/5",
+    "⅘": "4/5",
+}
+_FRACTIONS |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
+_SYMBOLS = {
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "‒": "-",
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "⋅": r"\cdot ",
+    "∙": r"\cdot ",
+    "÷": "/",
+    "∕": "/",
+    "⁄": "/",
+    "∞": r"\infty ",
+    "π": r"\pi ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "⩽": r"\le ",
+    "⩾": r"\ge ",
+    "≠": r"\ne ",
+    "±": r"\pm ",
+    "°": r"^{\circ}",
+    "º": r"^{\circ}",
+    "∅": r"\emptyset ",
+    "…": r"\ldots ",
+    "′": "'",
+    "’": "'",
+    "θ": r"\theta ",
+    "α": r"\alpha ",
+    "β": r"\beta ",
+    "λ": r"\lambda ",
+    "√": r"\sqrt ",
+    "$": "",
+}
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
+
+_DRESSING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\\$", ""),
+        (r"\\(?:\[|\]|\(|\))", " "),
+        (r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr)(?![A-Za-z])\s*\.?(?=[()\[\]|.\\])", ""),
+        (r"\\(?:displaystyle|textstyle|limits|nolimits|quad|qquad|boldmath)(?![A-Za-z])", " "),
+        (r"\\(?:mathrm|textrm|textnormal|textsf|texttt|mbox|hbox|textup|operatorname)\s*(?=\{)", r"\\text"),
+        (r"\\(?:textbf|textit|emph|mathbf|boldsymbol|bm|mathit|mathsf|mathnormal|underline)\s*\{([^{}]*)\}", r"\1"),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\leq(?:slant)?(?![A-Za-z])", r"\\le "),
+        (r"\\geq(?:slant)?(?![A-Za-z])", r"\\ge "),
+        (r"\\neq(?![A-Za-z])", r"\\ne "),
+        (r"\\(?:dots|cdots|dotsc)(?![A-Za-z])|\.\.\.", r"\\ldots "),
+        (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
+        (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+        (r"\^\s*\{?\s*\\circ\s*\}?|\\degrees?(?![A-Za-z])|(?<=[\d}\s])(?:degrees?)\b", r"^{\\circ}"),
+        (r"(?<=\d)\s*(?:\{,\}|,\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ","),
+        (r"\{,\}", ","),
+        (r"\\[,!;:> ]|~|&nbsp;", " "),
+        (r"\\(?:cdot|times|ast)(?![A-Za-z])", "*"),
+        (r"\\div(?![A-Za-z])", "/"),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
+        (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\*\*(?=\s*[\d{(A-Za-z])(?<=[\dA-Za-z)\]}]\*\*)", "^"),
+        (r"\s+", " "),
+    )
+)
+_WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+
+
+def normalize(text: str) -> str:
+    r"""A text in one spelling: NFKC with superscripts and unicode fractions written out, dressing (`$`, `\left`,
+    `\displaystyle`, thin spaces, font commands) taken off, `\dfrac` as `\frac`, `\leq` as `\le`, bare arguments braced,
+    one space at most, no trailing punctuation.
+    """
+    for mark, fraction in _FRACTIONS.items():
+        text = re.sub(rf"(?<=\d)\s*{mark}", f" {fraction}", text).replace(mark, fraction)
+    text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
+    text = re.sub(r"\\\$", "", text)
+    for symbol, replacement in _SYMBOLS.items():
+        text = text.replace(symbol, replacement)
+    text = unicodedata.normalize("NFKC", text)
+    for pattern, replacement in _DRESSING:
+        text = pattern.sub(replacement, text)
+    text = text.strip().strip("*_").strip()
+    whole = _WHOLE_TEXT.fullmatch(text)
+    text = whole.group(1).strip() if whole else text
+    while text.endswith((".", ",", ";", ":")) and not text.endswith("\\"):
+        text = text[:-1].rstrip()
+    return unwrap(text)
+
+
+def unwrap(text: str) -> str:
+    """A text without braces around the whole of it."""
+    while text.startswith("{") and text.endswith("}") and _closes_at_end(text):
+        text = text[1:-1].strip()
+    return text
+
+
+def compact(text: str) -> str:
+    r"""A normalised text without spaces, `\text{…}` wrappers and needless braces: what two spellings of one thing
+    share.
+    """
+    text = _WHOLE_TEXT.sub(r"\1", text)
+    text = re.sub(r"(?<=[\^_])\{(\w)\}", r"\1", text)
+    return re.sub(r"\s+", "", text)
+
+
+def _closes_at_end(text: str) -> bool:
+    depth = 0
+    for place, symbol in enumerate(text):
+        if symbol == "\\":
+            continue
+        if symbol in "{}" and (place == 0 or text[place - 1] != "\\"):
+            depth += 1 if symbol == "{" else -1
+            if depth == 0:
+                return place == len(text) - 1
+    return False
