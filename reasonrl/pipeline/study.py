@@ -14,7 +14,7 @@ from reasonrl.pipeline.context import StageResult
 from reasonrl.pipeline.runner import RunSummary, Say, train
 
 if TYPE_CHECKING:
-    from reasonrl.recipe import ResolvedRecipe
+    pass
 
 _log = logging.getLogger("reasonrl.pipeline")
 
@@ -65,7 +65,9 @@ def run_study(
         raise RecipeError([_no_study(study, tuple(recipe.studies), path)])
     plan = recipe.studies[study]
     directory = Path(recipe.output).expanduser().absolute() / study
-    resolved = {(arm, seed): load_recipe(path, overrides, arm=arm, seed=seed) for arm in plan.arms for seed in plan.seeds}
+    resolved = {
+        (arm, seed): load_recipe(path, overrides, arm=arm, seed=seed) for arm in plan.arms for seed in plan.seeds
+    }
     runs: dict[tuple[str, int], RunSummary] = {}
     for number, ((arm, seed), one) in enumerate(resolved.items(), start=1):
         say(f"study {study}, run {number} of {len(resolved)}: arm {arm}, seed {seed}")
@@ -84,7 +86,9 @@ def run_study(
 def _no_study(study: str, known: tuple[str, ...], path: str | Path) -> Problem:
     near = get_close_matches(study, known, n=1)
     fix = f"did you mean {near[0]!r}?" if near else "add it under studies:, or name one that is there"
-    return Problem(f"studies.{study}", f"there is no study {study!r}; allowed: {', '.join(known) or 'none'}", str(path), fix)
+    return Problem(
+        f"studies.{study}", f"there is no study {study!r}; allowed: {', '.join(known) or 'none'}", str(path), fix
+    )
 
 
 def evaluations(runs: dict[tuple[str, int], RunSummary]) -> dict[str, dict[str, dict[int, StageResult]]]:

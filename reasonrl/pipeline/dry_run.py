@@ -1,0 +1,172 @@
+"""`--dry-run`: go through every stage without training. Reads what is there, writes nothing to the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.errors import ReasonRLError, RunError
+from reasonrl.pipeline.context import StageContext, StageResult
+from reasonrl.pipeline.directory import RunDirectory
+from reasonrl.pipeline.inspection import Inspection
+from reasonrl.pipeline.planning import Action, PlannedStage, plan_run
+from reasonrl.pipeline.stages import as_stage, stage_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reasonrl.recipe import ResolvedRecipe, StageInstance
+
+STAND_IN_ROWS = 256
+
+
+def rehearse(
+    resolved: ResolvedRecipe, instances: Sequence[StageInstance], run: RunDirectory, say: Callable[[str], None]
+) -> None:
+    """Say what a run would do: versions, and for each stage its plan, batch arithmetic, tokenizer, first rows and memory.
+
+    Args:
+        resolved: the recipe.
+        instances: its stages, expanded.
+        run: the run directory; it may hold an earlier run, and need not exist.
+        say: takes each line.
+
+    Raises the first error that the run itself would meet (a changed stage, data that cannot be read, a version out of range), after all
+    stages were gone through.
+    """
+    say(
+        f"dry run of {resolved.recipe.recipe} (seed {resolved.recipe.seed}): nothing is trained, {run.path} is not written to"
+    )
+    errors: list[ReasonRLError] = []
+    for line in version_lines(errors):
+        say(f"  {line}")
+    planned = _plan(resolved, instances, run, errors)
+    finished = {stage.name: stage.done.result for stage in planned.values() if stage.done is not None}
+    inspection = Inspection(instances, finished, resolved.recipe.seed)
+    for number, instance in enumerate(instances, start=1):
+        label = f"[{number}/{len(instances)}] {instance.name} ({instance.config.kind})"
+        stage = planned.get(instance.name)
+        say(f"{label}: {_ACTIONS[stage.action] if stage else 'cannot be planned, see the end'}")
+        context = _context(resolved, instance, run, finished)
+        for line in _lines(instance, context, inspection, errors):
+            say(f"  {line}")
+    for item in inspection.unchecked:
+        say(f"unchecked, needs the hub: {item}")
+    if errors:
+        for error in errors[1:]:
+            say(f"also: {error}")
+        raise errors[0]
+    say("dry run: nothing wrong was found")
+
+
+_ACTIONS = {
+    Action.SKIP: "would be skipped (done)",
+    Action.SHARE: "would be shared",
+    Action.START: "would be started",
+    Action.RESUME: "would be resumed",
+    Action.EXTEND: "would be extended",
+    Action.REDO: "would be made anew (what it reads has changed)",
+    Action.RESTART: "would be made anew",
+}
+
+
+def _plan(
+    resolved: ResolvedRecipe, instances: Sequence[StageInstance], run: RunDirectory, errors: list[ReasonRLError]
+) -> dict[str, PlannedStage]:
+    try:
+        run.check_ours()
+        plan = plan_run(instances, run, seed=resolved.recipe.seed, base_directory=resolved.path.parent.absolute())
+    except ReasonRLError as error:
+        errors.append(error)
+        return {}
+    return {stage.name: stage for stage in plan}
+
+
+def _context(
+    resolved: ResolvedRecipe, instance: StageInstance, run: RunDirectory, finished: Mapping[str, StageResult]
+) -> StageContext:
+    recipe = resolved.recipe
+    return StageContext(
+        name=instance.name,
+        directory=run.stage(instance.name).path,
+        recipe_name=recipe.recipe,
+        seed=recipe.seed,
+        run_directory=run.path,
+        launch=instance.config.launch,
+        base_directory=resolved.path.parent.absolute(),
+        report_to=tuple(recipe.report_to),
+        results=finished,
+        dry=True,
+    )
+
+
+def _lines(
+    instance: StageInstance, context: StageContext, inspection: Inspection, errors: list[ReasonRLError]
+) -> list[str]:
+    """What there is to say about one stage; an error becomes a line, and is kept."""
+    config: Any = instance.config
+    lines: list[str] = []
+    steps = (
+        lambda: batch_lines(config),
+        lambda: inspection.model_lines(config),
+        lambda: inspection.data_lines(config),
+        lambda: as_stage(stage_module(config.kind)).dry_run(config, context),
+    )
+    for step in steps:
+        try:
+            lines += step()
+        except ReasonRLError as error:
+            errors.append(error)
+            lines.append(f"wrong: {error}")
+    return lines
+
+
+def batch_lines(config: Any) -> list[str]:
+    """The batch arithmetic of a training stage in one line; nothing for other kinds."""
+    if config.kind == "ppo":
+        from reasonrl.recipe.batch import plan_batch
+
+        plan = plan_batch(
+            config.prompts_per_step,
+            config.num_generations,
+            num_processes=config.launch.num_processes,
+            critic_steps=config.critic_steps,
+            actor_steps=config.actor_steps,
+            num_iterations=config.num_iterations,
+            has_critic=config.advantage == "gae",
+        )
+        return [f"batch: {plan}"]
+    if config.kind == "sft":
+        processes = config.launch.num_processes
+        total = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
+        return [
+            f"batch: {config.per_device_train_batch_size} rows x {config.gradient_accumulation_steps} accumulation steps x "
+            f"{processes} process{'es' if processes > 1 else ''} = {total} rows an optimizer step"
+        ]
+    return []
+
+
+def version_lines(errors: list[ReasonRLError], package: str = "reasonrl") -> list[str]:
+    """The installed versions of what this package requires, against its ranges; what does not fit is added to `errors`."""
+    from packaging.requirements import Requirement
+
+    fitting: list[str] = []
+    for text in metadata.requires(package) or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            errors.append(RunError(f"{requirement.name} is not installed -> pip install '{requirement}'"))
+            continue
+        if requirement.specifier.contains(found, prereleases=True):
+            fitting.append(f"{requirement.name} {found}")
+        else:
+            errors.append(
+                RunError(
+                    f"{requirement.name} {found} is outside {requirement.specifier} -> pip install '{requirement}'"
+                )
+            )
+    return [f"versions: {', '.join(fitting)}"] + [f"wrong: {error}" for error in errors]

@@ -1,0 +1,190 @@
+"""What a dry run can look at without training: tokenizers, rows, prompt lengths, memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.errors import ModelError
+from reasonrl.pipeline.context import StageResult
+
+if TYPE_CHECKING:
+    from reasonrl.recipe import StageInstance
+
+MEASURED_ROWS = 256
+HEAD = 160
+
+
+def is_data_source(value: Any) -> bool:
+    """Whether a config value is a data source (known by its fields)."""
+    return all(hasattr(value, name) for name in ("path", "hub", "world"))
+
+
+class Inspection:
+    """Looks at models and data of the stages, standing in for what earlier stages have not made yet.
+
+    Args:
+        instances: the stages.
+        finished: results of those that are done.
+        seed: the recipe's.
+
+    Attributes:
+        unchecked: what would need the hub.
+    """
+
+    def __init__(self, instances: Sequence[StageInstance], finished: Mapping[str, StageResult], seed: int) -> None:
+        self._configs: dict[str, Any] = {instance.name: instance.config for instance in instances}
+        self._finished = finished
+        self._seed = seed
+        self._tokenizers: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+        self.unchecked: list[str] = []
+
+    def model_lines(self, config: Any) -> list[str]:
+        """Tokenizer and memory of the stage's models, as far as they are on this machine."""
+        lines: list[str] = []
+        policy = self._resolve(getattr(config, "model", None))
+        if policy is None:
+            return lines
+        name, stand_in = policy
+        if self.tokenizer(name) is not None:
+            lines.append(f"model: {name}{stand_in}, tokenizer of {len(self.tokenizer(name))} tokens")
+            lines += self._memory_lines(config, name)
+        return lines
+
+    def data_lines(self, config: Any) -> list[str]:
+        """Rows, prompt lengths and the first prompt of each of the stage's data sources."""
+        policy = self._resolve(getattr(config, "model", None))
+        name, stand_in = policy if policy is not None else (None, "")
+        lines: list[str] = []
+        for key, source in _sources(config):
+            if not is_data_source(source):
+                made = self._finished[source.stage].data if source.stage in self._finished else None
+                lines.append(f"{key}: {made or f'{source}, not made yet: nothing to look at'}")
+            elif source.hub is not None:
+                self._leave_unchecked(f"data set {source.hub}")
+            else:
+                lines += self._rows(key, source, name, stand_in)
+        return lines
+
+    def tokenizer(self, name: str | None) -> Any:
+        """The tokenizer of a model on this machine; None (and listed as unchecked) if the hub would be needed."""
+        from reasonrl.models import is_tiny, load_tokenizer
+
+        if name is None:
+            return None
+        if name not in self._tokenizers:
+            self._tokenizers[name] = None
+            if is_tiny(name) or Path(name).exists() or _is_cached(name):
+                self._tokenizers[name] = load_tokenizer(name)
+            elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+                raise ModelError(f"model: {name!r} is not there -> give a folder that is, a hub id, or 'tiny:qwen2'")
+            else:
+                self._leave_unchecked(f"model {name}")
+        return self._tokenizers[name]
+
+    def _leave_unchecked(self, item: str) -> None:
+        if item not in self.unchecked:
+            self.unchecked.append(item)
+
+    def _resolve(self, value: Any) -> tuple[str, str] | None:
+        """The model a `model` field stands for, and words that mark a stand-in.
+
+        A stage that is not done is stood in for by the model it starts from.
+        """
+        if value is None or isinstance(value, str):
+            return None if value is None else (value, "")
+        wanted = str(value)
+        while not isinstance(value, str):
+            if value.stage in self._finished and self._finished[value.stage].model is not None:
+                return str(self._finished[value.stage].model), ""
+            value = getattr(self._configs[value.stage], "model", None)
+            if value is None:
+                return None
+        return value, f" (stand-in: {wanted} is not made yet)"
+
+    def _rows(self, key: str, source: Any, model: str | None, stand_in: str) -> list[str]:
+        from reasonrl.data_tools import as_messages, load_rows, prompt_ids, render_prompt
+
+        options = source.model_dump(exclude={"system_prompt", "template"})
+        rows = load_rows(**options, seed=self._seed)
+        lines = [f"{key}: {len(rows)} rows from {source.path or source.world} ({rows.report})"]
+        tokenizer = self.tokenizer(model)
+        if tokenizer is None:
+            return lines
+        messages = [as_messages(row, source.system_prompt, source.template) for row in rows[:MEASURED_ROWS]]
+        lengths = [len(prompt_ids(tokenizer, message)) for message in messages]
+        if lengths:
+            lines.append(
+                f"{key}: prompts of {min(lengths)} to {max(lengths)} tokens, median {statistics.median(lengths):g} "
+                f"(first {len(lengths)} rows{', tokenizer a stand-in' if stand_in else ''})"
+            )
+            first = render_prompt(tokenizer, messages[0])
+            lines.append(f"{key}: first prompt {first[:HEAD]!r}{'…' if len(first) > HEAD else ''}")
+        return lines
+
+    def _memory_lines(self, config: Any, name: str) -> list[str]:
+        """Weights, gradients and AdamW's two moments in fp32, per process; a lower bound without activations."""
+        if config.kind not in ("sft", "ppo"):
+            return []
+        policy = self._parameters(name)
+        total, words = 16 * policy, f"policy {policy / 1e6:.1f} M parameters"
+        if config.kind == "ppo" and config.advantage == "gae":
+            critic_name = (self._resolve(config.critic_model) or (name, ""))[0]
+            critic = self._parameters(critic_name) if self.tokenizer(critic_name) is not None else policy
+            total, words = total + 16 * critic, f"{words}, critic {critic / 1e6:.1f} M"
+        tokens = config.tokens_per_microbatch if config.kind == "ppo" else None
+        logits = (
+            ""
+            if tokens is None
+            else f", and up to {_gib(4 * tokens * self._vocabulary(name))} for a micro-batch's logits"
+        )
+        return [
+            f"memory: {words}: {_gib(total)} a process for weights, gradients and optimizer (16 bytes a parameter, not sharded)"
+            f"{logits}; activations come on top"
+        ]
+
+    def _parameters(self, name: str) -> int:
+        """Parameter count, from the config alone: nothing is allocated."""
+        if name not in self._sizes:
+            import torch
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            from reasonrl.models import resolve_model
+
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
+            self._sizes[name] = sum(parameter.numel() for parameter in model.parameters())
+        return self._sizes[name]
+
+    def _vocabulary(self, name: str) -> int:
+        return len(self.tokenizer(name))
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.2g} GiB" if count >= 2**30 else f"{count / 2**20:.2g} MiB"
+
+
+def _sources(config: Any) -> Iterator[tuple[str, Any]]:
+    """The data fields of a stage: sources and references, by dotted key."""
+    for key in ("data", "eval_data"):
+        value = getattr(config, key, None)
+        if value is not None:
+            yield key, value
+    suites = getattr(config, "suites", None)
+    if isinstance(suites, Mapping):
+        for name, suite in suites.items():
+            yield f"suites.{name}.data", suite.data
+
+
+def _is_cached(name: str) -> bool:
+    """Whether a hub model's config is in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        return False
