@@ -1,0 +1,123 @@
+"""Judging samples: the math verdict per sample, or any reward function called the way TRL calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from reasonrl.errors import DataError, RewardError
+
+UNSCORABLE = frozenset({"bad_gold", "fault"})
+"""Verdicts that are the grader's or the data's failure, not the sample's: left out of every rate, and counted."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sample to judge: its row, the conversation it answers, its text and its tokens."""
+
+    row: Mapping[str, Any]
+    messages: Sequence[Mapping[str, Any]]
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a grader says of one sample.
+
+    Attributes:
+        right: whether the answer is right, however the sample ended; None if it could not be scored.
+        score: the reward function's number, or 1 and 0; None likewise.
+        verdict: `correct`, `wrong`, `no_answer`, `timeout`, `crash`, `bad_gold`, `fault`; for other rewards `scored` or
+            `unscored`.
+        extracted: the answer read from the text, if the grader tells.
+    """
+
+    right: bool | None
+    score: float | None
+    verdict: str
+    extracted: str | None
+
+
+Scorer: TypeAlias = Callable[[Sequence[Answer]], list[Judgement]]
+
+
+def build_scorer(reward: Any, base_dir: str | Path | None = None) -> Scorer:
+    """The scorer of a reward: `math` (alone, weight 1, no arguments) gives verdicts; every other spec is called as a
+    reward function.
+
+    Args:
+        reward: a reward spec of the recipe (a name, `file.py:function`, terms) or a callable reward function.
+        base_dir: what relative files in the spec are relative to.
+
+    Raises:
+        RewardError: the reward cannot be found or built.
+    """
+    if reward == "math":
+        return _score_math
+    if callable(reward):
+        return lambda answers: _score_with(reward, answers)
+    from reasonrl.rewards import get_reward
+
+    function = get_reward(reward, base_dir)
+    return lambda answers: _score_with(function, answers)
+
+
+def _score_math(answers: Sequence[Answer]) -> list[Judgement]:
+    from reasonrl.rewards.math import verify
+
+    judgements = []
+    for answer in answers:
+        if answer.row.get("answer") is None:
+            raise DataError(
+                f"row {answer.row.get('id')!r} has no 'answer' to check against"
+                " -> map the column with `columns: {answer: ...}`"
+            )
+        verdict = verify(str(answer.row["answer"]), answer.text)
+        scorable = verdict.status not in UNSCORABLE
+        right = verdict.status == "correct"
+        extracted = None if verdict.extracted is None else str(verdict.extracted)
+        judgements.append(
+            Judgement(right if scorable else None, float(right) if scorable else None, verdict.status, extracted)
+        )
+    return judgements
+
+
+def _score_with(function: Callable[..., Any], answers: Sequence[Answer]) -> list[Judgement]:
+    """Calls a reward function on a batch; right means a score of at least 1.
+
+    A function that fills the `log_extra` columns `verdict` and `extracted` is taken at its word for them.
+    """
+    extra: dict[str, list[Any]] = {}
+    names = dict.fromkeys(name for answer in answers for name in answer.row if name != "prompt")
+    scores = function(
+        prompts=[[dict(message) for message in answer.messages] for answer in answers],
+        completions=[[{"role": "assistant", "content": answer.text}] for answer in answers],
+        completion_ids=[list(answer.token_ids) for answer in answers],
+        log_extra=lambda column, values: extra.setdefault(column, []).extend(values),
+        log_metric=lambda name, value: None,
+        **{name: [answer.row.get(name) for answer in answers] for name in names},
+    )
+    if len(scores) != len(answers):
+        raise RewardError(
+            f"the reward function returned {len(scores)} scores for {len(answers)} completions"
+            " -> return one a completion"
+        )
+    verdicts = _column(extra, "verdict", len(answers))
+    extracted = _column(extra, "extracted", len(answers))
+    return [
+        Judgement(
+            right=None if score is None else float(score) >= 1.0,
+            score=None if score is None else float(score),
+            verdict=str(verdict) if verdict is not None else ("unscored" if score is None else "scored"),
+            extracted=None if text is None else str(text),
+        )
+        for score, verdict, text in zip(scores, verdicts, extracted, strict=True)
+    ]
+
+
+def _column(extra: Mapping[str, list[Any]], name: str, size: int) -> list[Any]:
+    values = extra.get(name)
+    return values if values is not None and len(values) == size else [None] * size

@@ -1,0 +1,210 @@
+"""A comparison as Markdown, CSV, terminal table and picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.eval.metrics import Interval
+
+if TYPE_CHECKING:
+    from reasonrl.eval.compare import Cell, Comparison
+
+
+def percent(interval: Interval) -> str:
+    """An estimate in percent with its interval: `52.1 [49.0, 55.2]`."""
+    return f"{100 * interval.value:.1f}" + _ends(interval, "")
+
+
+def points(interval: Interval) -> str:
+    """A difference in percentage points with its sign: `+21.3 [+18.9, +23.6]`."""
+    return f"{100 * interval.value:+.1f}" + _ends(interval, "+")
+
+
+def _ends(interval: Interval, sign: str) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    return f" [{100 * interval.low:{sign}.1f}, {100 * interval.high:{sign}.1f}]"
+
+
+def decoding_text(context: Mapping[str, Any]) -> str:
+    """`1,024 problems, 16 samples each, temperature 1, top_p 1, at most 64 tokens`."""
+    decoding = context["decoding"]
+    samples = "1 sample each" if decoding["n"] == 1 else f"{decoding['n']} samples each"
+    return (
+        f"{context['n_problems']:,} problems, {samples}, temperature {decoding['temperature']:g},"
+        f" top_p {decoding['top_p']:g}, at most {decoding['max_tokens']:,} tokens"
+    )
+
+
+def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[list[str]]]:
+    """Header and body of one suite: a line a row; figures in percent, differences in points."""
+    metrics = comparison.metrics(suite)
+    header = ["row"]
+    for metric in metrics:
+        header += [metric, f"{metric}: difference"]
+    header += ["tokens", "truncated"]
+    body = []
+    for label in comparison.labels:
+        if label not in comparison.context[suite]:
+            continue
+        line = [label]
+        for metric in metrics:
+            cell = comparison.cell(suite, metric, label)
+            line += ["", ""] if cell is None else [percent(cell.estimate), _difference_text(cell)]
+        found = comparison.context[suite][label]
+        body.append([*line, f"{found['mean_length']:.1f}", f"{100 * found['truncated_fraction']:.1f} %"])
+    return header, body
+
+
+def _difference_text(cell: Cell) -> str:
+    return "baseline" if cell.difference is None else points(cell.difference)
+
+
+def legend(comparison: Comparison) -> str:
+    """What the numbers are, in one sentence."""
+    return (
+        f"Percent with {100 * comparison.confidence:g} % intervals over problems; differences to"
+        f" {comparison.baseline!r} in points, paired by problem."
+    )
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The comparison as Markdown: a table a suite, the legend, the notes."""
+    parts = []
+    for suite in comparison.suites:
+        header, body = suite_table(comparison, suite)
+        parts.append(f"### {suite}\n\n{decoding_text(comparison.context[suite][comparison.baseline])}\n")
+        parts.append(markdown_table(header, body))
+    parts.append(legend(comparison) + "\n")
+    parts += [f"* Note: {note}" for note in comparison.notes]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+CSV_COLUMNS = (
+    "suite",
+    "metric",
+    "row",
+    "value",
+    "low",
+    "high",
+    "se",
+    "n_problems",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "method",
+)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """One line a figure, as fractions (not percent); empty where there is none."""
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for cell in comparison.cells:
+        estimate, difference = cell.estimate, cell.difference
+        line = [
+            cell.suite,
+            cell.metric,
+            cell.label,
+            estimate.value,
+            estimate.low,
+            estimate.high,
+            estimate.se,
+            estimate.n,
+        ]
+        line += (
+            ["", "", "", ""]
+            if difference is None
+            else [difference.value, difference.low, difference.high, difference.method]
+        )
+        writer.writerow(line)
+    return output.getvalue()
+
+
+def format_table(comparison: Comparison, width: int = 140) -> str:
+    """The comparison for a terminal: rich tables, one a suite, as plain text of at most `width` columns."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    for suite in comparison.suites:
+        header, body = suite_table(comparison, suite)
+        title = Text(f"{suite}: {decoding_text(comparison.context[suite][comparison.baseline])}")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for position, name in enumerate(header):
+            table.add_column(Text(name), justify="left" if position == 0 else "right")
+        for line in body:
+            table.add_row(*(Text(cell) for cell in line))
+        console.print(table)
+    console.print(Text(legend(comparison)))
+    for note in comparison.notes:
+        console.print(Text(f"Note: {note}"))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def plot_comparison(comparison: Comparison, path: Path) -> Path:
+    """Dots with interval bars: one panel a suite and metric, one line a row, the baseline's value as a dashed line."""
+    from reasonrl.observe.style import new_figure, save_figure
+
+    suites = comparison.suites
+    columns = max(len(comparison.metrics(suite)) for suite in suites)
+    height = max(1.8, 0.9 + 0.42 * len(comparison.labels))
+    figure, axes = new_figure(
+        1.2 + 3.2 * columns, 0.3 + height * len(suites), len(suites), columns, squeeze=False, sharey="row"
+    )
+    for row, suite in enumerate(suites):
+        metrics = comparison.metrics(suite)
+        for column in range(columns):
+            axis = axes[row][column]
+            if column >= len(metrics):
+                axis.set_visible(False)
+                continue
+            _panel(axis, comparison, suite, metrics[column])
+            title = metrics[column] if len(suites) == 1 else f"{suite}: {metrics[column]}"
+            axis.set_title(title)
+    figure.supxlabel(f"percent, {100 * comparison.confidence:g} % interval over problems", fontsize=9)
+    return save_figure(figure, path)
+
+
+def _panel(axis: Any, comparison: Comparison, suite: str, metric: str) -> None:
+    from reasonrl.observe.style import COLOURS, MUTED
+
+    base = comparison.cell(suite, metric, comparison.baseline)
+    if base is not None:
+        axis.axvline(100 * base.estimate.value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    for position, label in enumerate(comparison.labels):
+        cell = comparison.cell(suite, metric, label)
+        if cell is None:
+            continue
+        interval = cell.estimate
+        low, high = (interval.value if end is None else end for end in (interval.low, interval.high))
+        colour = MUTED if label == comparison.baseline else COLOURS[0]
+        axis.plot([100 * low, 100 * high], [position, position], color=colour, linewidth=2.6, solid_capstyle="round")
+        axis.plot([100 * interval.value], [position], "o", color=colour, markersize=7)
+        axis.annotate(
+            f"{100 * interval.value:.1f}",
+            (100 * interval.value, position),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=colour,
+        )
+    axis.set_yticks(range(len(comparison.labels)), comparison.labels)
+    axis.set_ylim(len(comparison.labels) - 0.5, -0.6)
+    axis.grid(axis="y", visible=False)
+    axis.margins(x=0.12)
