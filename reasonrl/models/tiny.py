@@ -1,7 +1,9 @@
-"""Tiny real models, built in code: random weights, a tokenizer made on the spot, saved and loaded by the ordinary `from_pretrained` path.
+"""Tiny real models, built in code: random weights, a tokenizer made on the spot, saved and loaded by the ordinary
+`from_pretrained` path.
 
-`model: tiny:qwen2` in a recipe is Qwen2's architecture at about 0.4 M parameters. Sizes can be set in the name: `tiny:qwen2:hidden_size=256,num_hidden_layers=4`.
-The tokenizer is byte-level, so any text can be encoded; words of the chat frame and `\\boxed{` are tokens of their own, digits never merge.
+`model: tiny:qwen2` in a recipe is Qwen2's architecture at about 0.4 M parameters. Sizes can be set in the name:
+`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. The tokenizer is byte-level, so any text can be encoded; words of
+the chat frame and `\\boxed{` are tokens of their own, digits never merge.
 """
 
 from __future__ import annotations
@@ -125,7 +127,8 @@ def build_tiny(name: str, directory: Path) -> Path:
 def tiny_path(name: str) -> Path:
     """A folder that holds this tiny model, built at its first use and kept in the user's cache.
 
-    The folder's name is a hash of the sizes, the tokenizer's words and the chat template, so a changed definition never meets an old model.
+    The folder's name is a hash of the sizes, the tokenizer's words and the chat template, so a changed definition
+    never meets an old model.
     """
     definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE], sort_keys=True)
     root = Path(os.environ.get("REASONRL_CACHE", Path.home() / ".cache" / "reasonrl"))

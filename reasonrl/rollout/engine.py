@@ -1,6 +1,7 @@
 """What a rollout engine is: requests in, samples out as they finish.
 
-Every engine (transformers here; others register later) obeys the same protocol, so that trainers and evaluation never know which one they hold.
+Every engine (transformers here; others register later) obeys the same protocol, so that trainers and evaluation never
+know which one they hold.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Sample:
         request: what was asked for.
         token_ids: the response, its stop token included when it stopped.
         text: the response decoded without special tokens.
-        logprobs_sampled: natural log-probability of each token under the distribution it was drawn from (temperature and top-p applied).
+        logprobs_sampled: natural log-probability of each token under the distribution it was drawn from (temperature
+            and top-p applied).
         finish_reason: `stop` when a stop token was drawn, `length` when `max_tokens` cut it.
         weight_version: version of the weights that drew it, as given to `sync_weights`.
     """

@@ -20,8 +20,8 @@ def draw_tokens(
         top_p: nucleus mass, in (0, 1].
 
     Returns:
-        tokens (B,) int64 and their log-probabilities (B,) float32 under the distribution they were drawn from; at temperature 0 the log-probability
-        is that of the temperature-1 distribution, since a point mass says nothing.
+        tokens (B,) int64 and their log-probabilities (B,) float32 under the distribution they were drawn from; at
+        temperature 0 the log-probability is that of the temperature-1 distribution, since a point mass says nothing.
     """
     logits = logits.float()
     if temperature == 0:

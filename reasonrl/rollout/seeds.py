@@ -1,7 +1,8 @@
 """Counter-based randomness: a sample's text depends on its seed alone, never on which samples were drawn beside it.
 
-A 64-bit seed is derived from names and numbers (recipe seed, stage, step, prompt id, sample index); the uniform of position t is a hash of (seed, t), by
-SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+A 64-bit seed is derived from names and numbers (recipe seed, stage, step, prompt id, sample index); the uniform of
+position t is a hash of (seed, t), by SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number
+generators", OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def sample_seed(*parts: str | int) -> int:
-    """A 64-bit seed from the parts that name a sample; equal parts give equal seeds on every machine and in every process."""
+    """A 64-bit seed from the parts that name a sample; equal parts give equal seeds on every machine and in every
+    process.
+    """
     text = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 

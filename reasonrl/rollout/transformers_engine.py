@@ -1,7 +1,9 @@
-"""The rollout engine that needs nothing but transformers: batched decoding with a key-value cache, in the trainer's own process.
+"""The rollout engine that needs nothing but transformers: batched decoding with a key-value cache, in the trainer's
+own process.
 
-Rows that finish leave the batch, equal prompts are prefilled once, and prompts are sorted by length so that little is padded. Draws are counter-based
-(`seeds.py`), so a sample does not depend on how it was batched beyond floating-point ties.
+Rows that finish leave the batch, equal prompts are prefilled once, and prompts are sorted by length so that little is
+padded. Draws are counter-based (`seeds.py`), so a sample does not depend on how it was batched beyond floating-point
+ties.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class TransformersEngine:
 
     Args:
         model: the model to decode with; the engine never changes its parameters except in `sync_weights`.
-        tokenizer: decodes the responses; its end token ends a sample, as do the model's `generation_config.eos_token_id`.
+        tokenizer: decodes the responses; its end token ends a sample, as do the model's
+            `generation_config.eos_token_id`.
         batch_size: most rows decoded together.
         sort_by_length: sort requests by prompt length first, so that little is padded.
     """
@@ -74,7 +77,9 @@ class TransformersEngine:
             self.model.train(training)
 
     def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Copy weights into the engine's model by name; with the trainer's own model, pass an empty iterator and only the version moves on."""
+        """Copy weights into the engine's model by name; with the trainer's own model, pass an empty iterator and only
+        the version moves on.
+        """
         own = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, tensor in weights:
@@ -189,7 +194,9 @@ def _keep(batch: _Batch, keep: torch.Tensor, tokens: torch.Tensor) -> torch.Tens
 
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every token that ends a sample: the tokenizer's end token and those that the model's generation config declares."""
+    """Every token that ends a sample: the tokenizer's end token and those that the model's generation config
+    declares.
+    """
     declared = model.generation_config.eos_token_id if model.generation_config is not None else None
     declared = [declared] if isinstance(declared, int) else list(declared or [])
     ids = {token for token in [*declared, tokenizer.eos_token_id] if token is not None}

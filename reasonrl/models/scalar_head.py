@@ -1,0 +1,113 @@
+"""A transformer backbone with a linear head that reads one or more numbers at every position: critics and process
+reward models.
+
+transformers has no token-classification classes for vision-language models, so the head is ours and the backbone is
+`AutoModel`, which maps them all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from reasonrl.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HeadInit = Literal["normal", "zeros"]
+
+HEAD_WEIGHTS = "scalar_head.safetensors"
+HEAD_CONFIG = "scalar_head.json"
+
+
+class ScalarHeadModel(nn.Module):
+    """Backbone plus `nn.Linear(hidden, n_outputs, bias=False)`.
+
+    Args:
+        backbone: a model whose output has `last_hidden_state` (B, L, hidden).
+        n_outputs: numbers read at every position.
+        init: `normal` draws the head from N(0, 1 / (hidden + 1)) as a standard deviation (arXiv 2503.24290's released
+            code), `zeros` starts at zero.
+        seed: seed of the draw.
+    """
+
+    def __init__(
+        self, backbone: PreTrainedModel, *, n_outputs: int = 1, init: HeadInit = "normal", seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        hidden = backbone.config.get_text_config().hidden_size
+        reference = next(backbone.parameters())
+        self.head = nn.Linear(hidden, n_outputs, bias=False, dtype=reference.dtype, device=reference.device)
+        # Drawn in float32 on the CPU, so that every dtype and device starts from the same numbers.
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randn(n_outputs, hidden, generator=generator) / (hidden + 1)
+        with torch.no_grad():
+            self.head.weight.copy_(draw if init == "normal" else torch.zeros_like(draw))
+
+    @property
+    def config(self) -> Any:
+        """The backbone's configuration."""
+        return self.backbone.config
+
+    def forward(self, **inputs: Any) -> torch.Tensor:
+        """Numbers at every position: (B, L) when the head has one output, else (B, L, n_outputs); `inputs` go to the
+        backbone.
+        """
+        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        values = self.head(hidden.to(self.head.weight.dtype))
+        return values.squeeze(-1) if self.head.out_features == 1 else values
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute activations of the backbone in the backward pass."""
+        self.backbone.gradient_checkpointing_enable(**kwargs)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the backbone in the ordinary checkpoint layout and the head beside it."""
+        from safetensors.torch import save_file
+
+        directory = Path(directory)
+        self.backbone.save_pretrained(directory)
+        save_file({"weight": self.head.weight.detach().cpu().contiguous()}, directory / HEAD_WEIGHTS)
+        (directory / HEAD_CONFIG).write_text(json.dumps({"n_outputs": self.head.out_features}))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        n_outputs: int = 1,
+        init: HeadInit = "normal",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        trust_remote_code: bool = False,
+    ) -> ScalarHeadModel:
+        """Load a saved scalar-head model, or put a fresh head on the backbone of any checkpoint.
+
+        Raises:
+            ModelError: the checkpoint cannot be loaded, or its head has another number of outputs.
+        """
+        from transformers import AutoModel
+
+        try:
+            backbone = AutoModel.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"critic_model: {str(path)!r} cannot be loaded: {error}") from error
+        model = cls(backbone, n_outputs=n_outputs, init=init, seed=seed)
+        saved = Path(path) / HEAD_WEIGHTS
+        if saved.is_file():
+            from safetensors.torch import load_file
+
+            weight = load_file(saved)["weight"]
+            if weight.shape != model.head.weight.shape:
+                raise ModelError(
+                    f"{saved}: the head is {tuple(weight.shape)}, expected {tuple(model.head.weight.shape)}"
+                )
+            with torch.no_grad():
+                model.head.weight.copy_(weight)
+        return model

@@ -1,0 +1,36 @@
+"""Rollouts: one engine protocol, counter-based seeds, and the engines behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reasonrl.errors import ModelError
+from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
+from reasonrl.rollout.seeds import sample_seed, uniforms
+
+ENGINES = ("transformers",)
+
+
+def build_engine(engine: str, model: Any, tokenizer: Any, **options: Any) -> RolloutEngine:
+    """The engine of this name over a loaded model; `options` are the engine's own.
+
+    Raises:
+        ModelError: there is no engine of this name.
+    """
+    if engine == "transformers":
+        from reasonrl.rollout.transformers_engine import TransformersEngine
+
+        return TransformersEngine(model, tokenizer, **options)
+    raise ModelError(f"rollout.engine: {engine!r} is not available; available: {', '.join(ENGINES)}")
+
+
+__all__ = [
+    "ENGINES",
+    "Request",
+    "RolloutEngine",
+    "Sample",
+    "SamplingParams",
+    "build_engine",
+    "sample_seed",
+    "uniforms",
+]

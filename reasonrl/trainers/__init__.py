@@ -1,0 +1,1 @@
+"""Trainers: PPO with a critic on top of TRL's hooks."""

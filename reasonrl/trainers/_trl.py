@@ -1,0 +1,162 @@
+"""The only file that touches private names of TRL.
+
+`RolloutHooks` turns GRPOTrainer's private hooks into three plain methods: `draw_samples` (to override), `collect`
+(one rollout batch, with the raw reward of every function) and `forward_logprobs`. Contract tests hold these names,
+signatures and output keys to the installed TRL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import torch
+from trl import GRPOTrainer
+from trl.trainer.utils import use_adapter
+
+from reasonrl.rollout.engine import Sample
+
+#: Private names this file relies on, for the contract test.
+PRIVATE_NAMES = (
+    "_generate_and_score_completions",
+    "_calculate_rewards",
+    "_metrics",
+    "_logs",
+    "_pending_extra_logs",
+    "_pending_metrics",
+    "_get_train_sampler",
+)
+#: Keys of a collected batch this file relies on.
+BATCH_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One rank's share of a rollout batch, as TRL assembled it.
+
+    Attributes:
+        rows: the dataset rows, one a sample.
+        samples: what the engine drew, in the order of the rows.
+        tensors: TRL's padded tensors: prompts on the left, completions on the right, and multimodal inputs where
+            there are any.
+        rewards_per_function: (B, F) raw rewards; NaN where a function gave none.
+        extra: per-sample columns that reward functions logged, such as `verdict`.
+        metrics: scalars that reward functions logged.
+    """
+
+    rows: list[dict[str, Any]]
+    samples: list[Sample]
+    tensors: dict[str, Any]
+    rewards_per_function: torch.Tensor
+    extra: dict[str, list[Any]]
+    metrics: dict[str, float]
+
+
+class RolloutHooks(GRPOTrainer):  # type: ignore[misc]
+    """GRPOTrainer with its rollout opened up; the update is the subclass's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*rollout_func.*")
+            super().__init__(*args, rollout_func=self._rollout, **kwargs)
+        # Passes over a batch are made by our own update; TRL must see one pass, or it would compute log-
+        # probabilities of the whole padded batch that nobody reads.
+        self.num_iterations = 1
+        self._rows: list[dict[str, Any]] = []
+        self._samples: list[Sample] = []
+        self._raw_rewards: torch.Tensor | None = None
+        self._extra: dict[str, list[Any]] = {}
+        self._scalars: dict[str, float] = {}
+
+    def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
+        """Draw one sample per row, in the order of the rows; the subclass says how."""
+        raise NotImplementedError(f"{type(self).__name__} must say how samples are drawn")
+
+    def collect(self, rows: list[dict[str, Any]]) -> Collected:
+        """Generate and score one rollout batch through TRL, without TRL's reference pass and advantages."""
+        self._rows = rows
+        beta, self.beta = self.beta, 0.0
+        try:
+            tensors = self._generate_and_score_completions(rows)
+        finally:
+            self.beta = beta
+        assert self._raw_rewards is not None
+        # TRL's own summaries are replaced by ours; left alone they would pile up until the next log.
+        self._metrics["train"].clear()
+        start = self.accelerator.process_index * len(rows)
+        return Collected(
+            rows=rows,
+            samples=self._samples,
+            tensors=tensors,
+            rewards_per_function=self._raw_rewards[start : start + len(rows)],
+            extra=self._extra,
+            metrics=self._scalars,
+        )
+
+    def score(self, rows: list[dict[str, Any]], samples: Sequence[Sample]) -> tuple[torch.Tensor, dict[str, list[Any]]]:
+        """Score samples outside a rollout, for validation: (B, F) rewards of this rank and the columns that were
+        logged.
+        """
+        prompts = [row["prompt"] for row in rows]
+        conversational = not isinstance(prompts[0], str)
+        completions: list[Any] = [
+            [{"role": "assistant", "content": sample.text}] if conversational else sample.text for sample in samples
+        ]
+        ids = [list(sample.token_ids) for sample in samples]
+        rewards = self._calculate_rewards(rows, prompts, completions, ids)
+        extra = self._extra
+        self._pending_extra_logs.clear()
+        self._pending_metrics.clear()
+        start = self.accelerator.process_index * len(rows)
+        return rewards[start : start + len(rows)], extra
+
+    def forward_logprobs(
+        self, model: torch.nn.Module, labels: torch.Tensor, **inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probability and entropy (nats) of every labelled token, without materialising the logits.
+
+        Args:
+            model: the policy or the reference model, as wrapped for training.
+            labels: (b, L), -100 where a token is not scored.
+            inputs: `input_ids`, `attention_mask` (b, L) and multimodal inputs.
+
+        Returns:
+            (b, L - 1) tensors; position j belongs to token j + 1. Zero where not scored. The reference model gives no
+            entropy.
+        """
+        output = model(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
+        return output.log_probs, output.entropy
+
+    @contextlib.contextmanager
+    def reference(self, model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        """The reference model: a frozen copy of the start, or the policy with its adapter off (or its `ref` adapter
+        on).
+        """
+        if self.ref_model is not None:
+            yield self.ref_model
+            return
+        policy = self.accelerator.unwrap_model(self.model)
+        with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+            yield model
+
+    def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        self._samples = self.draw_samples(self._rows)
+        return {
+            "prompt_ids": [list(sample.request.prompt_ids) for sample in self._samples],
+            "completion_ids": [list(sample.token_ids) for sample in self._samples],
+            "logprobs": [list(sample.logprobs_sampled) for sample in self._samples],
+            "finish_reason": [sample.finish_reason for sample in self._samples],
+        }
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._raw_rewards = rewards
+        self._extra = {name: list(values) for name, values in self._pending_extra_logs.items()}
+        self._scalars = {name: sum(values) / len(values) for name, values in self._pending_metrics.items() if values}
+        return rewards

@@ -1,0 +1,128 @@
+"""A rollout batch as the update sees it: ragged sequences, and per-token tensors over the response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from reasonrl.trainers._trl import Collected
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """One rank's share of a rollout batch.
+
+    Attributes:
+        sequences: prompt and response token ids of each sample, unpadded.
+        prompt_lengths: tokens of each prompt.
+        mask: (B, T) 1 where a response token counts (the policy drew it).
+        scores: (B,) total reward of each sample, after the stop rule; NaN where it could not be scored.
+        finished: (B,) whether the sample stopped by itself.
+        sampled_logprobs: (B, T) the engine's log-probabilities.
+    """
+
+    sequences: list[torch.Tensor]
+    prompt_lengths: list[int]
+    mask: torch.Tensor
+    scores: torch.Tensor
+    finished: torch.Tensor
+    sampled_logprobs: torch.Tensor
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample, prompt and response."""
+        return [len(sequence) for sequence in self.sequences]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some samples, padded on the right to the longest of them.
+
+    Attributes:
+        rows: indices into the rollout batch.
+        inputs: `input_ids` and `attention_mask` (b, L).
+        labels: (b, L), -100 outside the response.
+        positions: (b, t) index j such that position j of a (b, L - 1) next-token tensor, or of a (b, L) value tensor,
+            belongs to response token t.
+        width: t, the longest response among them; rollout tensors are cut to it.
+    """
+
+    rows: list[int]
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    positions: torch.Tensor
+    width: int
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """(b, L - 1) or (b, L) to (b, t): what stands at each response token."""
+        return values.gather(1, self.positions.clamp(max=values.shape[1] - 1))
+
+
+def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bool) -> RolloutBatch:
+    """Unpad what TRL collected and add up the rewards.
+
+    Args:
+        collected: one rank's share.
+        weights: (F,) weight of each reward function; a function that gave no reward for a sample counts as 0 there.
+        requires_stop: a sample that did not stop by itself scores 0.
+    """
+    tensors = collected.tensors
+    device = tensors["completion_ids"].device
+    sequences: list[torch.Tensor] = []
+    prompt_lengths: list[int] = []
+    for row in range(len(collected.rows)):
+        prompt = tensors["prompt_ids"][row][tensors["prompt_mask"][row].bool()]
+        response = tensors["completion_ids"][row][: len(collected.samples[row].token_ids)]
+        sequences.append(torch.cat([prompt, response]))
+        prompt_lengths.append(len(prompt))
+    mask = tensors["completion_mask"].clone()
+    if tensors.get("tool_mask") is not None:
+        mask = mask * tensors["tool_mask"]
+    rewards = collected.rewards_per_function
+    scores = (rewards * weights.to(rewards).unsqueeze(0)).nansum(dim=1)
+    scores[rewards.isnan().all(dim=1)] = torch.nan
+    finished = torch.tensor([sample.finish_reason == "stop" for sample in collected.samples], device=device)
+    if requires_stop:
+        scores = torch.where(finished, scores, torch.zeros_like(scores))
+    logprobs = torch.zeros(mask.shape, device=device)
+    for row, sample in enumerate(collected.samples):
+        logprobs[row, : len(sample.logprobs_sampled)] = torch.tensor(sample.logprobs_sampled, device=device)
+    return RolloutBatch(sequences, prompt_lengths, mask, scores, finished, logprobs)
+
+
+def make_micro_batch(batch: RolloutBatch, rows: Sequence[int], pad_token_id: int) -> MicroBatch:
+    """Pad some samples to a common length; no rows give a dummy of one row whose tokens all weigh nothing."""
+    chosen = list(rows) or [0]
+    sequences = [batch.sequences[row] for row in chosen]
+    longest = max(len(sequence) for sequence in sequences)
+    device = sequences[0].device
+    ids = torch.full((len(chosen), longest), pad_token_id, dtype=torch.long, device=device)
+    labels = torch.full((len(chosen), longest), -100, dtype=torch.long, device=device)
+    mask = torch.zeros((len(chosen), longest), dtype=torch.long, device=device)
+    for i, (row, sequence) in enumerate(zip(chosen, sequences, strict=True)):
+        ids[i, : len(sequence)] = sequence
+        mask[i, : len(sequence)] = 1
+        labels[i, batch.prompt_lengths[row] : len(sequence)] = sequence[batch.prompt_lengths[row] :]
+    prompts = torch.tensor([batch.prompt_lengths[row] for row in chosen], device=device)
+    width = max(1, max(len(s) - batch.prompt_lengths[row] for row, s in zip(chosen, sequences, strict=True)))
+    positions = (prompts - 1).unsqueeze(1) + torch.arange(width, device=device)
+    return MicroBatch(
+        rows=list(rows),
+        inputs={"input_ids": ids, "attention_mask": mask},
+        labels=labels,
+        positions=positions,
+        width=width,
+    )
+
+
+def rows_of(tensor: torch.Tensor, micro: MicroBatch, fill: Any = 0) -> torch.Tensor:
+    """The part of a (B, T) rollout tensor that belongs to a micro-batch, (b, t); a dummy micro-batch gets `fill`."""
+    if not micro.rows:
+        return torch.full((1, micro.width), fill, dtype=tensor.dtype, device=tensor.device)
+    return tensor[micro.rows][:, : micro.width]

@@ -1,0 +1,59 @@
+"""Checkpoints that are whole or not there: a mark is written last, and only marked ones are resumed from.
+
+A kill while a checkpoint is written leaves a folder without its mark; `latest_complete` passes over it and `prune`
+removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+MARK = "complete.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(checkpoint: Path, step: int) -> None:
+    """Declare a checkpoint whole; everything in it is on disk before the mark is."""
+    for file in checkpoint.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    staging = checkpoint / f".{MARK}"
+    with staging.open("w") as handle:
+        json.dump({"step": step}, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    staging.replace(checkpoint / MARK)
+
+
+def complete_checkpoints(directory: Path) -> dict[int, Path]:
+    """Step to folder of every whole checkpoint, in order of steps."""
+    found = {}
+    for path in directory.glob("checkpoint-*") if directory.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match and (path / MARK).is_file():
+            found[int(match.group(1))] = path
+    return dict(sorted(found.items()))
+
+
+def latest_complete(directory: Path) -> tuple[int, Path] | None:
+    """The whole checkpoint of the highest step, or None."""
+    found = complete_checkpoints(directory)
+    return max(found.items()) if found else None
+
+
+def prune(directory: Path, *, keep_last: int | None, keep: set[Path]) -> None:
+    """Remove torn checkpoints, and whole ones beyond the last `keep_last` that are not in `keep`."""
+    whole = complete_checkpoints(directory)
+    protected = {path.resolve() for path in keep}
+    recent = set(whole.values() if keep_last is None else list(whole.values())[-max(1, keep_last) :])
+    for path in directory.glob("checkpoint-*"):
+        if _NAME.fullmatch(path.name) and path not in recent and path.resolve() not in protected:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,346 @@
+"""PPO with a critic on a language model: rollouts through TRL's hooks, and an update of our own.
+
+One step: draw a rollout batch, score it, read values, make advantages, train the critic (`critic_steps` disjoint
+    mini-batches, one pass), then the policy
+(`actor_steps` mini-batches, `num_iterations` passes). Mini-batches decide the mathematics; token-budget micro-batches
+only the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate.utils import gather_object
+
+from reasonrl.algorithms.statistics import explained_variance, residual_moments
+from reasonrl.errors import ModelError, RewardError
+from reasonrl.models.scalar_head import ScalarHeadModel
+from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
+from reasonrl.rollout.seeds import sample_seed
+from reasonrl.rollout.transformers_engine import TransformersEngine
+from reasonrl.trainers._trl import Collected, RolloutHooks
+from reasonrl.trainers.batch import RolloutBatch, make_batch
+from reasonrl.trainers.critic import CriticEngine
+from reasonrl.trainers.meter import Meter
+from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
+from reasonrl.trainers.ppo_config import PPOConfig
+from reasonrl.trainers.sampler import PromptStream
+from reasonrl.trainers.update import PPOUpdate, Targets
+from reasonrl.trainers.validation import summarize
+
+TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]
+PromptRenderer = Callable[[Any], Sequence[int]]
+
+
+class PPOTrainer(RolloutHooks):
+    """Proximal policy optimisation with a critic, or with group or leave-one-out baselines.
+
+    Args:
+        model: the policy.
+        args: settings.
+        train_dataset: rows with `prompt` (messages or text), `id`, and the columns that reward functions read.
+        reward_funcs: functions called as TRL calls them; one that carries `token_level = True` gives a list of
+            rewards a sample, one per response token.
+        critic: the critic; needed with `advantage = "gae"`.
+        engine: draws the samples; by default the policy itself decodes through transformers.
+        prompt_ids: turns a row's `prompt` into token ids; the one place where a prompt becomes tokens is the caller's.
+        eval_dataset: rows for validation during training.
+        on_metrics: called with the flat metrics of every step.
+        on_completions: called with the step and its samples as rows.
+        should_stop: asked after every step; when true the trainer saves and returns.
+        keep_checkpoints: whole checkpoints to keep (the best one is kept besides); None keeps all.
+        kwargs: passed on to GRPOTrainer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: PPOConfig,
+        train_dataset: Any,
+        reward_funcs: Sequence[Callable[..., Any]],
+        *,
+        prompt_ids: PromptRenderer,
+        critic: ScalarHeadModel | None = None,
+        engine: RolloutEngine | None = None,
+        eval_dataset: Any = None,
+        on_metrics: Callable[[dict[str, Any]], None] | None = None,
+        on_completions: Callable[[int, list[dict[str, Any]]], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        keep_checkpoints: int | None = 2,
+        **kwargs: Any,
+    ) -> None:
+        if (critic is None) == (args.advantage == "gae"):
+            raise ModelError(
+                f"ppo: advantage = {args.advantage!r} with{'out' if critic is None else ''} a critic -> 'gae' needs one,"
+                " 'group' and 'rloo' take none"
+            )
+        self._token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]
+        super().__init__(
+            model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            reward_funcs=[f for f in reward_funcs if not getattr(f, "token_level", False)] or [_nothing],
+            **kwargs,
+        )
+        self.args: PPOConfig
+        self._prompt_ids = prompt_ids
+        self._renders: dict[str, tuple[int, ...]] = {}
+        self.critic = CriticEngine(critic, args, self.accelerator) if critic is not None else None
+        self.engine = engine or TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
+        self.meter = Meter(self.accelerator)
+        self.update = PPOUpdate(
+            args,
+            self.accelerator,
+            self.critic,
+            self.forward_logprobs,
+            self.meter,
+            self.processing_class.pad_token_id,
+        )
+        self.step_metrics: dict[str, Any] = {}
+        self.resume_path: Path | None = None
+        self.keep_checkpoints = keep_checkpoints
+        self._on_completions = on_completions
+        self.add_callback(StepCallback(self, on_metrics or (lambda metrics: None), should_stop or (lambda: False)))
+        self.add_callback(CriticCallback(self))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; `resume_from_checkpoint` is a checkpoint folder of this trainer."""
+        self.resume_path = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: list[dict[str, Any]], num_items_in_batch: Any = None
+    ) -> Any:
+        """One rollout batch and its updates; the last optimizer step of the policy is left to the Trainer."""
+        del num_items_in_batch
+        model.train()
+        started = time.perf_counter()
+        self.meter.clear()
+        with self.meter.timed("time/generate"):
+            self.engine.sync_weights(self._weights(), self.state.global_step)
+        collected = self.collect(inputs)
+        batch = make_batch(collected, self.reward_weights, requires_stop=self.args.reward_requires_stop)
+        self._refuse_unscored(batch)
+        with self.meter.timed("time/values"):
+            ref_logprobs = self._reference_logprobs(model, batch)
+            targets = self.update.targets(model, batch, ref_logprobs, self._token_rewards(collected, batch))
+        if self.critic is not None:
+            with self.meter.timed("time/critic"):
+                self.update.train_critic(batch, targets, self.state.global_step)
+        loss = torch.zeros((), device=self.accelerator.device)
+        if self.state.global_step >= self.args.critic_warmup_steps:
+            with self.meter.timed("time/actor"):
+                loss = self.update.train_policy(model, self.optimizer, batch, targets, self.state.global_step)
+        self._record(collected, batch, targets, time.perf_counter() - started)
+        return loss
+
+    def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
+        """One sample per row; its seed comes from (seed, stage, step, prompt id, place in the global batch)."""
+        start = self.accelerator.process_index * len(rows)
+        requests = [
+            Request(
+                id=str(place),
+                prompt_ids=self._render(row),
+                seed=sample_seed(
+                    self.args.seed, self.args.stage_name, self.state.global_step, str(row["id"]), start + place
+                ),
+            )
+            for place, row in enumerate(rows)
+        ]
+        params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
+        with self.meter.timed("time/generate"), self._for_inference():
+            return in_order(self.engine.stream(requests, params), len(rows))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Draw `num_generations_eval` samples of every validation row and report accuracy with its 95 % interval."""
+        del args, kwargs
+        started = time.perf_counter()
+        samples_per_row = self.args.num_generations_eval or 1
+        rows = [row for row in self.eval_dataset for _ in range(samples_per_row)]
+        # The same seeds at every evaluation: differences between steps are the policy's, not the draw's.
+        requests = [
+            Request(
+                str(i), self._render(row), sample_seed(self.args.seed, self.args.stage_name, "eval", str(row["id"]), i)
+            )
+            for i, row in enumerate(rows)
+        ]
+        params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
+        with self._for_inference():
+            samples = in_order(self.engine.stream(requests, params), len(rows))
+        rewards, extra = self.score(rows, samples)
+        metrics = summarize(
+            rewards @ self.reward_weights.to(rewards).nan_to_num(),
+            extra.get("verdict"),
+            samples,
+            samples_per_row,
+            requires_stop=self.args.reward_requires_stop,
+        )
+        metrics["eval_time"] = time.perf_counter() - started
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # The prompt stream replaces TRL's sampler: its shuffles restart at every resumed epoch.
+    def _get_train_sampler(self, dataset: Any = None) -> PromptStream:
+        return PromptStream(
+            len(dataset if dataset is not None else self.train_dataset),
+            prompts_per_step=self.args.prompts_per_step,
+            num_generations=self.args.num_generations,
+            steps=self.args.max_steps,
+            seed=self.args.seed,
+        )
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        # An engine that decodes with the trainer's own module has the weights already.
+        if getattr(self.engine, "model", None) is self.accelerator.unwrap_model(self.model):
+            return iter(())
+        return iter(self.accelerator.unwrap_model(self.model).named_parameters())
+
+    def _render(self, row: dict[str, Any]) -> tuple[int, ...]:
+        key = str(row["id"])
+        if key not in self._renders:
+            self._renders[key] = tuple(self._prompt_ids(row["prompt"]))
+        return self._renders[key]
+
+    @contextlib.contextmanager
+    def _for_inference(self) -> Iterator[None]:
+        """Gradient checkpointing off: it cannot keep a key-value cache."""
+        policy = self.accelerator.unwrap_model(self.model)
+        if not self.args.gradient_checkpointing:
+            yield
+            return
+        policy.gradient_checkpointing_disable()
+        try:
+            yield
+        finally:
+            policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs)
+
+    def _reference_logprobs(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor | None:
+        if self.args.beta == 0.0:
+            return None
+        with self.reference(model) as reference:
+            return self.update.logprobs(reference, batch)
+
+    def _token_rewards(self, collected: Collected, batch: RolloutBatch) -> torch.Tensor | None:
+        if not self._token_functions:
+            return None
+        rows, samples = collected.rows, collected.samples
+        columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
+        total = torch.zeros(batch.mask.shape, device=batch.mask.device)
+        for function in self._token_functions:
+            name = getattr(function, "__name__", repr(function))
+            given = function(
+                prompts=[row["prompt"] for row in rows],
+                completions=[sample.text for sample in samples],
+                completion_ids=[list(sample.token_ids) for sample in samples],
+                **columns,
+            )
+            if len(given) != len(rows):
+                raise RewardError(f"reward {name}: {len(given)} lists of token rewards for {len(rows)} samples")
+            for place, (rewards, sample) in enumerate(zip(given, samples, strict=True)):
+                if rewards is None:
+                    continue
+                if len(rewards) != len(sample.token_ids):
+                    raise RewardError(
+                        f"reward {name}: {len(rewards)} rewards for sample {place} of {len(sample.token_ids)} tokens"
+                        " -> give one per response token, the stop token included"
+                    )
+                total[place, : len(rewards)] += torch.tensor(list(rewards), device=total.device)
+        return total
+
+    def _refuse_unscored(self, batch: RolloutBatch) -> None:
+        scored = (~batch.scores.isnan()).sum().unsqueeze(0)
+        if int(self.accelerator.gather(scored).sum()) == 0:
+            raise RewardError(
+                f"step {self.state.global_step + 1}: none of the {self.args.rollout_size} responses could be scored"
+                " -> the rewards returned None for all of them; look at the verdicts in the completions"
+            )
+
+    def _record(self, collected: Collected, batch: RolloutBatch, targets: Targets, seconds: float) -> None:
+        meter, scored = self.meter, ~batch.scores.isnan()
+        scores = batch.scores[scored].double()
+        meter.add("reward", scores.sum(), len(scores))
+        meter.add("reward_square", scores.square().sum(), len(scores))
+        meter.add("unscored", float((~scored).sum()), 1 / self.accelerator.num_processes)
+        lengths = torch.tensor([len(sample.token_ids) for sample in collected.samples], dtype=torch.float64)
+        meter.add("completions/mean_length", lengths.sum(), len(lengths))
+        meter.add("completions/truncated_fraction", float((~batch.finished).sum()), len(lengths))
+        verdicts = collected.extra.get("verdict")
+        if verdicts:
+            right = sum(v == "correct" and bool(f) for v, f in zip(verdicts, batch.finished.tolist(), strict=True))
+            meter.add("accuracy", float(right), len(verdicts))
+        if targets.kl is not None:
+            meter.add("kl", targets.kl.sum(), float(targets.mask.sum()))
+        metrics = {**collected.metrics, **meter.means()}
+        metrics["reward_std"] = max(metrics.pop("reward_square", 0.0) - metrics.get("reward", 0.0) ** 2, 0.0) ** 0.5
+        if targets.values is not None and targets.returns is not None:
+            moments = residual_moments(targets.values, targets.returns, targets.mask)
+            metrics["explained_variance"] = explained_variance(self.accelerator.reduce(moments, reduction="sum"))
+            metrics["critic_learning_rate"] = self.critic.learning_rate if self.critic else None
+        everyone = self.accelerator.gather(lengths.to(self.accelerator.device))
+        tokens = float(everyone.sum()) + float(sum(self.accelerator.gather(_total(batch.prompt_lengths, lengths))))
+        metrics |= {
+            "completions/min_length": float(everyone.min()),
+            "completions/max_length": float(everyone.max()),
+            "samples": self.args.rollout_size,
+            "tokens": tokens,
+            **meter.times,
+            "time/step": seconds,
+            "rate/tokens_per_second": tokens / seconds,
+            "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
+        }
+        self.step_metrics = metrics
+        self._hand_out_completions(collected, batch, targets)
+
+    def _hand_out_completions(self, collected: Collected, batch: RolloutBatch, targets: Targets) -> None:
+        if self._on_completions is None:
+            return
+        counts = targets.mask.sum(dim=1).clamp(min=1)
+        advantages = ((targets.advantages * targets.mask).sum(dim=1) / counts).tolist()
+        rows = []
+        for place, (row, sample) in enumerate(zip(collected.rows, collected.samples, strict=True)):
+            score = float(batch.scores[place])
+            rows.append(
+                {
+                    "step": self.state.global_step + 1,
+                    "id": str(row["id"]),
+                    "prompt": self.processing_class.decode(sample.request.prompt_ids),
+                    "text": sample.text,
+                    "answer": str(row.get("answer", "")),
+                    "reward": None if score != score else score,
+                    "advantage": advantages[place],
+                    "length": len(sample.token_ids),
+                    "finish_reason": sample.finish_reason,
+                    **{name: values[place] for name, values in collected.extra.items()},
+                }
+            )
+        everyone = gather_object(rows)
+        if self.accelerator.is_main_process:
+            self._on_completions(self.state.global_step + 1, everyone)
+
+
+def in_order(samples: Iterable[Sample], count: int) -> list[Sample]:
+    """Samples in the order of their requests, whose ids are "0", "1", …; raises ModelError when one is missing."""
+    placed: dict[int, Sample] = {int(sample.request.id): sample for sample in samples}
+    missing = [place for place in range(count) if place not in placed]
+    if missing:
+        raise ModelError(
+            f"rollout: the engine gave no sample for {len(missing)} of {count} requests, first {missing[0]}"
+        )
+    return [placed[place] for place in range(count)]
+
+
+def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:
+    """The score of a sample when all its rewards are token rewards."""
+    return [0.0] * len(completions)
+
+
+def _total(prompt_lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([float(sum(prompt_lengths))], dtype=like.dtype, device=like.device)

@@ -1,0 +1,101 @@
+"""What happens between steps, through the Trainer's public callbacks: metrics lines, stopping, and the critic's share
+of a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from reasonrl.trainers.checkpoints import mark_complete, prune
+
+if TYPE_CHECKING:
+    from reasonrl.trainers.ppo import PPOTrainer
+    from reasonrl.trainers.ppo_config import PPOConfig
+
+CRITIC_FOLDER = "critic"
+
+
+class StepCallback(TrainerCallback):
+    """Hands out one flat line of metrics a step, before the step's checkpoint; stops the run when asked to."""
+
+    def __init__(
+        self, trainer: PPOTrainer, on_metrics: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]
+    ) -> None:
+        self.trainer, self.on_metrics, self.should_stop = trainer, on_metrics, should_stop
+        self.line: dict[str, Any] | None = None
+
+    def on_step_end(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_log = True
+        if self.should_stop():
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: PPOConfig,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        logs = logs or {}
+        if "loss" not in logs:
+            return
+        self.line = {"step": state.global_step, **self.trainer.step_metrics}
+        self.line["learning_rate"] = logs.get("learning_rate")
+        # Left out while only the critic trains: the policy then has no gradient at all.
+        if self.line.get("policy_loss") is not None and logs.get("grad_norm") is not None:
+            self.line["grad_norm"] = float(logs["grad_norm"])
+        if not control.should_evaluate:
+            self._flush(state)
+
+    def on_evaluate(
+        self,
+        args: PPOConfig,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if self.line is not None:
+            names = {name: "eval/" + name.removeprefix("eval_") for name in metrics or {} if name.startswith("eval_")}
+            self.line.update({new: (metrics or {})[old] for old, new in names.items() if old != "eval_time"})
+            self.line["time/eval"] = (metrics or {}).get("eval_time", 0.0)
+            self._flush(state)
+
+    def _flush(self, state: TrainerState) -> None:
+        line, self.line = self.line, None
+        if line is not None and state.is_world_process_zero:
+            self.on_metrics({name: value for name, value in line.items() if value is not None})
+
+
+class CriticCallback(TrainerCallback):
+    """Builds the critic's schedule, loads it on resume, saves it with every checkpoint, and marks checkpoints whole."""
+
+    def __init__(self, trainer: PPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer.critic is None:
+            return
+        self.trainer.critic.start(state.max_steps)
+        if self.trainer.resume_path is not None:
+            self.trainer.critic.load(self.trainer.resume_path / CRITIC_FOLDER)
+
+    def on_save(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        accelerator = self.trainer.accelerator
+        output = Path(str(args.output_dir))
+        checkpoint = output / f"checkpoint-{state.global_step}"
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            if self.trainer.critic is not None:
+                (checkpoint / CRITIC_FOLDER).mkdir(exist_ok=True)
+                self.trainer.critic.save(checkpoint / CRITIC_FOLDER)
+            mark_complete(checkpoint, state.global_step)
+            best = state.best_model_checkpoint
+            prune(output, keep_last=self.trainer.keep_checkpoints, keep={Path(best)} if best else set())
+        accelerator.wait_for_everyone()

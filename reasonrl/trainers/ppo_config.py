@@ -1,0 +1,79 @@
+"""Settings of the PPO trainer: TRL's GRPOConfig plus what a critic needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl import GRPOConfig
+
+
+@dataclass
+class PPOConfig(GRPOConfig):
+    """PPO with a critic (or without: `advantage: group | rloo`).
+
+    One step of the trainer is one rollout batch of `prompts_per_step * num_generations` responses, then
+    `critic_steps` optimizer steps of the critic, then `actor_steps * num_iterations` optimizer steps of the policy.
+    `max_steps`, `save_steps`, `eval_steps` and `warmup_steps` count such steps. Checkpoints therefore always fall
+    between rollouts, and a resumed run is exact.
+
+    Parameters whose names are TRL's mean what they mean there: `num_generations` (samples a prompt, 1 is allowed with
+    `gae`), `num_iterations` (passes over a rollout batch), `epsilon`, `epsilon_high`, `beta` (here: of the KL penalty
+    in the reward), `temperature`, `top_p`, `max_completion_length`.
+    """
+
+    prompts_per_step: int = field(default=8, metadata={"help": "Prompts of a rollout batch, all ranks together."})
+    advantage: Literal["gae", "group", "rloo"] = field(default="gae", metadata={"help": "How advantages are made."})
+    actor_steps: int = field(default=1, metadata={"help": "Policy mini-batches a pass over the rollout batch."})
+    critic_steps: int = field(default=1, metadata={"help": "Disjoint critic mini-batches a step; one pass in all."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount."})
+    lam: float = field(default=1.0, metadata={"help": "Lambda of GAE."})
+    cliprange_value: float | None = field(default=0.2, metadata={"help": "Clip range of values; None: no clip."})
+    value_head_init: Literal["normal", "zeros"] = field(default="normal", metadata={"help": "Start of the value head."})
+    normalize_advantages: bool = field(default=True, metadata={"help": "Over all response tokens of the batch."})
+    critic_learning_rate: float = field(default=5e-6, metadata={"help": "Learning rate of the critic."})
+    critic_warmup_steps: int = field(default=0, metadata={"help": "First steps that train the critic only."})
+    reward_requires_stop: bool = field(default=True, metadata={"help": "A response cut by its length scores 0."})
+    tokens_per_microbatch: int = field(default=16384, metadata={"help": "Padded tokens of a micro-batch and rank."})
+    stage_name: str = field(default="ppo", metadata={"help": "Part of every sample's seed."})
+
+    def __post_init__(self) -> None:
+        samples = self.num_generations
+        self._check(samples)
+        # TRL asks for two samples a prompt or more, since its baseline is the group, and sizes its batches in its own
+        # way; what is drawn here is decided by our sampler, so it is shown a batch it accepts, and then the real one.
+        self.num_generations = max(2, samples)
+        self.per_device_train_batch_size = self.num_generations
+        self.per_device_eval_batch_size = self.num_generations_eval or self.num_generations
+        self.gradient_accumulation_steps = 1
+        self.generation_batch_size = None
+        self.steps_per_generation = 1
+        super().__post_init__()
+        self.num_generations = samples
+        self.generation_batch_size = self.rollout_size
+        if self.rollout_size % self.world_size:
+            raise ValueError(
+                f"prompts_per_step * num_generations = {self.rollout_size} cannot be split over {self.world_size} processes"
+            )
+        self.per_device_train_batch_size = self.rollout_size // self.world_size
+
+    @property
+    def rollout_size(self) -> int:
+        """Responses of a rollout batch, all ranks together."""
+        return self.prompts_per_step * self.num_generations
+
+    def _check(self, samples: int) -> None:
+        if self.advantage != "gae" and samples < 2:
+            raise ValueError(
+                f"num_generations = {samples}, but advantage = {self.advantage!r} compares the samples of a prompt"
+                " -> at least 2, or advantage = 'gae'"
+            )
+        for name in ("actor_steps", "critic_steps"):
+            parts = getattr(self, name)
+            if parts < 1 or (self.prompts_per_step * samples) % parts:
+                raise ValueError(
+                    f"{name} = {parts} does not divide the rollout batch of {self.prompts_per_step} prompts x"
+                    f" {samples} samples = {self.prompts_per_step * samples}"
+                )
+        if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
+            raise ValueError(f"gamma = {self.gamma} and lam = {self.lam}: both must lie in [0, 1]")

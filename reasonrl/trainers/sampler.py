@@ -1,0 +1,44 @@
+"""The order of prompts: one seeded stream for the whole run, so that stopping, resuming and extending never change
+what comes next.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from torch.utils.data import Sampler
+
+
+class PromptStream(Sampler[int]):
+    """Indices of rows for `steps` rollout batches, each prompt repeated `num_generations` times in a row.
+
+    Pass e over the data is a permutation seeded by (seed, e); batches run across the ends of passes, so no row is
+    left out and no batch is short. A longer stream starts with the shorter one.
+    """
+
+    def __init__(self, rows: int, *, prompts_per_step: int, num_generations: int, steps: int, seed: int) -> None:
+        if rows < 1:
+            raise ValueError("PromptStream: there is no row to draw from")
+        self.rows, self.prompts, self.samples, self.steps, self.seed = (
+            rows,
+            prompts_per_step,
+            num_generations,
+            steps,
+            seed,
+        )
+
+    def __len__(self) -> int:
+        return self.steps * self.prompts * self.samples
+
+    def __iter__(self) -> Iterator[int]:
+        left = self.steps * self.prompts
+        epoch = 0
+        while left > 0:
+            order = list(range(self.rows))
+            random.Random(f"prompts/{self.seed}/{epoch}").shuffle(order)
+            for index in order[:left]:
+                for _ in range(self.samples):
+                    yield index
+            left -= len(order)
+            epoch += 1

@@ -1,0 +1,258 @@
+"""PPO's update on one rollout batch: values, targets, critic steps, policy steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from reasonrl.algorithms import (
+    gae,
+    group_advantages,
+    kl_shaped_rewards,
+    masked_moments,
+    normalize,
+    pad_plans,
+    plan_microbatches,
+    policy_loss,
+    shuffled_parts,
+    terminal_rewards,
+    token_weights,
+    value_loss,
+)
+from reasonrl.trainers.batch import MicroBatch, RolloutBatch, make_micro_batch, rows_of
+from reasonrl.trainers.critic import CriticEngine
+from reasonrl.trainers.meter import Meter
+from reasonrl.trainers.ppo_config import PPOConfig
+
+LogprobForward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a rollout batch is trained towards; tensors are (B, T), fixed before any step is taken.
+
+    Attributes:
+        mask: 1 where a token is trained on (a counting token of a scored sample).
+        advantages: of the policy loss, normalised where asked for.
+        returns: value targets; None without a critic.
+        values: V(s_t) of the critic before its steps; None without a critic.
+        logprobs: of the policy before its steps; None when a single on-policy step makes them the current ones.
+        kl: log pi - log pi_ref of the drawn tokens; None without a reference.
+    """
+
+    mask: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor | None
+    values: torch.Tensor | None
+    logprobs: torch.Tensor | None
+    kl: torch.Tensor | None
+
+
+class PPOUpdate:
+    """The update, given the pieces it works with.
+
+    Args:
+        args: settings.
+        accelerator: the trainer's.
+        critic: the critic's engine, or None.
+        forward: log-probabilities and entropy of labelled tokens.
+        meter: takes the sums of the metrics.
+        pad_token_id: fills padded inputs.
+    """
+
+    def __init__(
+        self,
+        args: PPOConfig,
+        accelerator: Accelerator,
+        critic: CriticEngine | None,
+        forward: LogprobForward,
+        meter: Meter,
+        pad_token_id: int,
+    ) -> None:
+        self.args, self.accelerator, self.critic = args, accelerator, critic
+        self.forward, self.meter, self.pad_token_id = forward, meter, pad_token_id
+
+    def micro_batches(self, batch: RolloutBatch, rows: Sequence[int]) -> Iterator[tuple[MicroBatch, bool]]:
+        """Token-budget micro-batches of some rows, equally many on every rank, and whether each is the last."""
+        plan = plan_microbatches(rows, batch.lengths, self.args.tokens_per_microbatch)
+        count = torch.tensor([len(plan)], device=self.accelerator.device)
+        most = int(self.accelerator.gather(count).max())
+        for number, group in enumerate(pad_plans(plan, most)):
+            micro = make_micro_batch(batch, group, self.pad_token_id)
+            padded = micro.inputs["attention_mask"]
+            self.meter.add("padding_fraction", float((padded == 0).sum()), float(padded.numel()))
+            yield micro, number == most - 1
+
+    def logprobs(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
+        """(B, T) log-probabilities of the drawn tokens under a model, without gradient."""
+        return self._per_token(batch, lambda micro: micro.gather(self.forward(model, micro.labels, **micro.inputs)[0]))
+
+    def values(self, batch: RolloutBatch) -> torch.Tensor:
+        """(B, T) V(s_t), without gradient; s_t is the state before token t."""
+        critic = self.critic
+        assert critic is not None
+        return self._per_token(batch, lambda micro: micro.gather(critic.values(**micro.inputs)))
+
+    def _per_token(self, batch: RolloutBatch, read: Callable[[MicroBatch], torch.Tensor]) -> torch.Tensor:
+        out: torch.Tensor | None = None
+        with torch.no_grad():
+            for micro, _ in self.micro_batches(batch, range(len(batch))):
+                read_out = read(micro)
+                if out is None:
+                    out = torch.zeros(batch.mask.shape, dtype=read_out.dtype, device=read_out.device)
+                if micro.rows:
+                    out[torch.tensor(micro.rows), : micro.width] = read_out
+        assert out is not None
+        return out * batch.mask
+
+    def targets(
+        self,
+        model: torch.nn.Module,
+        batch: RolloutBatch,
+        ref_logprobs: torch.Tensor | None,
+        token_rewards: torch.Tensor | None,
+    ) -> Targets:
+        """Advantages and value targets of a batch; every number is of the models before this step's updates."""
+        args = self.args
+        scored = ~batch.scores.isnan()
+        mask = batch.mask * scored.unsqueeze(1)
+        scores = torch.where(scored, batch.scores, torch.zeros_like(batch.scores))
+        off_policy = args.actor_steps * args.num_iterations > 1
+        logprobs = self.logprobs(model, batch) if off_policy or ref_logprobs is not None else None
+        values = self.values(batch) if self.critic is not None else None
+        dtype = values.dtype if values is not None else scores.dtype
+        rewards = terminal_rewards(scores.to(dtype), mask)
+        if token_rewards is not None:
+            rewards = rewards + token_rewards.to(rewards) * mask
+        kl = None
+        if ref_logprobs is not None and logprobs is not None:
+            kl = (logprobs - ref_logprobs) * mask
+            rewards = kl_shaped_rewards(rewards, logprobs, ref_logprobs, mask, args.beta)
+        returns = None
+        if values is not None:
+            advantages, returns = gae(rewards, values, mask, gamma=args.gamma, lam=args.lam)
+        else:
+            total = torch.where(scored, rewards.sum(dim=1), torch.nan)
+            advantages = self._group_baseline(total).unsqueeze(1) * mask
+        raw = masked_moments(advantages, mask)
+        moments = self.accelerator.reduce(raw, reduction="sum")
+        self._record_spread(moments)
+        if args.normalize_advantages and values is not None:
+            advantages = normalize(advantages, mask, moments)
+        return Targets(mask, advantages, returns, values, logprobs, kl)
+
+    def _group_baseline(self, total: torch.Tensor) -> torch.Tensor:
+        # A prompt's samples may lie on two ranks, so the groups are formed over all of them.
+        everyone = self.accelerator.gather(total)
+        kind = "rloo" if self.args.advantage == "rloo" else "group"
+        advantages = group_advantages(everyone, self.args.num_generations, kind=kind)
+        start = self.accelerator.process_index * len(total)
+        return advantages[start : start + len(total)]
+
+    def _record_spread(self, moments: torch.Tensor) -> None:
+        count, total, squares = moments.tolist()
+        mean = total / max(count, 1.0)
+        share = 1 / self.accelerator.num_processes
+        self.meter.add("advantage_mean", mean * share, share)
+        self.meter.add("advantage_std", max(squares / max(count, 1.0) - mean * mean, 0.0) ** 0.5 * share, share)
+
+    def train_critic(self, batch: RolloutBatch, targets: Targets, step: int) -> None:
+        """`critic_steps` optimizer steps, one on each of as many disjoint parts of the shuffled rollout batch."""
+        critic = self.critic
+        assert critic is not None and targets.values is not None and targets.returns is not None
+        share = 1 / self.accelerator.num_processes
+        for rows in self._parts(len(batch), self.args.critic_steps, "critic", step):
+            weights = self._weights(targets.mask, rows, "dapo")
+            for micro, last in self.micro_batches(batch, rows):
+                with critic.accumulate(last):
+                    sums = value_loss(
+                        micro.gather(critic.values(**micro.inputs)),
+                        rows_of(targets.values, micro),
+                        rows_of(targets.returns, micro),
+                        rows_of(weights, micro),
+                        cliprange_value=self.args.cliprange_value,
+                    )
+                    critic.backward(sums.loss * self.accelerator.num_processes)
+                self.meter.add("value_loss", sums.loss, 0)
+                self.meter.add("value_clip_fraction", sums.clipped, 0)
+            for name in ("value_loss", "value_clip_fraction"):
+                self.meter.add(name, 0.0, share)
+            self.meter.add("critic_grad_norm", critic.step() * share, share)
+
+    def train_policy(
+        self, model: torch.nn.Module, optimizer: Any, batch: RolloutBatch, targets: Targets, step: int
+    ) -> torch.Tensor:
+        """`actor_steps` mini-batches in each of `num_iterations` passes; the last optimizer step is left to the caller.
+
+        Returns:
+            The mean policy loss of the mini-batches on this rank, for the Trainer's log.
+        """
+        parts = [
+            part
+            for epoch in range(self.args.num_iterations)
+            for part in self._parts(len(batch), self.args.actor_steps, "actor", step, epoch)
+        ]
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for number, rows in enumerate(parts):
+            total += self._policy_minibatch(model, batch, targets, rows)
+            if number < len(parts) - 1:
+                limit = self.args.max_grad_norm
+                if limit > 0:
+                    self.accelerator.clip_grad_norm_(model.parameters(), limit)
+                optimizer.step()
+                optimizer.zero_grad()
+        return (total / len(parts)).float()
+
+    def _policy_minibatch(
+        self, model: torch.nn.Module, batch: RolloutBatch, targets: Targets, rows: list[int]
+    ) -> torch.Tensor:
+        args, share = self.args, 1 / self.accelerator.num_processes
+        weights = self._weights(targets.mask, rows, args.loss_type)
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for micro, last in self.micro_batches(batch, rows):
+            hold = self.accelerator.no_sync(model) if not last else None
+            with hold or torch.enable_grad():
+                logprobs, entropy = self.forward(model, micro.labels, **micro.inputs)
+                logprobs = micro.gather(logprobs)
+                old = logprobs.detach() if targets.logprobs is None else rows_of(targets.logprobs, micro)
+                w = rows_of(weights, micro)
+                sums = policy_loss(
+                    logprobs,
+                    old,
+                    rows_of(targets.advantages, micro),
+                    w,
+                    epsilon=args.epsilon,
+                    epsilon_high=args.epsilon_high,
+                )
+                self.accelerator.backward(sums.loss * self.accelerator.num_processes)
+            total += sums.loss.detach().double()
+            self.meter.add("policy_loss", sums.loss, 0)
+            self.meter.add("clip_fraction", sums.clipped, 0)
+            self.meter.add("approx_kl", sums.approx_kl, 0)
+            if entropy is not None:
+                counts = rows_of(targets.mask, micro)
+                self.meter.add("entropy", (micro.gather(entropy.detach()) * counts).sum(), float(counts.sum()))
+        for name in ("policy_loss", "clip_fraction", "approx_kl"):
+            self.meter.add(name, 0.0, share)
+        return total
+
+    def _parts(self, size: int, parts: int, *name: str | int) -> list[list[int]]:
+        # Every rank shuffles its own share by the same seed; a mini-batch is the union of the ranks' parts.
+        return shuffled_parts(size, parts, self.args.seed, self.args.stage_name, *name, self.accelerator.process_index)
+
+    def _weights(self, mask: torch.Tensor, rows: list[int], loss_type: Any) -> torch.Tensor:
+        part = torch.zeros_like(mask)
+        part[rows] = mask[rows]
+        counts = torch.stack([part.sum(), (part.sum(dim=1) > 0).sum()]).double()
+        tokens, responses = self.accelerator.reduce(counts, reduction="sum").tolist()
+        return token_weights(
+            part,
+            loss_type=loss_type,
+            total_tokens=tokens,
+            total_rows=responses,
+            max_tokens=self.args.max_completion_length,
+        )
