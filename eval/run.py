@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.errors import DataError, Problem, RecipeError
 from reasonrl.eval.results import SuiteResult, summarise, write_result
 from reasonrl.eval.samples import Key, SampleStore
-from reasonrl.eval.scoring import Answer, Scorer, build_scorer
+from reasonrl.eval.scoring import Answer, Scorer, build_scorer, plain_spec
 
 if TYPE_CHECKING:
     from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
@@ -167,16 +167,11 @@ def _suite_hash(problems: Mapping[str, _Problem]) -> str:
 
 
 def _described(reward: Any) -> Any:
-    """A reward spec as plain data for the settings file."""
-    if isinstance(reward, str):
-        return reward
-    if hasattr(reward, "model_dump"):
-        return reward.model_dump(mode="json")
-    if isinstance(reward, Mapping):
-        return dict(reward)
-    if isinstance(reward, Sequence):
-        return [_described(term) for term in reward]
-    return f"{getattr(reward, '__module__', '?')}.{getattr(reward, '__qualname__', type(reward).__qualname__)}"
+    """A reward spec as plain data for the settings file; a function as its name."""
+    spec = plain_spec(reward)
+    if callable(spec):
+        return f"{spec.__module__}.{getattr(spec, '__qualname__', type(spec).__qualname__)}"
+    return spec
 
 
 class _Run:

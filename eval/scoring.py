@@ -55,14 +55,22 @@ def build_scorer(reward: Any, base_dir: str | Path | None = None) -> Scorer:
     Raises:
         RewardError: the reward cannot be found or built.
     """
-    if reward == "math":
+    spec = plain_spec(reward)
+    if spec == "math":
         return _score_math
-    if callable(reward):
-        return lambda answers: _score_with(reward, answers)
     from reasonrl.rewards import get_reward
 
-    function = get_reward(reward, base_dir)
+    function = get_reward(spec, base_dir)
     return lambda answers: _score_with(function, answers)
+
+
+def plain_spec(reward: Any) -> Any:
+    """A reward spec with the recipe's models turned into plain mappings; names and functions stay as they are."""
+    if hasattr(reward, "model_dump"):
+        return reward.model_dump(mode="json")
+    if isinstance(reward, Sequence) and not isinstance(reward, str):
+        return [plain_spec(term) for term in reward]
+    return reward
 
 
 def _score_math(answers: Sequence[Answer]) -> list[Judgement]:

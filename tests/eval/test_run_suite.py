@@ -1,0 +1,187 @@
+"""A suite from requests to figures: what is stored, what counts, resuming after kill -9, growing n."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+
+import pandas
+import pytest
+
+from reasonrl.errors import DataError, RecipeError, RewardError, RunError
+from reasonrl.eval.metrics import pass_at_k, proportion_interval
+from reasonrl.eval.results import read_results
+from reasonrl.rollout.engine import SamplingParams
+
+sys.path.insert(0, str(Path(__file__).parent))
+from eval_world import SeededEngine, evaluate
+
+FILES = ("results.json", "sums/samples.parquet", "sums/settings.json")
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in FILES}
+
+
+def test_figures_follow_from_the_stored_samples(tmp_path: Path) -> None:
+    result = evaluate(tmp_path, count=100)
+    table = pandas.read_parquet(tmp_path / "sums" / "samples.parquet")
+    assert len(table) == 500 and set(table["metric"]) == {"sample", "greedy"}
+    sampled = table[table["metric"] == "sample"]
+    # Independently: an answer is right if its box holds the sum, and counts only if it ended by itself.
+    boxed = sampled["text"].str.extract(r"\\boxed\{(\d+)\}")[0]
+    right = (boxed == sampled["answer"]) & (sampled["finish_reason"] == "stop")
+    assert (right == sampled["correct"]).all() and 0.3 < right.mean() < 0.6
+    means = right.groupby(sampled["id"]).mean()
+    assert result.accuracy == proportion_interval(list(means[table["id"].unique()]))
+    counts = right.groupby(sampled["id"]).sum()
+    assert result.pass_at_k[2].value == pytest.approx(fmean(pass_at_k(4, int(count), 2) for count in counts))
+    assert result.greedy.value == table[table["metric"] == "greedy"]["correct"].mean() and result.greedy.n == 100
+    assert result.mean_length == pytest.approx(sampled["text"].str.len().clip(upper=50).mean())
+    assert (
+        result.truncated_fraction == pytest.approx((sampled["finish_reason"] == "length").mean())
+        and result.truncated_fraction > 0
+    )
+    cut_right = (boxed == sampled["answer"]) & (sampled["finish_reason"] == "length")
+    assert result.truncated_right_fraction == pytest.approx(cut_right.mean()) and cut_right.any()
+    assert result.no_answer_fraction == pytest.approx(boxed.isna().mean()) and boxed.isna().any()
+    assert (result.n_problems, result.n_samples, result.unscored, result.mean_score) == (100, 400, 0, None)
+    assert result.accuracy.value < result.maj_at_n.value or result.maj_at_n.value > 0.4
+    stored = read_results(tmp_path)["suites"]["sums"]
+    assert stored == json.loads(json.dumps(result.as_dict())) and stored["decoding"]["n"] == 4
+    flat = result.metrics()
+    assert flat["sums/accuracy"] == result.accuracy.value and flat["sums/pass@2_low"] == result.pass_at_k[2].low
+
+
+def test_seeds_are_those_of_the_contract(tmp_path: Path) -> None:
+    from reasonrl.rollout.seeds import sample_seed
+
+    evaluate(tmp_path, count=3)
+    table = pandas.read_parquet(tmp_path / "sums" / "samples.parquet")
+    row = table[(table["id"] == "p2") & (table["metric"] == "sample") & (table["index"] == 3)].iloc[0]
+    assert row["seed"] == str(sample_seed(3, "evaluate", "sums", "p2", 3))
+    assert table["seed"].is_unique
+
+
+def test_kill_nine_in_the_middle_then_the_same_bytes(tmp_path: Path) -> None:
+    evaluate(tmp_path / "whole")
+    program = [sys.executable, str(Path(__file__).with_name("eval_world.py")), str(tmp_path / "broken")]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line.split()[0]) >= 75:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    shards = list((tmp_path / "broken" / "sums" / "samples").glob("shard_*.parquet"))
+    assert len(shards) >= 7 and not (tmp_path / "broken" / "results.json").exists()
+    (tmp_path / "broken" / "sums" / "samples" / ".shard_000099.parquet.1.tmp").write_bytes(b"half")
+    on_disk = sum(len(pandas.read_parquet(shard)) for shard in shards)
+    engine = SeededEngine()
+    evaluate(tmp_path / "broken", engine=engine)
+    assert len(engine.served) == 200 - on_disk
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
+    assert not (tmp_path / "broken" / "sums" / "samples").exists()
+
+
+def test_a_finished_suite_draws_nothing_and_a_larger_n_keeps_what_is_there(tmp_path: Path) -> None:
+    evaluate(tmp_path / "grown", n=2)
+    engine = SeededEngine()
+    evaluate(tmp_path / "grown", n=2, engine=engine)
+    assert engine.served == []
+    evaluate(tmp_path / "grown", n=5, engine=engine)
+    assert len(engine.served) == 40 * 3
+    evaluate(tmp_path / "direct", n=5)
+    assert content(tmp_path / "grown") == content(tmp_path / "direct")
+
+
+def test_changed_prompts_are_drawn_again_and_other_settings_are_refused(tmp_path: Path) -> None:
+    evaluate(tmp_path)
+    engine = SeededEngine()
+    evaluate(tmp_path, engine=engine, template="{problem} ")
+    assert len(engine.served) == 200
+    with pytest.raises(RunError, match=r"other settings \(temperature: there 1\.0, now 0\.7\)"):
+        evaluate(tmp_path, params=SamplingParams(max_tokens=50, temperature=0.7))
+    with pytest.raises(RunError, match="seed: there 3, now 4"):
+        evaluate(tmp_path, seed=4)
+
+
+def test_a_stop_at_a_safe_point_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import reasonrl.eval.run
+
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    monkeypatch.setattr(reasonrl.eval.run, "SHARD_SAMPLES", 30)
+    with pytest.raises(Stop):
+        evaluate(tmp_path, at_safe_point=stop)
+    engine = SeededEngine()
+    evaluate(tmp_path, engine=engine)
+    assert len(engine.served) == 170
+
+
+def test_two_suites_share_one_results_file(tmp_path: Path) -> None:
+    evaluate(tmp_path, suite_name="small", count=5, greedy=False)
+    evaluate(tmp_path, suite_name="large", count=9)
+    suites = read_results(tmp_path)["suites"]
+    assert list(suites) == ["small", "large"]
+    assert suites["small"]["greedy"] is None and suites["large"]["greedy"]["n"] == 9
+
+
+def length_reward(
+    prompts: list[object], completions: list[object], completion_ids: list[list[int]], answer: list[str], **rest: object
+) -> list[float | None]:
+    """Half a point for a boxed answer, one for the right one; nothing can be said of problem 4."""
+    texts = [completion[0]["content"] for completion in completions]  # type: ignore[index]
+    scores = [
+        0.5 * ("boxed" in text) + 0.5 * (f"boxed{{{gold}}}" in text) for text, gold in zip(texts, answer, strict=True)
+    ]
+    return [None if gold == "16" else score for score, gold in zip(scores, answer, strict=True)]
+
+
+def test_a_reward_function_gives_scores_and_what_it_cannot_score_is_counted(tmp_path: Path) -> None:
+    ours = evaluate(tmp_path / "function", reward=length_reward)
+    math = evaluate(tmp_path / "math")
+    table = pandas.read_parquet(tmp_path / "function" / "sums" / "samples.parquet")
+    assert ours.unscored == 5 and ours.accuracy.n == 39 and set(table[table["id"] == "p4"]["verdict"]) == {"unscored"}
+    kept = pandas.read_parquet(tmp_path / "math" / "sums" / "samples.parquet").query(
+        "id != 'p4' and metric == 'sample'"
+    )
+    assert ours.accuracy.value == pytest.approx(kept["correct"].mean())
+    scored = table.query("id != 'p4' and metric == 'sample'")
+    expected = scored["score"].where(scored["finish_reason"] == "stop", 0.0).mean()
+    assert ours.mean_score.value == pytest.approx(expected) and ours.mean_score.value > ours.accuracy.value
+    assert math.unscored == 0 and math.mean_score is None
+
+
+def test_a_reward_function_that_breaks_its_contract_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match="returned 0 scores for"):
+        evaluate(tmp_path, reward=lambda **columns: [])
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    engine = SeededEngine()
+    with pytest.raises(RecipeError, match=r"suites\.sums\.k: pass@8 needs at least 8 samples a problem, but n = 4"):
+        evaluate(tmp_path, engine=engine, k=(1, 8))
+    with pytest.raises(RecipeError, match="n = 4 samples at temperature 0 would all be the same"):
+        evaluate(tmp_path, engine=engine, params=SamplingParams(max_tokens=50, temperature=0.0))
+    with pytest.raises(DataError, match="has no problems"):
+        evaluate(tmp_path, engine=engine, count=0)
+    assert engine.served == [] and not (tmp_path / "sums").exists()
+
+
+def test_importing_eval_does_not_import_torch() -> None:
+    program = (
+        "import sys, reasonrl.eval.run, reasonrl.eval.compare, reasonrl.eval.tables; print('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+    )
