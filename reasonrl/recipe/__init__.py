@@ -1,1 +1,52 @@
 """Recipes: schema, composing, validation, batch arithmetic. Imports neither torch, transformers, trl nor vllm."""
+
+from reasonrl.recipe.batch import BatchPlan, plan_batch
+from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
+from reasonrl.recipe.expansion import StageInstance, expand_stages
+from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
+from reasonrl.recipe.origins import Origin
+from reasonrl.recipe.references import Reference
+from reasonrl.recipe.schema import Recipe
+from reasonrl.recipe.shipped import find_recipe, shipped_recipes
+from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
+from reasonrl.recipe.stages import (
+    CompareStage,
+    EvalStage,
+    PPOStage,
+    SFTStage,
+    Stage,
+    StageConfig,
+    SuiteConfig,
+    TrainingStage,
+)
+
+__all__ = [
+    "BatchPlan",
+    "CompareStage",
+    "DataSource",
+    "EvalStage",
+    "LaunchConfig",
+    "Loop",
+    "Origin",
+    "PPOStage",
+    "Recipe",
+    "Reference",
+    "ResolvedRecipe",
+    "RewardTerm",
+    "RolloutConfig",
+    "SFTStage",
+    "Stage",
+    "StageConfig",
+    "StageInstance",
+    "Study",
+    "SuiteConfig",
+    "TrainingStage",
+    "expand_stages",
+    "extensible_of",
+    "find_recipe",
+    "identity_key",
+    "identity_of",
+    "load_recipe",
+    "plan_batch",
+    "shipped_recipes",
+]

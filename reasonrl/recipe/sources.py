@@ -41,7 +41,7 @@ class DataSource(Config):
         path: a file, a folder, a glob, or a list of them, relative to the working directory.
         hub: a dataset's id on the hub, with `name` (configuration), `split` and `revision`.
         world: a synthetic world's name, with its `args`, `split` and `n` rows.
-        format: how to read files; None tells from the ending.
+        format: jsonl, json, csv, parquet, an installed reader, or `file.py:function`; None tells from the ending.
         columns: our column -> their column; ours are problem, answer, solution, prompt, id, reward, images.
         system_prompt: the first message of every prompt.
         template: the user's message with column fields, such as `{problem}`; None takes the problem as it is.
@@ -57,7 +57,7 @@ class DataSource(Config):
     revision: Text | None = None
     world: Text | None = None
     args: dict[str, Any] = Field(default_factory=dict)
-    format: Literal["jsonl", "json", "csv", "parquet"] | None = None
+    format: Text | None = None
     split: Text | None = None
     columns: dict[Literal["problem", "answer", "solution", "prompt", "id", "reward", "images"], Text] = Field(
         default_factory=dict

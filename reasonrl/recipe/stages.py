@@ -55,6 +55,10 @@ class Stage(Config):
         """What changes the result without being one field: computed from several."""
         return {}
 
+    def repeated_fields(self) -> tuple[str, ...]:
+        """Fields that say nothing by themselves, since others already hold their values."""
+        return ()
+
 
 class TrainingStage(Stage):
     """A stage whose other arguments are passed to TRL, written flat beside our own keys."""
@@ -308,6 +312,9 @@ class EvalStage(Stage):
     greedy: Flag | None = None
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     hints: ClassVar[Mapping[str, str]] = {**SuiteConfig.hints, "type": "kind", "data": "suites", "benchmarks": "suites"}
+
+    def repeated_fields(self) -> tuple[str, ...]:
+        return SUITE_DEFAULTS if isinstance(self.suites, dict) else ()
 
     @classmethod
     def prepare(cls, raw: dict[str, Any]) -> dict[str, Any]:

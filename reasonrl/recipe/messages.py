@@ -1,0 +1,208 @@
+"""From pydantic's errors to problems that name the key, the value, what was allowed, and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from reasonrl.recipe.fields import Config, near
+from reasonrl.recipe.schema import Recipe
+from reasonrl.recipe.sources import ENGINES, DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
+from reasonrl.recipe.stages import AVAILABLE, LATER, STAGES, Stage, SuiteConfig, TrainingStage
+from reasonrl.recipe.trl_args import owned_args, passing_args
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "a number above {}"),
+    "greater_than_equal": ("ge", "a number of at least {}"),
+    "less_than": ("lt", "a number below {}"),
+    "less_than_equal": ("le", "a number of at most {}"),
+}
+
+
+def explain(error: ValidationError, tree: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Every error as (dotted key, message, fix); `tree` is the plain tree that was validated."""
+    found = []
+    for detail in error.errors(include_url=False):
+        key = dotted_key(detail["loc"])
+        message, fix = _explain(detail, key, tree)
+        found.append((key, message, fix))
+    return found
+
+
+def dotted_key(loc: tuple[int | str, ...]) -> str:
+    """A location of pydantic's as a key of the recipe: tags of unions and our own `trl_args` left out."""
+    parts = [str(part) for part in loc]
+    if len(parts) > 2 and parts[0] == "stages" and parts[2] in STAGES:
+        del parts[2]
+    if len(parts) > 3 and parts[2] == "trl_args":
+        del parts[2]
+    return ".".join(part for part in parts if not part.startswith("@") and part != "[key]")
+
+
+def _explain(detail: Any, key: str, tree: Mapping[str, Any]) -> tuple[str, str]:
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
+    name = key.rsplit(".", 1)[-1]
+    model = model_at(key.rpartition(".")[0], tree)
+    if kind == "reasonrl":
+        return context["message"], context.get("fix", "")
+    if kind == "missing":
+        return _missing(key, name, tree)
+    if kind == "extra_forbidden":
+        return _unknown(name, model, key)
+    if kind in ("union_tag_invalid", "union_tag_not_found", "literal_error"):
+        return _choice(detail, key, name, model, tree)
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"is {value!r}; allowed: {words.format(context[bound])}", ""
+    if kind == "string_pattern_mismatch":
+        return f"is {value!r}; allowed: letters, digits, '_' and '-'" + (
+            ", '.'" if key == "recipe" else ""
+        ), "choose another name"
+    if kind in ("too_short", "string_too_short"):
+        return "is empty", "give at least one"
+    if kind in _TYPES:
+        if isinstance(value, str) and value.startswith(("${stage:", "${previous:")):
+            return f"is {value!r}; a reference is not possible here, allowed: {_TYPES[kind]}", ""
+        return f"is {_shown(value)}; allowed: {_TYPES[kind]}", _type_fix(kind, value)
+    return str(detail["msg"]), ""
+
+
+def _missing(key: str, name: str, tree: Mapping[str, Any]) -> tuple[str, str]:
+    if key == "stages":
+        return "the recipe has no stages", "add stages: {NAME: {kind: …}}"
+    if name == "data":
+        data = tree.get("data")
+        names = list(data) if isinstance(data, Mapping) else []
+        return "is needed and not given", "add data: " + (f"${{data.{names[0]}}}" if names else "{path: FILE}")
+    if name == "model":
+        return "is needed and not given", "add model: at the top level or in the stage: a path, a hub id, or tiny:qwen2"
+    return "is needed and not given", f"add {name}: …"
+
+
+def _unknown(name: str, model: type[BaseModel] | None, key: str) -> tuple[str, str]:
+    allowed = [field for field in model.model_fields if field != "trl_args"] if model else []
+    config = model.trl_config if model is not None and issubclass(model, TrainingStage) else ""
+    passing = passing_args(config) if config else []
+    hints = model.hints if model is not None and issubclass(model, Config) else {}
+    match = hints.get(name) or near(name, [*allowed, *passing])
+    if match is None and config and near(name, owned_args(config)):
+        owned = near(name, owned_args(config))
+        return (
+            f"unknown key {name!r}",
+            f"did you mean {owned!r}? It is set by the library: {owned_args(config)[str(owned)]}",
+        )
+    more = f", and the arguments of trl.{config}" if config else ""
+    if "." in name and not model:
+        return f"unknown key {name!r}", "write it nested"
+    return (
+        f"unknown key {name!r}; allowed: {', '.join(allowed)}{more}",
+        f"did you mean {match!r}?" if match else f"remove {name}",
+    )
+
+
+def _choice(
+    detail: Any, key: str, name: str, model: type[BaseModel] | None, tree: Mapping[str, Any]
+) -> tuple[str, str]:
+    context, value = detail.get("ctx", {}), detail["input"]
+    if detail["type"] == "union_tag_not_found":
+        if not isinstance(value, Mapping):
+            return f"is {_shown(value)}; allowed: a mapping with a kind", "write {kind: sft, …}"
+        match = near("kind", value)
+        return (
+            f"has no kind; available: {', '.join(AVAILABLE)}",
+            f"did you mean kind instead of {match!r}?" if match else "add kind: …",
+        )
+    if detail["type"] == "union_tag_invalid":
+        kind = context["tag"]
+        if kind in LATER:
+            return (
+                f"kind {kind!r} is not available in this version; available: {', '.join(AVAILABLE)}",
+                "use an available kind",
+            )
+        match = near(kind, (*AVAILABLE, *LATER))
+        return f"unknown kind {kind!r}; available: {', '.join(AVAILABLE)}", f"did you mean {match!r}?" if match else ""
+    field = model.model_fields.get(name) if model else None
+    choices = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+    if name == "engine" and value in ENGINES:
+        return f"engine {value!r} is not available in this version; available: {', '.join(choices)}", ""
+    match = near(str(value), choices)
+    what = "is" if field is not None or key.startswith("report_to") else "has the name"
+    return f"{what} {_shown(value)}; allowed: {', '.join(choices)}", f"did you mean {match!r}?" if match else ""
+
+
+def _type_fix(kind: str, value: Any) -> str:
+    if isinstance(value, str) and kind.startswith(("int", "float")):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return "remove the quotes"
+    if isinstance(value, str) and kind.startswith("bool"):
+        return "write true or false without quotes"
+    if kind.startswith("int") and isinstance(value, float) and value.is_integer():
+        return f"write {int(value)}"
+    if kind == "tuple_type":
+        return f"write [{value}]"
+    if kind == "string_type" and isinstance(value, (int, float, bool)):
+        return f'put it in quotes: "{value}"'
+    return ""
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty (null)"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def model_at(key: str, tree: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The model that validates the mapping at a key of the tree, as far as it can be told."""
+    parts = key.split(".") if key else []
+    match parts:
+        case []:
+            return Recipe
+        case ["rollout"]:
+            return RolloutConfig
+        case ["launch"]:
+            return LaunchConfig
+        case ["loop"]:
+            return Loop
+        case ["studies", _]:
+            return Study
+        case ["data", _]:
+            return DataSource
+        case ["stages", name]:
+            stages = tree.get("stages")
+            stage = stages.get(name) if isinstance(stages, Mapping) else None
+            kind = stage.get("kind") if isinstance(stage, Mapping) else None
+            return STAGES.get(kind) if isinstance(kind, str) else Stage
+        case ["stages", _, "suites", _]:
+            return SuiteConfig
+        case ["stages", _, *_, "data" | "eval_data"]:
+            return DataSource
+        case ["stages", _, *_, "rollout"]:
+            return RolloutConfig
+        case ["stages", _, *_, "launch"]:
+            return LaunchConfig
+        case ["stages", _, *rest] if "reward" in rest:
+            return RewardTerm
+    return None

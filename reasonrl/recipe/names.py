@@ -1,0 +1,43 @@
+"""Names of rewards, worlds and suites that a recipe may use: a table of the built-in ones, and what entry points add.
+
+The recipe floor imports no other room, so the built-in names stand here once more; a test holds them equal to the registries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import entry_points
+
+# name -> the names of its arguments
+REWARDS: dict[str, frozenset[str]] = {
+    "math": frozenset({"policy", "gold"}),
+    "format": frozenset({"style", "think_in_prompt"}),
+    "length": frozenset({"max_tokens", "buffer_tokens"}),
+}
+WORLDS: dict[str, frozenset[str]] = {
+    "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"})
+}
+READERS = frozenset({"jsonl", "json", "csv", "parquet"})
+SUITES: frozenset[str] = frozenset()
+# Models built in code -> the sizes that may follow, as in tiny:qwen2:hidden_size=256
+TINY_MODELS: dict[str, frozenset[str]] = {
+    "tiny:qwen2": frozenset(
+        {
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+            "seed",
+        }
+    )
+}
+
+
+@cache
+def known_names(group: str) -> frozenset[str]:
+    """Built-in and installed names of `rewards`, `worlds`, `suites`, `readers` or `judges`."""
+    built_in: dict[str, Iterable[str]] = {"rewards": REWARDS, "worlds": WORLDS, "readers": READERS, "suites": SUITES}
+    return frozenset(built_in.get(group, ())) | {entry.name for entry in entry_points(group=f"reasonrl.{group}")}
