@@ -301,9 +301,7 @@ def _prose(text: str) -> str | None:
 
 
 def _for_parser(text: str) -> str:
-    # math-verify takes a lone last letter after a space for a unit: `-5 + 6 t` would become 1.
-    return (
-        re.sub(r"(?<=[\dA-Za-z)}])\s+(?=[A-Za-z(](?![A-Za-z]))", "", text)
-        if "\\" not in text
-        else re.sub(r"(?<=\d)\s+(?=[A-Za-z])", "", text)
-    )
+    # math-verify takes a lone last letter for a unit: `-5 + 6 t` would become 1, and `6 + 9c` 15.
+    if "\\" in text:
+        return re.sub(r"(?<=\d)\s+(?=[A-Za-z])", "", text)
+    return re.sub(r"(?<=\d)\s*(?=[A-DF-Za-df-z](?![A-Za-z]))", "*", text)

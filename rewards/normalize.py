@@ -54,6 +54,7 @@ _SYMBOLS = {
     "√": r"\sqrt ",
     "$": "",
 }
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 
 _DRESSING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -102,7 +103,7 @@ def normalize(text: str) -> str:
     text = re.sub(r"\\\$", "", text)
     for symbol, replacement in _SYMBOLS.items():
         text = text.replace(symbol, replacement)
-    text = unicodedata.normalize("NFKC", text)
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     for pattern, replacement in _DRESSING:
         text = pattern.sub(replacement, text)
     text = text.strip().strip("*_").strip()

@@ -196,7 +196,7 @@ def _item(spec: Mapping[str, Any], base_dir: str | Path | None) -> tuple[RewardF
 
 
 def _weight(spec: Mapping[str, Any]) -> float:
-    weight = spec["weight"] if "weight" in spec else 1.0
+    weight = {"weight": 1.0, **spec}["weight"]
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
         raise RewardError(f"reward {dict(spec)!r}: weight {weight!r} is no finite number")
     return float(weight)

@@ -1,0 +1,69 @@
+# make quickstart   from nothing to a trained model: makes .venv, installs what a run needs, runs recipes/quickstart.yaml
+# make test         from nothing to a tested tree: makes .venv, installs the development tools too, runs ruff, mypy and pytest
+#
+# Settings: PYTHON=python3.12 (what makes .venv), ARGS="seed=1" (added to the quickstart's command), PYTEST_ARGS="-k ppo" (added to pytest's),
+# PIP_ARGS="--extra-index-url …" (where pip should look besides; torch is taken in the version of constraints/cpu.txt).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints/cpu.txt
+ARGS ?=
+PYTEST_ARGS ?=
+PIP_ARGS ?=
+# -qq: errors only. --no-compile: modules are compiled when they are first imported, which most never are.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS)
+
+# Real data for the tests that want it: they skip, saying so, where there is none.
+ifneq ($(wildcard ../shared/data),)
+export REASONRL_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: help quickstart install dev test lint clean
+
+help:
+	@sed -n '1,6s/^# \{0,1\}//p' $(MAKEFILE_LIST)
+
+quickstart: install
+	$(BIN)/reasonrl train recipes/quickstart.yaml $(ARGS)
+
+install: $(VENV)/.installed
+
+dev: $(VENV)/.installed-dev
+
+test: lint
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "The environment $(VENV) and the runs/ folder are left alone; remove them by hand."
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "reasonrl needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1) -> make PYTHON=python3.11 …"; exit 1; }
+	@echo "Making the environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch goes first and alone: once the constrained build is there, nothing that depends on torch pulls another.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
+	@echo "Installing $$(grep '^torch==' $(CONSTRAINTS)) into $(VENV) (a few minutes on a fresh machine)"
+	@$(PIP_INSTALL) torch
+	@echo "Installing reasonrl and what a run needs into $(VENV)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(CONSTRAINTS) $(VENV)/.installed
+	@echo "Installing the development tools into $(VENV)"
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
