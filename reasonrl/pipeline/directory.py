@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from reasonrl.errors import RunError
 from reasonrl.pipeline.context import StageResult
@@ -253,7 +253,8 @@ class RunDirectory:
         record["recipe"] = {"path": str(resolved.path), "overrides": list(resolved.overrides)}
         record["starts"] = [*self._earlier_starts(), {name: record[name] for name in ("started", "command")}]
         write_json(self.path / ENVIRONMENT, record)
-        tree = {key: value for key, value in resolved.tree.items() if key != "base"}  # composed in already
+        # What is composed in already does not stand there once more: base files, and arms on top of this run's arm.
+        tree = {key: value for key, value in resolved.tree.items() if key not in ("base", "arms", "studies")}
         write_text(self.path / CONFIG, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
         write_text(self.path / CONFIG_INPUT, resolved.source_text)
 

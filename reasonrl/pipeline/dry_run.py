@@ -24,7 +24,7 @@ STAND_IN_ROWS = 256
 def rehearse(
     resolved: ResolvedRecipe, instances: Sequence[StageInstance], run: RunDirectory, say: Callable[[str], None]
 ) -> None:
-    """Say what a run would do: versions, and for each stage its plan, batch arithmetic, tokenizer, first rows and memory.
+    """Say what a run would do: versions; for each stage its plan, batch arithmetic, tokenizer, first rows, memory.
 
     Args:
         resolved: the recipe.
@@ -32,12 +32,11 @@ def rehearse(
         run: the run directory; it may hold an earlier run, and need not exist.
         say: takes each line.
 
-    Raises the first error that the run itself would meet (a changed stage, data that cannot be read, a version out of range), after all
-    stages were gone through.
+    Raises the first error that the run itself would meet (a changed stage, data that cannot be read, a version out
+    of range), after all stages were gone through.
     """
-    say(
-        f"dry run of {resolved.recipe.recipe} (seed {resolved.recipe.seed}): nothing is trained, {run.path} is not written to"
-    )
+    recipe = resolved.recipe
+    say(f"dry run of {recipe.recipe} (seed {recipe.seed}): nothing is trained, {run.path} is not written to")
     errors: list[ReasonRLError] = []
     for line in version_lines(errors):
         say(f"  {line}")
@@ -141,14 +140,14 @@ def batch_lines(config: Any) -> list[str]:
         processes = config.launch.num_processes
         total = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
         return [
-            f"batch: {config.per_device_train_batch_size} rows x {config.gradient_accumulation_steps} accumulation steps x "
-            f"{processes} process{'es' if processes > 1 else ''} = {total} rows an optimizer step"
+            f"batch: {config.per_device_train_batch_size} rows x {config.gradient_accumulation_steps} accumulation "
+            f"steps x {processes} process{'es' if processes > 1 else ''} = {total} rows an optimizer step"
         ]
     return []
 
 
 def version_lines(errors: list[ReasonRLError], package: str = "reasonrl") -> list[str]:
-    """The installed versions of what this package requires, against its ranges; what does not fit is added to `errors`."""
+    """Installed versions of what this package requires, against its ranges; what does not fit goes into `errors`."""
     from packaging.requirements import Requirement
 
     fitting: list[str] = []

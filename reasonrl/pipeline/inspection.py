@@ -142,8 +142,8 @@ class Inspection:
             else f", and up to {_gib(4 * tokens * self._vocabulary(name))} for a micro-batch's logits"
         )
         return [
-            f"memory: {words}: {_gib(total)} a process for weights, gradients and optimizer (16 bytes a parameter, not sharded)"
-            f"{logits}; activations come on top"
+            f"memory: {words}: {_gib(total)} a process for weights, gradients and optimizer (16 bytes a parameter, "
+            f"not sharded){logits}; activations come on top"
         ]
 
     def _parameters(self, name: str) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from reasonrl.errors import Interrupted, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult

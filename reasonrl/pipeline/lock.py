@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from reasonrl.errors import RunError
 from reasonrl.pipeline.files import read_json, write_json

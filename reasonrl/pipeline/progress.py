@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,8 +71,8 @@ def duration(seconds: float) -> str:
 
 def cpu_seconds_of_process() -> float:
     """User and system CPU seconds of this process and of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 class StageClock:

@@ -179,10 +179,8 @@ class _Walk:
         for note in stage.notes:
             self.say(f"{label}: {note}")
         began = time.monotonic()
-        if stage.action in (Action.SKIP, Action.SHARE):
-            result = self._reuse(stage, label)
-        else:
-            result = self._make(stage, label)
+        made_already = stage.action in (Action.SKIP, Action.SHARE)
+        result = self._reuse(stage, label) if made_already else self._make(stage, label)
         self.results[stage.name] = result
         self.summaries.append(StageSummary(stage.name, stage.kind, stage.action, time.monotonic() - began, result))
 

@@ -1,4 +1,4 @@
-"""A study: every arm with every seed, one after the other, stages of equal keys made once, and one table over all of it."""
+"""A study: every arm with every seed, one after the other, equal stages made once, and one table over all of it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def run_study(
 ) -> StudySummary:
     """Run every arm with every seed of a study into `<output>/<study>/<arm>-seed<k>`, and compare them.
 
-    All recipes are read and checked before the first run starts. A stage whose key equals that of a finished stage of an earlier run of
-    the study is shared, not run again.
+    All recipes are read and checked before the first run starts. A stage whose key equals that of a finished stage of
+    an earlier run of the study is shared, not run again.
 
     Args:
         path: recipe file, or a shipped recipe's bare name.

@@ -54,10 +54,10 @@ def _asked(stop: StopFlag, number: int, frame: FrameType | None) -> None:
 
 
 def rebuild(run: RunDirectory, stage: str, order: dict[str, Any], stop: StopFlag) -> tuple[Any, StageContext]:
-    """A stage's config and context, from `config.yaml`, the `done.json` files of other stages, and the launcher's order."""
+    """A stage's config and context, from `config.yaml`, the other stages' `done.json`, and the launcher's order."""
     from reasonrl.recipe import expand_stages, load_recipe
 
-    recipe = load_recipe(run.path / CONFIG).recipe
+    recipe = load_recipe(run.path / CONFIG, base_directory=order["base_directory"]).recipe
     results: dict[str, StageResult] = {}
     for instance in expand_stages(recipe):
         if instance.name != stage:

@@ -1,0 +1,122 @@
+"""What the training stages share: rows from a recipe's source, the seam to the observers, and the last whole
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasonrl.data_tools.loading import Rows, load_rows
+from reasonrl.data_tools.prompts import Message, as_messages
+from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_line
+from reasonrl.pipeline.context import StageContext
+from reasonrl.recipe import DataSource, Reference
+from reasonrl.trainers.checkpoints import latest_complete
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows and how each becomes a conversation."""
+
+    rows: Rows
+    system_prompt: str | None
+    template: str | None
+
+    def messages(self, row: Any) -> list[Message]:
+        """The conversation that asks a row's problem."""
+        return as_messages(row, self.system_prompt, self.template)
+
+
+def load_source(source: DataSource | Reference, context: StageContext, require: Sequence[str]) -> Source:
+    """The rows of a recipe's data source, or of the stage it refers to."""
+    if isinstance(source, Reference):
+        return Source(load_rows(path=context.data_of(source), require=require), None, None)
+    rows = load_rows(
+        path=list(source.path) if isinstance(source.path, tuple) else source.path,
+        hub=source.hub,
+        world=source.world,
+        args=source.args,
+        format=source.format,
+        split=source.split,
+        columns=source.columns,
+        keep=source.keep,
+        limit=source.limit,
+        n=source.n,
+        seed=context.seed,
+        shuffle=source.shuffle,
+        name=source.name,
+        revision=source.revision,
+        require=require,
+        base_dir=context.base_directory,
+    )
+    return Source(rows, source.system_prompt, source.template)
+
+
+@dataclass
+class Watch:
+    """Where a training stage's lines go: metrics file, trackers, terminal; taken back to a step on resume.
+
+    Args:
+        context: the stage's.
+        total: steps in all, for the readable line and the time left.
+        say: prints a readable line.
+    """
+
+    context: StageContext
+    total: int | None
+    say: Callable[[str], None] = print
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        directory = self.context.directory
+        self.metrics = MetricsWriter(directory / "metrics.jsonl") if self.context.is_main else None
+        self.completions = CompletionsWriter(directory / "completions") if self.context.is_main else None
+        self.trackers: Trackers | None = None
+        if self.context.is_main and self.context.report_to:
+            name = f"{self.context.recipe_name}/{self.context.name}"
+            self.trackers = Trackers(self.context.report_to, name, self.config, directory)
+
+    def rewind(self, step: int) -> None:
+        """Forget what lies beyond a checkpoint: the resumed run writes it again."""
+        if self.metrics is not None and self.completions is not None:
+            self.metrics.truncate_after(step)
+            self.completions.truncate_after(step)
+
+    def line(self, metrics: dict[str, Any]) -> None:
+        """One step's metrics."""
+        if self.metrics is not None:
+            self.metrics.write(metrics)
+            self.say(step_line(metrics, self.total))
+        if self.trackers is not None:
+            self.trackers.log(metrics, metrics["step"])
+        self.context.report_progress(metrics["step"], self.total)
+
+    def close(self) -> None:
+        """Finish files and trackers."""
+        if self.metrics is not None:
+            self.metrics.close()
+        if self.trackers is not None:
+            self.trackers.close()
+
+
+def resume_point(directory: Path) -> str | None:
+    """Words for where a half-done training stage will carry on, or None when it starts anew."""
+    found = latest_complete(directory / "checkpoints")
+    return f"step {found[0]}" if found else None
+
+
+def export_model(model: Any, tokenizer: Any, target: Path) -> None:
+    """Write a final model and its tokenizer at once: under another name first, so that a kill never leaves half of
+    one in place.
+    """
+    staging = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(staging)
+    shutil.rmtree(target, ignore_errors=True)
+    staging.rename(target)

@@ -1,0 +1,146 @@
+"""Stage kind `eval`: one model on one or more suites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.errors import RunError
+from reasonrl.pipeline.context import StageContext, StageResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from reasonrl.recipe import EvalStage, SuiteConfig
+
+_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy")
+
+
+def run(config: EvalStage, context: StageContext) -> StageResult:
+    """Samples every suite, judges the samples and writes `results.json`; a killed stage goes on from the samples on disk.
+
+    Returns:
+        The figures by `<suite>/<metric>`; `data` is the `results.json`, next to which each suite has its folder.
+
+    Raises:
+        RunError: a suite's samples on disk were made with other settings, or a named suite is not there.
+    """
+    from reasonrl.eval.run import run_suite
+    from reasonrl.rollout import SamplingParams
+
+    suites = suites_of(config)
+    rows = {name: _rows(suite, context) for name, suite in suites.items()}
+    sizes = {name: len(rows[name]) * (suite.n + suite.greedy) for name, suite in suites.items()}
+    total, done = sum(sizes.values()), 0
+    name_of_model = context.model_of(config.model)
+    context.report_progress(0, total, "samples", "loading the model")
+    engine, tokenizer = _engine(config, name_of_model, max(suite.max_tokens for suite in suites.values()))
+    metrics: dict[str, float] = {}
+    try:
+        for name, suite in suites.items():
+            before = done
+            result = run_suite(
+                engine,
+                tokenizer,
+                rows[name],
+                n=suite.n,
+                params=SamplingParams(suite.max_tokens, suite.temperature, suite.top_p),
+                suite_name=name,
+                directory=context.directory,
+                seed=context.seed,
+                stage=context.name,
+                reward=suite.reward,
+                greedy=suite.greedy,
+                k=suite.k,
+                model=str(config.model),
+                system_prompt=getattr(suite.data, "system_prompt", None),
+                template=getattr(suite.data, "template", None),
+                base_dir=context.base_directory,
+                on_progress=lambda at, of, before=before, name=name: context.report_progress(  # type: ignore[misc]
+                    before + at, total, "samples", name
+                ),
+                at_safe_point=context.raise_if_stopping,
+            )
+            metrics |= result.metrics()
+            done += sizes[name]
+            context.report_progress(done, total, "samples", name)
+    finally:
+        engine.close()
+    return StageResult(metrics=metrics, data=context.directory / "results.json")
+
+
+def dry_run(config: EvalStage, context: StageContext) -> list[str]:
+    """What would be sampled, a line a suite."""
+    lines = []
+    for name, suite in suites_of(config).items():
+        greedy = " and one greedily" if suite.greedy else ""
+        passes = ", ".join(f"pass@{k}" for k in suite.k)
+        lines.append(
+            f"suite {name}: {suite.n} samples a problem at temperature {suite.temperature:g}, top_p {suite.top_p:g}{greedy},"
+            f" at most {suite.max_tokens:,} tokens; {passes}; seeds from {context.seed}"
+        )
+    return lines
+
+
+def suites_of(config: EvalStage) -> dict[str, SuiteConfig]:
+    """The suites by name; a name alone is looked up among the installed suites, with the stage's settings as defaults.
+
+    Raises:
+        RunError: there is no suite of a name.
+    """
+    from reasonrl.plugins import entry_point_names, load_entry_point, near
+    from reasonrl.recipe import SuiteConfig
+
+    if isinstance(config.suites, Mapping):
+        return dict(config.suites)
+    given = {key: getattr(config, key) for key in _DEFAULTS if getattr(config, key) is not None}
+    found: dict[str, SuiteConfig] = {}
+    for name in config.suites:
+        suite = load_entry_point(name, "reasonrl.suites", error=RunError)
+        if suite is None:
+            raise RunError(f"there is no suite {name!r}{near(name, entry_point_names('reasonrl.suites'))}")
+        found[name] = SuiteConfig.model_validate({**(suite() if callable(suite) else suite), **given})
+    return found
+
+
+def _rows(suite: SuiteConfig, context: StageContext) -> list[dict[str, Any]]:
+    from reasonrl.data_tools import load_rows
+    from reasonrl.recipe import DataSource
+
+    source = suite.data
+    # Only `math` checks against a gold answer; other rewards name the columns they need themselves.
+    require = ("problem", "answer") if suite.reward == "math" else ("problem",)
+    if not isinstance(source, DataSource):
+        return load_rows(path=str(context.data_of(source)), seed=context.seed, require=require)
+    options = source.model_dump(exclude={"system_prompt", "template"})
+    return load_rows(**options, seed=context.seed, require=require)
+
+
+def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, Any]:
+    import torch
+
+    from reasonrl.models import load_policy
+    from reasonrl.rollout import build_engine
+
+    model, tokenizer = load_policy(model_name, dtype="auto")
+    if torch.cuda.is_available():
+        model.to("cuda")  # type: ignore[arg-type]
+    model.eval()
+    options: dict[str, Any] = {}
+    if config.rollout.batch_size is not None:
+        options["batch_size"] = config.rollout.batch_size
+    if config.rollout.max_batch_tokens is not None:
+        rows = max(1, config.rollout.max_batch_tokens // max_tokens)
+        options["batch_size"] = min(rows, options.get("batch_size", rows))
+    return build_engine(config.rollout.engine, model, tokenizer, **options), tokenizer
+
+
+def resume_point(directory: Path) -> str | None:
+    """Where a half-done evaluation goes on: how many suites are done, and that samples of the next are kept."""
+    from reasonrl.eval.results import read_results
+
+    done = list(read_results(directory)["suites"])
+    shards = len(list(directory.glob("*/samples/shard_*.parquet")))
+    if not done and not shards:
+        return None
+    return f"{len(done)} suites done, {shards} shards of samples kept"

@@ -1,0 +1,206 @@
+"""The `ppo` stage: reinforcement learning from verifiable rewards, with a critic or with group baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.data_tools.prompts import prompt_ids, render_prompt
+from reasonrl.errors import DataError
+from reasonrl.pipeline.context import StageContext, StageResult
+from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, resume_point
+from reasonrl.recipe import PPOStage, Reference
+from reasonrl.rewards import get_reward
+from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
+
+if TYPE_CHECKING:
+    from reasonrl.trainers.ppo import PPOTrainer
+
+__all__ = ["dry_run", "resume_point", "run"]
+
+REQUIRED = ("problem", "answer")
+
+
+def run(config: PPOStage, context: StageContext) -> StageResult:
+    """Train, with checkpoints that a killed run resumes from exactly; final weights stand in `model/` and `critic/`."""
+    output = context.directory / "checkpoints"
+    watch = Watch(context, config.max_steps)
+    trainer, dropped = _trainer(config, context, output, watch)
+    found = latest_complete(output) if context.resuming else None
+    watch.rewind(found[0] if found else 0)
+    if context.is_main:
+        prune(output, keep_last=config.save_total_limit, keep=set())
+    trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    watch.close()
+    stopped_early = trainer.state.global_step < config.max_steps
+    if stopped_early:
+        context.raise_if_stopping()
+    best = trainer.state.best_model_checkpoint if config.load_best_model_at_end else None
+    if context.is_main:
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        export_model(policy, trainer.processing_class, context.directory / "model")
+        if trainer.critic is not None:
+            export_model(trainer.critic.unwrapped, trainer.processing_class, context.directory / "critic")
+    metrics: dict[str, Any] = {"steps": trainer.state.global_step, "prompts_too_long": dropped}
+    metrics |= {name: value for name, value in trainer.step_metrics.items() if value is not None}
+    if best is not None:
+        metrics["best_step"] = int(Path(best).name.removeprefix("checkpoint-"))
+        metrics["best_eval_accuracy"] = trainer.state.best_metric
+    return StageResult(
+        model=Path("model"),
+        critic=Path("critic") if trainer.critic is not None else None,
+        metrics=metrics,
+        checkpoints=complete_checkpoints(output),
+    )
+
+
+def dry_run(config: PPOStage, context: StageContext) -> list[str]:
+    """Render the first prompts, build the reward, and say what a step would hold."""
+    from reasonrl.models import load_tokenizer
+
+    lines = []
+    name = context.model_of(config.model) if context.is_available(config.model) else None
+    tokenizer = load_tokenizer(name or "tiny:qwen2")
+    if name is None:
+        lines.append(f"model {config.model}: not there yet; the tokenizer below is a stand-in (tiny:qwen2)")
+    get_reward(_reward(config), base_dir=context.base_directory)
+    if isinstance(config.data, Reference) and not context.is_available(config.data):
+        return [*lines, f"data {config.data}: not there yet; unchecked"]
+    source = load_source(config.data, context, REQUIRED)
+    lengths = sorted(len(prompt_ids(tokenizer, source.messages(row))) for row in source.rows[:256])
+    lines += [
+        f"data: {source.rows.report}",
+        f"first {len(lengths)} prompts: {lengths[0]} to {lengths[-1]} tokens; with responses up to"
+        f" {lengths[-1] + config.max_completion_length}",
+        f"first prompt: {render_prompt(tokenizer, source.messages(source.rows[0]))!r}",
+    ]
+    return lines
+
+
+def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch) -> tuple[PPOTrainer, int]:
+    from datasets import Dataset
+    from transformers import EarlyStoppingCallback, PrinterCallback
+
+    from reasonrl.models import ScalarHeadModel, load_policy, resolve_model
+    from reasonrl.rollout import build_engine
+    from reasonrl.trainers.ppo import PPOTrainer
+
+    name = context.model_of(config.model)
+    policy, tokenizer = load_policy(name)
+    critic = None
+    if config.advantage == "gae":
+        start = name if config.critic_model is None else context.model_of(config.critic_model)
+        critic = ScalarHeadModel.from_pretrained(
+            resolve_model(start), init=config.value_head_init, seed=context.seed, dtype=policy.dtype
+        )
+    rows, dropped = _prompt_rows(load_source(config.data, context, REQUIRED), tokenizer, config)
+    validation = None
+    if config.eval_data is not None:
+        held_out, _ = _prompt_rows(load_source(config.eval_data, context, REQUIRED), tokenizer, config)
+        validation = Dataset.from_list(held_out)
+    options = {} if config.rollout.batch_size is None else {"batch_size": config.rollout.batch_size}
+    every = config.log_completions_steps
+    trainer = PPOTrainer(
+        policy,
+        _arguments(config, context, output, validation is not None),
+        Dataset.from_list(rows),
+        [get_reward(_reward(config), base_dir=context.base_directory)],
+        prompt_ids=lambda messages: prompt_ids(tokenizer, messages),
+        critic=critic,
+        engine=build_engine(config.rollout.engine, policy, tokenizer, **options),
+        eval_dataset=validation,
+        on_metrics=watch.line,
+        on_completions=lambda step, samples: _write(watch, step, samples) if step % every == 0 else None,
+        should_stop=context.should_stop,
+        keep_checkpoints=config.save_total_limit,
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if config.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping_patience))
+    return trainer, dropped
+
+
+def _write(watch: Watch, step: int, samples: list[dict[str, Any]]) -> None:
+    if watch.completions is not None:
+        watch.completions.write(step, samples)
+
+
+def _prompt_rows(source: Source, tokenizer: Any, config: PPOStage) -> tuple[list[dict[str, Any]], int]:
+    rows, dropped = [], 0
+    for row in source.rows:
+        messages = source.messages(row)
+        if config.max_prompt_length is not None and len(prompt_ids(tokenizer, messages)) > config.max_prompt_length:
+            dropped += 1
+            continue
+        rows.append({**row, "prompt": messages})
+    if not rows:
+        raise DataError(
+            f"ppo: all {dropped} prompts are longer than max_prompt_length = {config.max_prompt_length} -> raise it"
+        )
+    return rows, dropped
+
+
+def _reward(config: PPOStage) -> Any:
+    return config.model_dump(mode="python")["reward"]
+
+
+def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: bool) -> Any:
+    import torch
+
+    from reasonrl.trainers.ppo_config import PPOConfig
+
+    same = [
+        "advantage",
+        "prompts_per_step",
+        "num_generations",
+        "actor_steps",
+        "num_iterations",
+        "critic_steps",
+        "gamma",
+        "lam",
+        "epsilon",
+        "epsilon_high",
+        "cliprange_value",
+        "value_head_init",
+        "normalize_advantages",
+        "learning_rate",
+        "critic_learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "critic_warmup_steps",
+        "beta",
+        "reward_requires_stop",
+        "temperature",
+        "top_p",
+        "max_completion_length",
+        "max_steps",
+        "tokens_per_microbatch",
+        "adam_beta1",
+        "adam_beta2",
+        "weight_decay",
+        "max_grad_norm",
+        "bf16",
+        "gradient_checkpointing",
+        "num_generations_eval",
+        "load_best_model_at_end",
+    ]
+    validates = evaluate and config.eval_steps is not None
+    settings: dict[str, Any] = {
+        **{name: getattr(config, name) for name in same},
+        "output_dir": str(output),
+        "stage_name": context.name,
+        "seed": context.seed,
+        "logging_steps": 1,
+        "save_strategy": "steps" if config.save_steps else "no",
+        "save_steps": config.save_steps or 500,
+        "eval_strategy": "steps" if validates else "no",
+        "eval_steps": config.eval_steps,
+        "metric_for_best_model": "eval_accuracy" if validates else None,
+        "greater_is_better": True if validates else None,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "remove_unused_columns": False,
+    }
+    return PPOConfig(**{**settings, **config.trl_args})

@@ -1,0 +1,152 @@
+"""The `sft` stage: supervised fine-tuning on rows with a written solution, by TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.data_tools.prompts import prompt_ids, render_prompt
+from reasonrl.pipeline.context import StageContext, StageResult
+from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, resume_point
+from reasonrl.recipe import Reference, SFTStage
+from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
+
+if TYPE_CHECKING:
+    from reasonrl.trainers.sft import Examples
+
+__all__ = ["dry_run", "resume_point", "run"]
+
+REQUIRED = ("problem", "solution")
+
+
+def run(config: SFTStage, context: StageContext) -> StageResult:
+    """Train, with checkpoints that a killed run resumes from; the final model stands in `model/`."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    from reasonrl.models import load_policy
+    from reasonrl.trainers.sft import SFTCallback
+
+    output = context.directory / "checkpoints"
+    model, tokenizer = load_policy(context.model_of(config.model))
+    examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config)
+    held_out = None
+    if config.eval_data is not None:
+        held_out = Dataset.from_list(
+            _examples(load_source(config.eval_data, context, REQUIRED), tokenizer, config).rows
+        )
+    watch = Watch(context, config.max_steps)
+    callback = SFTCallback(
+        output, watch.line, context.should_stop, context.cpu_seconds, _budget(config, context), config.save_total_limit
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(config, context, output, held_out is not None),
+        train_dataset=Dataset.from_list(examples.rows),
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)
+    found = latest_complete(output) if context.resuming else None
+    watch.rewind(found[0] if found else 0)
+    if context.is_main:
+        prune(output, keep_last=config.save_total_limit, keep=set())
+    outcome = trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    watch.close()
+    if callback.interrupted:
+        context.raise_if_stopping()
+    if context.is_main:
+        export_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, context.directory / "model")
+    return StageResult(
+        model=Path("model"),
+        metrics={
+            "steps": trainer.state.global_step,
+            "train_loss": outcome.training_loss,
+            "examples": len(examples.rows),
+            "examples_too_long": examples.too_long,
+            "tokens": examples.tokens,
+        },
+        checkpoints=dict(complete_checkpoints(output).items()),
+    )
+
+
+def dry_run(config: SFTStage, context: StageContext) -> list[str]:
+    """Tokenize some examples and say what a step would hold."""
+    from reasonrl.models import load_tokenizer
+
+    lines = []
+    name = context.model_of(config.model) if context.is_available(config.model) else None
+    tokenizer = load_tokenizer(name or "tiny:qwen2")
+    if name is None:
+        lines.append(f"model {config.model}: not there yet; the tokenizer below is a stand-in (tiny:qwen2)")
+    if isinstance(config.data, Reference) and not context.is_available(config.data):
+        return [*lines, f"data {config.data}: not there yet; unchecked"]
+    source = load_source(config.data, context, REQUIRED)
+    examples = _examples(source, tokenizer, config, at_most=64)
+    lengths = sorted(len(example["input_ids"]) for example in examples.rows)
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.launch.num_processes
+    lines += [
+        f"data: {source.rows.report}",
+        f"first {len(lengths)} examples: {lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}",
+        f"a step holds {batch} sequences; first prompt: {render_prompt(tokenizer, source.messages(source.rows[0]))!r}",
+    ]
+    return lines
+
+
+def _examples(source: Source, tokenizer: Any, config: SFTStage, at_most: int | None = None) -> Examples:
+    from reasonrl.trainers.sft import build_examples
+
+    return build_examples(
+        source.rows[:at_most],
+        tokenizer,
+        messages_of=source.messages,
+        render=render_prompt,
+        prompt_ids=prompt_ids,
+        max_length=config.max_length,
+        completion_only_loss=config.completion_only_loss,
+    )
+
+
+def _budget(config: SFTStage, context: StageContext) -> float | None:
+    budget = config.max_cpu_seconds
+    return context.result_of(budget).cpu_seconds if isinstance(budget, Reference) else budget
+
+
+def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: bool) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    settings: dict[str, Any] = {
+        "output_dir": str(output),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_steps,
+        "max_steps": config.max_steps or -1,
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "max_length": config.max_length,
+        "packing": config.packing,
+        "weight_decay": config.weight_decay,
+        "adam_beta1": config.adam_beta1,
+        "adam_beta2": config.adam_beta2,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": config.bf16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "logging_steps": config.logging_steps,
+        "save_strategy": "steps" if config.save_steps else "no",
+        "save_steps": config.save_steps or 500,
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": config.logging_steps if evaluate else None,
+        "seed": context.seed,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "completion_only_loss": False,
+    }
+    if config.num_train_epochs is not None:
+        settings["num_train_epochs"] = config.num_train_epochs
+    elif config.max_steps is None:
+        settings["num_train_epochs"] = 1.0
+    return SFTConfig(**{**settings, **config.trl_args})
