@@ -1,4 +1,6 @@
-"""Conditions over named numbers, such as `0 < pass_rate < 1`: checked when they are read, evaluated by simpleeval, never by Python's `eval`."""
+"""Conditions over named numbers, such as `0 < pass_rate < 1`: checked when they are read, evaluated by simpleeval,
+never by Python's `eval`.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,8 @@ class Expression:
         names: the names it may use; None allows any (they are then checked when it is evaluated).
 
     Raises:
-        ExpressionError: the text is not a condition, calls or reaches for something it must not, or uses an unknown name.
+        ExpressionError: the text is not a condition, calls or reaches for something it must not, or uses an unknown
+        name.
     """
 
     text: str

@@ -14,10 +14,13 @@ class BatchPlan:
     """What one PPO step does.
 
     Attributes:
-        prompts, samples_per_prompt, samples: the rollout batch over all processes (samples = prompts x samples_per_prompt).
+        prompts, samples_per_prompt, samples: the rollout batch over all processes (samples = prompts x
+            samples_per_prompt).
         num_processes, samples_per_process: how the batch is spread.
-        critic_steps, samples_per_critic_step: optimizer steps of the critic, and the samples each sees over all processes.
-        actor_steps, num_iterations, samples_per_actor_step: mini-batches of the policy, passes over them, and the samples each sees.
+        critic_steps, samples_per_critic_step: optimizer steps of the critic, and the samples each sees over all
+            processes.
+        actor_steps, num_iterations, samples_per_actor_step: mini-batches of the policy, passes over them, and the
+            samples each sees.
         actor_optimizer_steps: actor_steps x num_iterations.
     """
 
@@ -59,7 +62,8 @@ class BatchPlan:
         return (
             f"{self.prompts} prompts x {self.samples_per_prompt} samples = {self.samples} samples a step"
             f" / {self.num_processes} process{'es' if self.num_processes > 1 else ''} = {self.samples_per_process} each"
-            f" -> {critic}, {self.actor_steps} policy step{_s(self.actor_steps)} of {self.samples_per_actor_step} samples{passes}"
+            f" -> {critic}, {self.actor_steps} policy step{_s(self.actor_steps)}"
+            f" of {self.samples_per_actor_step} samples{passes}"
         )
 
 
@@ -92,9 +96,11 @@ def plan_batch(
 
 
 def batch_problems(given: Mapping[str, Any]) -> list[Issue]:
-    """Which divisors do not divide the samples of a step; keys that are missing or no positive whole number are passed over.
+    """Which divisors do not divide the samples of a step; keys that are missing or no positive whole number are passed
+    over.
 
-    `given` holds a PPO stage's raw values: prompts_per_step, num_generations, actor_steps, critic_steps, and num_processes (or launch).
+    `given` holds a PPO stage's raw values: prompts_per_step, num_generations, actor_steps, critic_steps, and
+    num_processes (or launch).
     """
     prompts, samples = _count(given.get("prompts_per_step")), _count(given.get("num_generations"))
     if prompts is None or samples is None:
@@ -115,7 +121,8 @@ def batch_problems(given: Mapping[str, Any]) -> list[Issue]:
         if divisor is not None and total % divisor:
             close = [count for count in range(1, total + 1) if total % count == 0]
             nearest = min(close, key=lambda count: abs(count - divisor))
-            message = f"is {divisor}, which does not divide the samples of a step: prompts_per_step {prompts} x num_generations {samples} = {total}"
+            product = f"prompts_per_step {prompts} x num_generations {samples} = {total}"
+            message = f"is {divisor}, which does not divide the samples of a step: {product}"
             fix = f"use {nearest}, or prompts_per_step: {_round_up(prompts, samples, divisor)}"
             issues.append(Issue("launch.num_processes" if key == "num_processes" else key, message, fix))
     return issues

@@ -1,4 +1,6 @@
-"""Checks of a recipe against the world around it: files, custom functions, names of rewards, worlds, suites and models."""
+"""Checks of a recipe against the world around it: files, custom functions, names of rewards, worlds, suites and
+models.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ class ResolvedRecipe:
 
     Attributes:
         recipe: the frozen model.
-        tree: the composed plain tree after interpolation and inheritance, without schema defaults; references are texts.
+        tree: the composed plain tree after interpolation and inheritance, without schema defaults; references are
+            texts.
         origins: dotted key -> where its value came from; a key without an entry is a default of the schema.
         path, source_text: the recipe's own file and its text.
         overrides, arm, seed: what it was loaded with.
@@ -155,8 +156,8 @@ def _inherit(tree: dict[str, Any], origins: dict[str, Origin]) -> None:
         data = tree.get("data")
         if "data" in fields and "data" not in stage and isinstance(data, dict) and "train" in data:
             _fill(stage, "data", data["train"], origins, f"stages.{name}", "data.train")
-        suites = stage.get("suites") if kind == "eval" else None
-        for suite in suites if isinstance(suites, dict) else ():
+        suites = stage["suites"] if kind == "eval" and isinstance(stage.get("suites"), dict) else {}
+        for suite in suites:
             for field in SUITE_DEFAULTS:
                 if stage.get(field) is not None and isinstance(suites[suite], dict):
                     above = f"stages.{name}.suites.{suite}"

@@ -13,7 +13,7 @@ from reasonrl.recipe.fields import near
 from reasonrl.recipe.references import Reference, is_reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.sources import Loop
-from reasonrl.recipe.stages import STAGES, Stage
+from reasonrl.recipe.stages import STAGES, PPOStage, SFTStage, Stage
 
 
 class ReferenceProblem(Exception):
@@ -58,7 +58,8 @@ class StageGraph:
         """What a reference at `stage` (pass `turn`, 0 outside the loop) and `key` means.
 
         Returns:
-            A reference to an instance; or, for the first pass of `${previous:…}`, the fallback's text (None if there is none).
+            A reference to an instance; or, for the first pass of `${previous:…}`, the fallback's text (None if there
+            is none).
 
         Raises:
             ReferenceProblem: unknown stage, a later stage, itself, a part the stage does not make.
@@ -302,7 +303,11 @@ def expand_stages(recipe: Recipe) -> list[StageInstance]:
     Raises:
         RecipeError: a reference means nothing; every such problem is in it.
     """
-    steps = {name: stage.max_steps for name, stage in recipe.stages.items() if getattr(stage, "max_steps", None)}
+    steps = {
+        name: stage.max_steps
+        for name, stage in recipe.stages.items()
+        if isinstance(stage, (SFTStage, PPOStage)) and stage.max_steps is not None
+    }
     loop = recipe.loop or Loop(stages=(next(iter(recipe.stages)),), times=1)
     looped = loop.stages if recipe.loop else ()
     graph = StageGraph(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticUndefined
 
 
@@ -85,7 +85,8 @@ _CUSTOM = frozenset({"reasonrl", "reference_type", "reference_syntax"})
 class Config(BaseModel):
     """Base of all models of a recipe: frozen, unknown keys refused, every problem reported at once.
 
-    A subclass overrides `cross_checks` for rules that span fields. It is called with the fields that are right by themselves, so that a typo in
+    A subclass overrides `cross_checks` for rules that span fields. It is called with the fields that are right by
+    themselves, so that a typo in
     one key does not hide a wrong combination of two others.
     """
 
@@ -94,7 +95,9 @@ class Config(BaseModel):
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        """Problems that span fields; `given` holds the raw values and defaults of the fields that are right by themselves."""
+        """Problems that span fields; `given` holds the raw values and defaults of the fields that are right by
+        themselves.
+        """
         return []
 
     @classmethod
@@ -104,7 +107,7 @@ class Config(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _validate_all(cls, data: Any, handler: ValidatorFunctionWrapHandler[Self]) -> Self:
+    def _validate_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(data, Mapping):
             return handler(data)
         raw = cls.prepare(dict(data))

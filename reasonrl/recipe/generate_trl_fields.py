@@ -1,6 +1,8 @@
-"""Write `trl_fields.json`: the fields of TRL's configurations as plain types, so that a recipe can be checked without importing TRL.
+"""Write `trl_fields.json`: the fields of TRL's configurations as plain types, so that a recipe can be checked without
+importing TRL.
 
-Run `python -m reasonrl.recipe.generate_trl_fields` after TRL or transformers changed; a test compares the file with what is installed.
+Run `python -m reasonrl.recipe.generate_trl_fields` after TRL or transformers changed; a test compares the file with
+what is installed.
 """
 
 from __future__ import annotations

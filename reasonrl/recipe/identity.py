@@ -16,7 +16,9 @@ from reasonrl.recipe.trl_args import OPERATIONAL_ARGS
 
 
 def identity_of(stage: Stage) -> dict[str, Any]:
-    """The identity fields of a stage as plain JSON values; references as texts, operational and extensible fields left out."""
+    """The identity fields of a stage as plain JSON values; references as texts, operational and extensible fields left
+    out.
+    """
     return {**_identity(stage), **stage.derived_identity()}
 
 

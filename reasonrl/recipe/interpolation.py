@@ -1,4 +1,6 @@
-"""Resolving the `${…}` of a recipe with OmegaConf, every failure reported with its place; stage references are left in place."""
+"""Resolving the `${…}` of a recipe with OmegaConf, every failure reported with its place; stage references are left in
+place.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ class _Resolver:
         return node.replace(_MARK, "${") if isinstance(node, str) else node
 
     def _child(self, parent: DictConfig | ListConfig, name: Any, key: str) -> Any:
-        text = OmegaConf.to_container(parent, resolve=False)[name]  # type: ignore[index, call-overload]
+        text = OmegaConf.to_container(parent, resolve=False)[name]  # type: ignore[index]
         whole = _WHOLE.fullmatch(text) if isinstance(text, str) else None
         try:
             value = parent[name]
@@ -200,9 +202,7 @@ def _plain_keys(value: Any, key: str = "") -> list[str]:
 
 def _unique(problems: list[Problem]) -> list[Problem]:
     """Without those that an interpolated copy repeats: same place, same message."""
-    seen: set[tuple[str, str]] = set()
-    return [
-        problem
-        for problem in problems
-        if (problem.origin, problem.message) not in seen and not seen.add((problem.origin, problem.message))  # type: ignore[func-returns-value]
-    ]
+    first: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        first.setdefault((problem.origin, problem.message), problem)
+    return list(first.values())

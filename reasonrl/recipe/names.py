@@ -1,6 +1,7 @@
 """Names of rewards, worlds and suites that a recipe may use: a table of the built-in ones, and what entry points add.
 
-The recipe floor imports no other room, so the built-in names stand here once more; a test holds them equal to the registries.
+The recipe floor imports no other room, so the built-in names stand here once more; a test holds them equal to the
+registries.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ class Origin:
     """Where a value came from.
 
     Attributes:
-        kind: `file`, `command line`, `default`, `inherited` (from a key at a higher level) or `argument` (of `load_recipe`).
+        kind: `file`, `command line`, `default`, `inherited` (from a key at a higher level) or `argument` (of
+            `load_recipe`).
         file, line: the place in a file.
         token: the command-line token, such as `stages.rl.lr=1`.
         source: the key that an inherited value was taken from.

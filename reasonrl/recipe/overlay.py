@@ -72,7 +72,9 @@ def _interpolates(value: object) -> bool:
 
 
 def read_files(path: Path) -> tuple[Overlaid, str]:
-    """Read a recipe and, below it, the files that its `base` names; returns the overlaid tree and the recipe's own text."""
+    """Read a recipe and, below it, the files that its `base` names; returns the overlaid tree and the recipe's own
+    text.
+    """
     result = Overlaid()
     text = _read_onto(result, path, ())
     return result, text

@@ -1,4 +1,6 @@
-"""References from one stage to what another stage makes: `${stage:rl}`, `${stage:rl.critic@step=300}`, `${previous:train,${model}}`."""
+"""References from one stage to what another stage makes: `${stage:rl}`, `${stage:rl.critic@step=300}`,
+`${previous:train,${model}}`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Reference:
         part: `model`, `critic` or `data`; None means what the key that holds the reference takes.
         step: a checkpoint's step, `all` for every checkpoint, None for the final product.
         previous: the stage of the loop's previous pass is meant (never after `expand_stages`).
-        fallback: what `previous` means in pass 1, as written: a path or hub id, `${model}`, `${data.NAME}` or a reference.
+        fallback: what `previous` means in pass 1, as written: a path or hub id, `${model}`, `${data.NAME}` or a
+            reference.
     """
 
     stage: str

@@ -7,6 +7,7 @@ from pathlib import Path
 import reasonrl
 from reasonrl.errors import Problem, RecipeError
 from reasonrl.recipe.fields import near
+from reasonrl.recipe.yaml_files import read_layer
 
 
 def recipes_folder() -> Path:
@@ -41,3 +42,66 @@ def find_recipe(path: str | Path) -> Path:
     match = near(str(given), siblings) or near(given.stem, shipped)
     fix = f"did you mean {match!r}?" if match else f"give a file, or a shipped recipe: {', '.join(shipped) or 'none'}"
     raise RecipeError([Problem("", f"there is no recipe {str(path)!r}", "", fix)])
+
+
+def shipped_recipe(name: str) -> Path:
+    """The file of a shipped recipe.
+
+    Raises:
+        RecipeError: there is no shipped recipe of this name; the message has the near match.
+    """
+    shipped = shipped_recipes()
+    bare = name.removesuffix(".yaml")
+    if bare not in shipped:
+        match = near(bare, shipped)
+        fix = f"did you mean {match!r}?" if match else f"shipped recipes: {', '.join(shipped) or 'none'}"
+        raise RecipeError([Problem("", f"there is no shipped recipe {name!r}", "", fix)])
+    return shipped[bare]
+
+
+def describe_recipes() -> str:
+    """One line a shipped recipe: its name and the first line of its opening comment."""
+    shipped = shipped_recipes()
+    width = max((len(name) for name in shipped), default=0)
+    lines = []
+    for name, path in shipped.items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        lines.append(f"{name:<{width}}  {first.lstrip('# ') if first.startswith('#') else ''}".rstrip())
+    return "\n".join(lines)
+
+
+def copy_recipe(name: str, destination: Path) -> list[Path]:
+    """Copy a shipped recipe, and the files it is based on, to a folder or a new file.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        RecipeError: there is no such recipe, or a file of that name is there already (then nothing is written).
+    """
+    source = shipped_recipe(name)
+    if destination.suffix not in (".yaml", ".yml"):
+        destination = destination / (f"{source.parent.name}.yaml" if source.stem == "recipe" else source.name)
+    copies = {source: destination, **_bases(source, source.parent, destination.parent)}
+    taken = [target for target in copies.values() if target.exists()]
+    if taken:
+        fix = "name another place: reasonrl recipes cp NAME DEST"
+        raise RecipeError(
+            [Problem("", "is there already, and nothing is overwritten", str(path), fix) for path in taken]
+        )
+    for one, target in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(one.read_bytes())
+    return list(copies.values())
+
+
+def _bases(path: Path, root: Path, target: Path) -> dict[Path, Path]:
+    """Base files of a recipe, recursively -> where they go; those above the recipe's folder stay where they are found."""
+    bases = read_layer(path).tree.get("base", [])
+    found: dict[Path, Path] = {}
+    for name in [bases] if isinstance(bases, str) else bases:
+        base = path.parent / name
+        if base.resolve().is_relative_to(root.resolve()):
+            found[base] = target / base.resolve().relative_to(root.resolve())
+            found.update(_bases(base, root, target))
+    return found

@@ -117,7 +117,8 @@ class SFTStage(TrainingStage):
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         if given.get("max_steps") is not None and given.get("num_train_epochs") is not None:
-            message = f"max_steps ({given['max_steps']}) and num_train_epochs ({given['num_train_epochs']}) both say how long to train"
+            steps, epochs = given["max_steps"], given["num_train_epochs"]
+            message = f"max_steps ({steps}) and num_train_epochs ({epochs}) both say how long to train"
             return [Issue("max_steps", message, "keep one and remove the other, or set it to null")]
         return []
 
@@ -136,7 +137,8 @@ class SFTStage(TrainingStage):
 class PPOStage(TrainingStage):
     """PPO with a critic (`advantage: gae`) or without one (`group`, `rloo`).
 
-    One step of `max_steps` is one rollout batch (`prompts_per_step` x `num_generations` samples) with its `critic_steps` critic steps and its
+    One step of `max_steps` is one rollout batch (`prompts_per_step` x `num_generations` samples) with its
+    `critic_steps` critic steps and its
     `actor_steps` x `num_iterations` policy steps.
     """
 
@@ -256,7 +258,8 @@ class SuiteConfig(Config):
     """One set of problems and how it is sampled and judged.
 
     Attributes:
-        n: samples a problem; k: the k of the reported pass@k, each at most n; greedy: one more sample a problem at temperature 0.
+        n: samples a problem; k: the k of the reported pass@k, each at most n; greedy: one more sample a problem at
+            temperature 0.
     """
 
     data: Data

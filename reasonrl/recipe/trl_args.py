@@ -1,4 +1,6 @@
-"""TRL arguments written flat in a stage: which pass, which are ours, and their types, told from a committed table without importing TRL."""
+"""TRL arguments written flat in a stage: which pass, which are ours, and their types, told from a committed table
+without importing TRL.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ OWNED: dict[str, str] = {
     "project": "the run is named by the recipe: set recipe at the top level",
     "seed": "there is one seed: set seed at the top level",
     "data_seed": "there is one seed: set seed at the top level",
-    "resume_from_checkpoint": "a run resumes by itself when it is started again; use --restart-stage to start a stage over",
+    "resume_from_checkpoint": "a run resumes by itself when started again; --restart-stage starts a stage over",
     "ignore_data_skip": "a run resumes where it stopped",
     "restore_callback_states_from_checkpoint": "a run resumes where it stopped",
     "use_cpu": "the device is found; hide the accelerators (CUDA_VISIBLE_DEVICES=) to train on the CPU",
@@ -67,10 +69,11 @@ _SFT: dict[str, str] = {
     "eval_strategy": _EVALUATION,
 }
 
-# PPO's update and rollout are ours. Of GRPO's own arguments only those that prepare the model mean anything to it; the others would be ignored.
+# PPO's update and rollout are ours. Of GRPO's own arguments only those that prepare the model mean anything to it; the
+# others would be ignored.
 _GRPO_PASSES = frozenset({"model_init_kwargs", "trust_remote_code", "disable_dropout", "cast_lm_head_to_fp32"})
 _PPO_HINTS: dict[str, str] = {
-    "per_device_train_batch_size": "the batch is set by prompts_per_step x num_generations, memory by tokens_per_microbatch",
+    "per_device_train_batch_size": "the batch is prompts_per_step x num_generations; memory: tokens_per_microbatch",
     "gradient_accumulation_steps": "the batch is set by prompts_per_step x num_generations / actor_steps",
     "generation_batch_size": "the batch is set by prompts_per_step x num_generations",
     "steps_per_generation": "set actor_steps",
@@ -99,7 +102,6 @@ _PPO_HINTS: dict[str, str] = {
 # Passed on, but not part of a stage's identity: they do not change what is learned.
 OPERATIONAL_ARGS = frozenset(
     {
-        "average_tokens_across_devices",
         "dataloader_num_workers",
         "dataloader_persistent_workers",
         "dataloader_pin_memory",
@@ -119,7 +121,7 @@ OPERATIONAL_ARGS = frozenset(
         "trackio_space_id",
         "trackio_static_space_id",
     }
-) - {"average_tokens_across_devices"}
+)
 
 _WORDS = {
     "bool": "true or false",

@@ -14,20 +14,20 @@ from reasonrl.recipe.fields import near
 from reasonrl.recipe.origins import Origin, file_label
 
 
-class _Loader(yaml.SafeLoader):
+class RecipeLoader(yaml.SafeLoader):
     """YAML 1.1 without its traps: 1e-4 is a number, 12:30 and 2024-01-01 are texts, as in OmegaConf."""
 
 
-_Loader.yaml_implicit_resolvers = {
+RecipeLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in ("timestamp", "float", "int")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
+RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
     list("-+0123456789"),
 )
-_Loader.add_implicit_resolver(
+RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
         r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
@@ -85,7 +85,7 @@ def parse_yaml(text: str, label: str) -> Layer:
     """Parse the text of a recipe file that is called `label` in messages."""
     layer = Layer()
     try:
-        loader = _Loader(text)
+        loader = RecipeLoader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         return _failed(
@@ -119,7 +119,7 @@ def parse_value(text: str) -> Any:
     Raises:
         ValueError: the text is not YAML.
     """
-    loader = _Loader(text)
+    loader = RecipeLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -135,7 +135,9 @@ def parse_value(text: str) -> Any:
     return value
 
 
-def _build(loader: _Loader, node: yaml.Node, key: str, label: str, layer: Layer, active: tuple[int, ...] = ()) -> Any:
+def _build(
+    loader: RecipeLoader, node: yaml.Node, key: str, label: str, layer: Layer, active: tuple[int, ...] = ()
+) -> Any:
     """The plain value of a node; origins and problems go into the layer."""
     place = f"{label}:{node.start_mark.line + 1}"
     if id(node) in active:

@@ -1,0 +1,177 @@
+"""The command line: argument parsing and nothing else. Everything heavy is imported where it is used."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+
+import reasonrl
+from reasonrl.errors import ReasonRLError, RecipeError
+
+P = ParamSpec("P")
+
+
+def _reports_errors(command: Callable[P, Any]) -> Callable[P, None]:
+    """Turn the library's errors into a message on stderr and their exit status."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except RecipeError as error:
+            count = len(error.problems)
+            click.echo(f"the recipe has {count} problem{'' if count == 1 else 's'}:", err=True)
+            for problem in error.problems:
+                click.echo(f"  {problem}", err=True)
+            sys.exit(error.exit_status)
+        except ReasonRLError as error:
+            click.echo(f"reasonrl: {error}", err=True)
+            sys.exit(error.exit_status)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(reasonrl.__version__, prog_name="reasonrl")
+def main() -> None:
+    """Reasoning RL as recipes: one YAML file holds a whole paper, from raw prompts to the results table.
+
+    Start with `reasonrl train quickstart`.
+    """
+
+
+@main.command(options_metavar="[OPTIONS]")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--print-config", is_flag=True, help="Print the composed recipe, each value with its origin, and stop.")
+@click.option("--dry-run", is_flag=True, help="Go through every stage without training; writes nothing.")
+@click.option("--study", metavar="NAME", help="Run every arm and seed of a study, and compare them.")
+@click.option("--arm", metavar="NAME", help="Lay one of the recipe's arms over it.")
+@click.option(
+    "--restart-stage", "restart_stages", metavar="NAME", multiple=True, help="Start a stage over; repeatable."
+)
+@_reports_errors
+def train(
+    recipe: str,
+    overrides: tuple[str, ...],
+    print_config: bool,
+    dry_run: bool,
+    study: str | None,
+    arm: str | None,
+    restart_stages: tuple[str, ...],
+) -> None:
+    """Run RECIPE, a YAML file or the name of a shipped recipe, or carry on with what its run directory holds.
+
+    Values are changed with KEY=VALUE, such as stages.rl.learning_rate=1e-6; they may stand before or after options.
+    """
+    if study is not None and arm is not None:
+        raise click.UsageError("--study runs the arms it names: give --study or --arm, not both")
+    if study is not None and not print_config:
+        from reasonrl.recipe import load_recipe
+
+        load_recipe(recipe, overrides)  # a bad recipe is refused before anything heavy is imported
+        _say_progress()
+        from reasonrl.pipeline import run_study
+
+        run_study(recipe, study, overrides, dry_run=dry_run, restart_stages=restart_stages, say=click.echo)
+        return
+    from reasonrl.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides, arm=arm)
+    if print_config:
+        from reasonrl.recipe.printing import print_config as render
+
+        click.echo(render(resolved), nl=False)
+        return
+    _say_progress()
+    from reasonrl import pipeline
+
+    pipeline.train(resolved, dry_run=dry_run, restart_stages=restart_stages, say=click.echo)
+
+
+def _say_progress() -> None:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+
+@main.group()
+def recipes() -> None:
+    """The recipes that come with the library."""
+
+
+@recipes.command("ls")
+@_reports_errors
+def recipes_ls() -> None:
+    """List the shipped recipes with their first comment line."""
+    from reasonrl.recipe.shipped import describe_recipes
+
+    click.echo(describe_recipes())
+
+
+@recipes.command("show")
+@click.argument("name")
+@_reports_errors
+def recipes_show(name: str) -> None:
+    """Print the recipe NAME as it is written."""
+    from reasonrl.recipe.shipped import shipped_recipe
+
+    click.echo(shipped_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes.command("cp")
+@click.argument("name")
+@click.argument("destination", type=click.Path(path_type=Path), default=Path("."))
+@_reports_errors
+def recipes_cp(name: str, destination: Path) -> None:
+    """Copy the recipe NAME, with the files it is based on, to DESTINATION (a folder or a file; never overwritten)."""
+    from reasonrl.recipe.shipped import copy_recipe
+
+    for path in copy_recipe(name, destination):
+        click.echo(f"wrote {path}")
+
+
+@main.group()
+def runs() -> None:
+    """Look at run directories."""
+
+
+@runs.command("ls")
+@click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
+@_reports_errors
+def runs_ls(root: Path) -> None:
+    """List the runs under ROOT (default: runs) with their state and last figures."""
+    from reasonrl.observe.runs import list_runs
+
+    click.echo(list_runs(root))
+
+
+@runs.command("tail")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-n", "--lines", default=10, show_default=True, help="How many of the last steps to show.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as new steps are written, until Ctrl-C.")
+@_reports_errors
+def runs_tail(run: Path, lines: int, follow: bool) -> None:
+    """Show the last steps of the run directory RUN."""
+    from reasonrl.observe.runs import tail_run
+
+    for line in tail_run(run, lines, follow=follow):
+        click.echo(line)
+
+
+@runs.command("compare")
+@click.argument("paths", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@_reports_errors
+def runs_compare(paths: tuple[Path, ...]) -> None:
+    """Compare what differs between runs: settings, and the last figures."""
+    from reasonrl.observe.runs import compare_runs
+
+    click.echo(compare_runs(list(paths)))
+
+
+if __name__ == "__main__":
+    main()
