@@ -50,7 +50,7 @@ class Interval:
 
 
 def _quantile(confidence: float) -> float:
-    from scipy.stats import norm  # type: ignore[import-untyped]
+    from scipy.stats import norm
 
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
@@ -116,7 +116,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     Raises:
         ValueError: no values.
     """
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     array = numpy.asarray(values, dtype=float)
     if array.size == 0:

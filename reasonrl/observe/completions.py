@@ -19,8 +19,8 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         ValueError: there are no rows, or a column mixes types that parquet cannot hold together.
     """
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     if not rows:
         raise ValueError(f"no rows to write to {path}")
@@ -42,7 +42,7 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The rows of one parquet file as plain dictionaries, in order; only some columns if they are named."""
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     names = None if columns is None else list(columns)
     rows: list[dict[str, Any]] = pyarrow.parquet.ParquetFile(path).read(columns=names).to_pylist()

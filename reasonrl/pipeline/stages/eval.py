@@ -17,7 +17,7 @@ _DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy")
 
 
 def run(config: EvalStage, context: StageContext) -> StageResult:
-    """Samples every suite, judges the samples and writes `results.json`; a killed stage goes on from the samples on disk.
+    """Samples every suite, judges the samples and writes `results.json`; goes on from the samples on disk.
 
     Returns:
         The figures by `<suite>/<metric>`; `data` is the `results.json`, next to which each suite has its folder.
@@ -76,8 +76,8 @@ def dry_run(config: EvalStage, context: StageContext) -> list[str]:
         greedy = " and one greedily" if suite.greedy else ""
         passes = ", ".join(f"pass@{k}" for k in suite.k)
         lines.append(
-            f"suite {name}: {suite.n} samples a problem at temperature {suite.temperature:g}, top_p {suite.top_p:g}{greedy},"
-            f" at most {suite.max_tokens:,} tokens; {passes}; seeds from {context.seed}"
+            f"suite {name}: {suite.n} samples a problem at temperature {suite.temperature:g}, top_p {suite.top_p:g}"
+            f"{greedy}, at most {suite.max_tokens:,} tokens; {passes}; seeds from {context.seed}"
         )
     return lines
 
@@ -124,7 +124,7 @@ def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, A
 
     model, tokenizer = load_policy(model_name, dtype="auto")
     if torch.cuda.is_available():
-        model.to("cuda")  # type: ignore[arg-type]
+        model.to("cuda")
     model.eval()
     options: dict[str, Any] = {}
     if config.rollout.batch_size is not None:
