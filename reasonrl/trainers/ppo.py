@@ -77,7 +77,7 @@ class PPOTrainer(RolloutHooks):
     ) -> None:
         if (critic is None) == (args.advantage == "gae"):
             raise ModelError(
-                f"ppo: advantage = {args.advantage!r} with{'out' if critic is None else ''} a critic -> 'gae' needs one,"
+                f"ppo: advantage = {args.advantage!r}, critic = {critic is not None} -> 'gae' needs a critic,"
                 " 'group' and 'rloo' take none"
             )
         self._token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]

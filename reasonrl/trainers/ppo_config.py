@@ -53,7 +53,8 @@ class PPOConfig(GRPOConfig):
         self.generation_batch_size = self.rollout_size
         if self.rollout_size % self.world_size:
             raise ValueError(
-                f"prompts_per_step * num_generations = {self.rollout_size} cannot be split over {self.world_size} processes"
+                f"prompts_per_step * num_generations = {self.rollout_size} cannot be split over"
+                f" {self.world_size} processes"
             )
         self.per_device_train_batch_size = self.rollout_size // self.world_size
 

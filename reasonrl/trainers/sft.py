@@ -1,0 +1,160 @@
+"""Supervised fine-tuning with TRL's SFTTrainer: examples whose prompt tokens are exactly those of rollouts, and whole
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from reasonrl.errors import DataError
+from reasonrl.trainers.checkpoints import mark_complete, prune
+
+IGNORED = -100
+CPU_FILE = "cpu_seconds.json"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenized examples and what was left out.
+
+    Attributes:
+        rows: `input_ids` and `labels` (-100 where not trained on) of every example.
+        too_long: examples dropped because they exceed the length limit.
+        tokens: tokens in `rows`.
+    """
+
+    rows: list[dict[str, list[int]]]
+    too_long: int
+    tokens: int
+
+
+def completion_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], prompt_text: str, solution: str) -> str:
+    """What the model learns to write after the prompt: the solution as the chat template frames it, up to and
+    including the end token.
+
+    White space that a template puts after the end token is left out, so that generation stops where training learned
+    to stop. A template that rewrites earlier turns, or a tokenizer without a template, gets the bare solution and the
+    end token.
+    """
+    end = str(tokenizer.eos_token)
+    if getattr(tokenizer, "chat_template", None):
+        whole = tokenizer.apply_chat_template(
+            [*map(dict, messages), {"role": "assistant", "content": solution}], tokenize=False
+        )
+        if whole.startswith(prompt_text):
+            text = str(whole[len(prompt_text) :]).rstrip()
+            return text if text.endswith(end) else text + end
+    return solution + end
+
+
+def build_examples(
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    messages_of: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
+    render: Callable[[Any, Sequence[Mapping[str, Any]]], str],
+    prompt_ids: Callable[[Any, Sequence[Mapping[str, Any]]], list[int]],
+    max_length: int | None,
+    completion_only_loss: bool,
+) -> Examples:
+    """Tokenize prompt and completion apart, so that the prompt's tokens are those a rollout starts from.
+
+    Args:
+        rows: each with a `solution`.
+        tokenizer: the model's.
+        messages_of, render, prompt_ids: the one path from a row to its prompt, text and tokens.
+        max_length: longest example in tokens; longer ones are dropped and counted, never cut.
+        completion_only_loss: train on the completion only.
+
+    Raises:
+        DataError: no row is left.
+    """
+    prompts = [messages_of(row) for row in rows]
+    texts = [
+        completion_text(tokenizer, messages, render(tokenizer, messages), str(row["solution"]))
+        for row, messages in zip(rows, prompts, strict=True)
+    ]
+    completions = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    examples: list[dict[str, list[int]]] = []
+    too_long = 0
+    for messages, completion in zip(prompts, completions, strict=True):
+        prompt = prompt_ids(tokenizer, messages)
+        ids = [*prompt, *completion]
+        if max_length is not None and len(ids) > max_length:
+            too_long += 1
+            continue
+        labels = [*([IGNORED] * len(prompt) if completion_only_loss else prompt), *completion]
+        examples.append({"input_ids": ids, "labels": labels})
+    if not examples:
+        raise DataError(f"sft: none of {len(rows)} rows fits into max_length = {max_length} tokens -> raise it")
+    return Examples(examples, too_long, sum(len(example["input_ids"]) for example in examples))
+
+
+class SFTCallback(TrainerCallback):
+    """Hands out metrics lines, stops at a CPU budget or when asked to, and marks checkpoints whole.
+
+    Args:
+        output: the trainer's output folder.
+        on_metrics: called with a flat line at every logging step.
+        should_stop: asked after every step.
+        cpu_seconds: CPU seconds spent in this stage so far.
+        max_cpu_seconds: stop when `cpu_seconds` reaches it.
+        keep_checkpoints: whole checkpoints to keep.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        on_metrics: Callable[[dict[str, Any]], None],
+        should_stop: Callable[[], bool],
+        cpu_seconds: Callable[[], float],
+        max_cpu_seconds: float | None,
+        keep_checkpoints: int | None,
+    ) -> None:
+        self.output, self.on_metrics, self.should_stop = output, on_metrics, should_stop
+        self.cpu_seconds, self.max_cpu_seconds, self.keep_checkpoints = cpu_seconds, max_cpu_seconds, keep_checkpoints
+        self.interrupted = False
+        self._last = time.perf_counter()
+        self._last_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._last, self._last_step = time.perf_counter(), state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.should_stop():
+            self.interrupted = control.should_save = control.should_training_stop = True
+        if self.max_cpu_seconds is not None and self.cpu_seconds() >= self.max_cpu_seconds:
+            control.should_log = control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        now = time.perf_counter()
+        line = {"step": state.global_step, **{name: value for name, value in logs.items() if value is not None}}
+        line["time/step"] = (now - self._last) / max(1, state.global_step - self._last_step)
+        self._last, self._last_step = now, state.global_step
+        self.on_metrics(line)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            checkpoint = self.output / f"checkpoint-{state.global_step}"
+            (checkpoint / CPU_FILE).write_text(json.dumps({"cpu_seconds": self.cpu_seconds()}))
+            mark_complete(checkpoint, state.global_step)
+            best = state.best_model_checkpoint
+            prune(self.output, keep_last=self.keep_checkpoints, keep={Path(best)} if best else set())
