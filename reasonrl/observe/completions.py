@@ -50,21 +50,20 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> list
 
 
 def completion_files(directory: str | Path) -> dict[int, Path]:
-    """The completions files of a stage directory by step, in ascending order; empty when there are none."""
-    folder = Path(directory) / "completions"
+    """The files in a completions folder by step, in ascending order; empty when there are none."""
     found = {
         int(match.group(1)): path
-        for path in folder.glob("step_*.parquet")
+        for path in Path(directory).glob("step_*.parquet")
         if (match := _STEP_FILE.fullmatch(path.name))
     }
     return dict(sorted(found.items()))
 
 
 class CompletionsWriter:
-    """Writes `<directory>/completions/step_000010.parquet`, one file a step, each atomically.
+    """Writes `<directory>/step_000010.parquet`, one file a step, each atomically.
 
     Args:
-        directory: the stage's directory.
+        directory: the folder for the files: `completions/` in the stage's directory.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -83,7 +82,7 @@ class CompletionsWriter:
         """
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
-        path = self.directory / "completions" / f"step_{step:06d}.parquet"
+        path = self.directory / f"step_{step:06d}.parquet"
         write_parquet(path, list(rows))
         return path
 
@@ -94,6 +93,6 @@ class CompletionsWriter:
             if number > step:
                 path.unlink()
                 removed += 1
-        for leftover in (self.directory / "completions").glob(".step_*.tmp"):
+        for leftover in self.directory.glob(".step_*.tmp"):
             leftover.unlink()
         return removed

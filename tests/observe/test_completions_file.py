@@ -38,7 +38,7 @@ def rows(step: int) -> list[dict[str, object]]:
 
 
 def test_rows_read_back_with_plain_pandas(tmp_path: Path) -> None:
-    path = CompletionsWriter(tmp_path).write(10, rows(10))
+    path = CompletionsWriter(tmp_path / "completions").write(10, rows(10))
     assert path == tmp_path / "completions" / "step_000010.parquet"
     table = pandas.read_parquet(path)
     assert list(table["verdict"]) == ["correct", "no_answer"] and list(table["length"]) == [9, 0]
@@ -51,10 +51,10 @@ def test_truncate_after_removes_later_steps_and_leftovers(tmp_path: Path) -> Non
     writer = CompletionsWriter(tmp_path)
     for step in (2, 4, 1_000_006):
         writer.write(step, rows(step))
-    (tmp_path / "completions" / ".step_000009.parquet.77.tmp").write_bytes(b"half")
+    (tmp_path / ".step_000009.parquet.77.tmp").write_bytes(b"half")
     assert list(completion_files(tmp_path)) == [2, 4, 1_000_006]
     assert writer.truncate_after(3) == 2
-    assert [path.name for path in sorted((tmp_path / "completions").iterdir())] == ["step_000002.parquet"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_000002.parquet"]
     assert completion_files(tmp_path / "nowhere") == {}
 
 

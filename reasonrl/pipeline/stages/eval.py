@@ -11,6 +11,7 @@ from reasonrl.pipeline.context import StageContext, StageResult
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from reasonrl.pipeline.stages.common import Source
     from reasonrl.recipe import EvalStage, SuiteConfig
 
 _DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy")
@@ -29,8 +30,8 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
     from reasonrl.rollout import SamplingParams
 
     suites = suites_of(config)
-    rows = {name: _rows(suite, context) for name, suite in suites.items()}
-    sizes = {name: len(rows[name]) * (suite.n + suite.greedy) for name, suite in suites.items()}
+    sources = {name: _source(suite, context) for name, suite in suites.items()}
+    sizes = {name: len(sources[name].rows) * (suite.n + suite.greedy) for name, suite in suites.items()}
     total, done = sum(sizes.values()), 0
     name_of_model = context.model_of(config.model)
     context.report_progress(0, total, "samples", "loading the model")
@@ -42,7 +43,7 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
             result = run_suite(
                 engine,
                 tokenizer,
-                rows[name],
+                sources[name].rows,
                 n=suite.n,
                 params=SamplingParams(suite.max_tokens, suite.temperature, suite.top_p),
                 suite_name=name,
@@ -53,8 +54,8 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
                 greedy=suite.greedy,
                 k=suite.k,
                 model=str(config.model),
-                system_prompt=getattr(suite.data, "system_prompt", None),
-                template=getattr(suite.data, "template", None),
+                system_prompt=sources[name].system_prompt,
+                template=sources[name].template,
                 base_dir=context.base_directory,
                 on_progress=lambda at, of, before=before, name=name: context.report_progress(  # type: ignore[misc]
                     before + at, total, "samples", name
@@ -103,17 +104,11 @@ def suites_of(config: EvalStage) -> dict[str, SuiteConfig]:
     return found
 
 
-def _rows(suite: SuiteConfig, context: StageContext) -> list[dict[str, Any]]:
-    from reasonrl.data_tools import load_rows
-    from reasonrl.recipe import DataSource
+def _source(suite: SuiteConfig, context: StageContext) -> Source:
+    from reasonrl.pipeline.stages.common import load_source
 
-    source = suite.data
     # Only `math` checks against a gold answer; other rewards name the columns they need themselves.
-    require = ("problem", "answer") if suite.reward == "math" else ("problem",)
-    if not isinstance(source, DataSource):
-        return load_rows(path=str(context.data_of(source)), seed=context.seed, require=require)
-    options = source.model_dump(exclude={"system_prompt", "template"})
-    return load_rows(**options, seed=context.seed, require=require)
+    return load_source(suite.data, context, ("problem", "answer") if suite.reward == "math" else ("problem",))
 
 
 def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, Any]:
