@@ -14,14 +14,23 @@ TREE = Path(__file__).resolve().parents[2]
 ROOMS_AT_TOP = ("rewards", "prm", "eval", "data_tools", "recipes")
 
 FLOORS = {
-    "rewards": 0, "data_tools": 0, "recipe": 0, "endpoints": 0, "observe": 0, "algorithms": 0, "recipes": 0,
+    "rewards": 0,
+    "data_tools": 0,
+    "recipe": 0,
+    "endpoints": 0,
+    "observe": 0,
+    "algorithms": 0,
+    "recipes": 0,
     "models": 1,
     "rollout": 2,
-    "prm": 3, "pacore": 3,
-    "trainers": 4, "eval": 4,
+    "prm": 3,
+    "pacore": 3,
+    "trainers": 4,
+    "eval": 4,
     "pipeline": 5,
-    "cli": 6, "__main__": 7,
-}  # fmt: skip
+    "cli": 6,
+    "__main__": 7,
+}
 GROUND = {"errors", "expressions", "plugins", "latex", "__init__"}
 """Single modules below the rooms, of the standard library and small third parties: everybody may import them."""
 
