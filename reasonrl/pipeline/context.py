@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from reasonrl.pipeline.signals import StopFlag
 if TYPE_CHECKING:
     from reasonrl.pipeline.progress import ProgressReporter
     from reasonrl.recipe import LaunchConfig, Reference
+
+_log = logging.getLogger("reasonrl.pipeline")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class StageContext:
         progress: where progress goes; use `report_progress`.
         stop: set when the run was asked to stop; use `should_stop`.
         clock: CPU and wall time of this stage over all its attempts.
+        say: takes a line for the user.
         rank, world_size: this process among those of a launched stage; 0 and 1 in process.
         dry: this is a dry run.
     """
@@ -119,6 +123,7 @@ class StageContext:
     progress: ProgressReporter = field(default_factory=SilentProgress)
     stop: StopFlag = field(default_factory=StopFlag)
     clock: StageClock = field(default_factory=StageClock)
+    say: Callable[[str], None] = _log.info
     rank: int = 0
     world_size: int = 1
     dry: bool = False

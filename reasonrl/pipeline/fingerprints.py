@@ -36,8 +36,7 @@ def _digest(path: str, size: int, mtime_ns: int) -> str:
 def fingerprints(config: BaseModel, base_directory: Path) -> dict[str, dict[str, Any]]:
     """Identities of all local files that a stage's config names, by dotted field and then by path as written.
 
-    Data paths are relative to the working directory, `file.py:function` to `base_directory` and then to the working
-    directory.
+    Data paths are relative to the working directory and then to `base_directory`, `file.py:function` the other way.
 
     Raises DataError if a data path matches no file.
     """
@@ -46,7 +45,7 @@ def fingerprints(config: BaseModel, base_directory: Path) -> dict[str, dict[str,
         if isinstance(value, str):
             files = _named_files(key, value, base_directory)
         else:
-            files = {name: path for source in value for name, path in _data_files(key, source)}
+            files = {name: path for source in value for name, path in _data_files(key, source, base_directory)}
         if files:
             found[key] = {name: file_identity(path) for name, path in sorted(files.items())}
     return found
@@ -84,17 +83,20 @@ def _named_files(key: str, value: str, base_directory: Path) -> dict[str, Path]:
     return {}
 
 
-def _data_files(key: str, source: str) -> list[tuple[str, Path]]:
-    """The files of a file, a folder (all below it) or a glob."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = [item for item in path.rglob("*") if item.is_file()]
-    elif path.exists():
-        files = [path]
-    else:
-        files = [Path(item) for item in glob.glob(str(path), recursive=True) if Path(item).is_file()]
-    if not files:
-        raise DataError(
-            f"{key}: no file at {source!r} (looked in {Path.cwd()}) -> give a file, a folder or a glob that is there"
-        )
-    return [(str(file), file) for file in files]
+def _data_files(key: str, source: str, base_directory: Path) -> list[tuple[str, Path]]:
+    """The files of a file, a folder (all below it) or a glob, by their path as written."""
+    written = Path(source).expanduser()
+    for start in (Path.cwd(), base_directory):
+        path = start / written
+        if path.is_dir():
+            files = [item for item in path.rglob("*") if item.is_file()]
+        elif path.exists():
+            files = [path]
+        else:
+            files = [Path(item) for item in glob.glob(str(path), recursive=True) if Path(item).is_file()]
+        if files:
+            return [(str(file if written.is_absolute() else file.relative_to(start)), file) for file in files]
+    raise DataError(
+        f"{key}: no file at {source!r} (looked in {Path.cwd()} and {base_directory}) "
+        "-> give a file, a folder or a glob that is there"
+    )

@@ -24,6 +24,7 @@ from reasonrl.pipeline.stages import stage_kind
 ORDER = "launch.json"
 RESULT = "result.json"
 LOG = "launch.log"
+FAILURE = "failure.rank"
 TAIL_LINES = 30
 _running: list[subprocess.Popen[str]] = []
 
@@ -50,8 +51,8 @@ def launch_stage(config: Any, context: StageContext, say: Callable[[str], None],
     failed.
     """
     directory = context.directory
-    for name in (STOP_FILE, RESULT):
-        (directory / name).unlink(missing_ok=True)
+    for path in (directory / STOP_FILE, directory / RESULT, *directory.glob(f"{FAILURE}*.json")):
+        path.unlink(missing_ok=True)
     processes = config.launch.num_processes
     order = {
         "stage": context.name,
@@ -114,10 +115,16 @@ def _outcome(child: subprocess.Popen[str], context: StageContext, tail: deque[st
         return StageResult.from_json(read_json(path), context.directory)
     if context.stop.is_set() and child.returncode == 0:
         raise Interrupted(f"stage {context.name!r} stopped at a safe point")
+    failures = [read_json(path) for path in context.directory.glob(f"{FAILURE}*.json")]
+    first = min(failures, key=lambda failure: float(failure["at"]), default=None)
+    # The launcher's own last words bury the error: the rank that failed first has written it down.
+    if first is not None:
+        tail = deque(str(first["traceback"]).splitlines(), maxlen=TAIL_LINES)
+    what = "" if first is None else f" on rank {first['rank']}: {first['error']}"
     text = "\n".join(f"  | {line}" for line in tail)
     raise StageFailed(
-        f"stage {context.name!r} failed in its processes (exit status {child.returncode}); the end of "
-        f"{context.directory / LOG}:\n{text}"
+        f"stage {context.name!r} failed in its processes (exit status {child.returncode}){what} "
+        f"(whole log: {context.directory / LOG}); its end:\n{text}"
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +57,34 @@ class LineProgress:
             return text
         left = (now - began) / (done - first_done) * max(total - done, 0.0)
         return f"{text}, about {duration(left)} left in this stage"
+
+
+class _SayHandler(logging.Handler):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(self.format(record))
+
+
+@contextmanager
+def logs_said(say: Callable[[str], None]) -> Iterator[None]:
+    """While inside, what this library logs at INFO or above is said, once."""
+    logger = logging.getLogger("reasonrl")
+    if getattr(say, "__self__", None) in (logger, logging.getLogger("reasonrl.pipeline")):
+        yield  # saying is logging already
+        return
+    handler = _SayHandler(say)
+    before = (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from reasonrl.pipeline.files import write_text
 from reasonrl.pipeline.launch import kill_children, launch_stage, needs_launch
 from reasonrl.pipeline.lock import run_lock, wait_for_orphans
 from reasonrl.pipeline.planning import ANEW, CARRIED_ON, Action, Peers, PlannedStage, plan_run
-from reasonrl.pipeline.progress import LineProgress, StageClock, duration
+from reasonrl.pipeline.progress import LineProgress, StageClock, duration, logs_said
 from reasonrl.pipeline.signals import StopFlag, stop_on_signals
 from reasonrl.pipeline.stages import as_stage, stage_module
 
@@ -166,7 +166,7 @@ class _Walk:
         anew = [stage.name for stage in planned if stage.action in ANEW]
         if anew:
             self.say(f"to be made anew: {', '.join(anew)} (restarted, or reading what changes); the old are kept")
-        with stop_on_signals(self.stop, self.say, kill_children):
+        with stop_on_signals(self.stop, self.say, kill_children), logs_said(self.say):
             for number, stage in enumerate(planned, start=1):
                 self._stage(stage, f"[{number}/{len(planned)}] {stage.name} ({stage.kind})")
                 if self.stop.is_set() and number < len(planned):
@@ -235,6 +235,7 @@ class _Walk:
             progress=LineProgress(self.say, label),
             stop=self.stop,
             clock=clock,
+            say=self.say,
         )
 
     def _run(self, stage: PlannedStage, context: StageContext, label: str) -> StageResult:

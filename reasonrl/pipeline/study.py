@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasonrl.errors import Problem, RecipeError
-from reasonrl.pipeline.context import StageResult
 from reasonrl.pipeline.runner import RunSummary, Say, train
 
 if TYPE_CHECKING:
-    pass
+    from reasonrl.recipe import ResolvedRecipe
 
 _log = logging.getLogger("reasonrl.pipeline")
 
@@ -91,11 +90,44 @@ def _no_study(study: str, known: tuple[str, ...], path: str | Path) -> Problem:
     )
 
 
-def evaluations(runs: dict[tuple[str, int], RunSummary]) -> dict[str, dict[str, dict[int, StageResult]]]:
-    """Results of evaluation stages as stage -> arm -> seed, in the order they ran."""
-    found: dict[str, dict[str, dict[int, StageResult]]] = {}
+def _compare(
+    directory: Path,
+    study: str,
+    resolved: Mapping[tuple[str, int], ResolvedRecipe],
+    runs: Mapping[tuple[str, int], RunSummary],
+    say: Say,
+) -> tuple[Path, ...]:
+    """One table over arms and seeds; nothing for a recipe that evaluates nothing."""
+    from reasonrl.eval.study import compare_study, study_markdown, write_study
+
+    _, baseline, confidence = _rows(next(iter(resolved.values())))
+    if baseline is None:
+        say(f"study {study}: no stage of kind eval, so there is nothing to compare")
+        return ()
+    evaluations: dict[str, dict[int, dict[str, Path]]] = {}
     for (arm, seed), run in runs.items():
-        for stage in run.stages:
-            if stage.kind == "eval":
-                found.setdefault(stage.name, {}).setdefault(arm, {})[seed] = stage.result
-    return found
+        results = {stage.name: stage.result for stage in run.stages}
+        own, _, _ = _rows(resolved[arm, seed])
+        found = {label: results[stage].data for label, stage in own.items()}
+        evaluations.setdefault(arm, {})[seed] = {
+            label: data.parent for label, data in found.items() if data is not None
+        }
+    comparison = compare_study(evaluations, baseline=baseline, confidence=confidence)
+    say(study_markdown(comparison))
+    return tuple(write_study(comparison, directory))
+
+
+def _rows(resolved: ResolvedRecipe) -> tuple[dict[str, str], str | None, float]:
+    """Label -> evaluation stage, the baseline's label, and the confidence.
+
+    They are those of the last compare stage; without one, every evaluation is a row and the first the baseline.
+    """
+    from reasonrl.recipe import CompareStage, expand_stages
+
+    instances = expand_stages(resolved.recipe)
+    for instance in reversed(instances):
+        if isinstance(instance.config, CompareStage):
+            config = instance.config
+            return {label: row.stage for label, row in config.rows.items()}, config.baseline, config.confidence
+    rows = {instance.name: instance.name for instance in instances if instance.config.kind == "eval"}
+    return rows, next(iter(rows), None), 0.95

@@ -11,17 +11,18 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from reasonrl.errors import Interrupted, RunError
+from reasonrl.errors import Interrupted, ReasonRLError, RunError
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.directory import CLOCK, CONFIG, RunDirectory
 from reasonrl.pipeline.files import read_json, write_json
-from reasonrl.pipeline.launch import ORDER, RESULT
+from reasonrl.pipeline.launch import FAILURE, ORDER, RESULT
 from reasonrl.pipeline.lock import is_alive
-from reasonrl.pipeline.progress import LineProgress, StageClock
+from reasonrl.pipeline.progress import LineProgress, StageClock, logs_said
 from reasonrl.pipeline.signals import STOP_FILE, StopFlag
 from reasonrl.pipeline.stages import as_stage
 
@@ -40,9 +41,15 @@ def main(run_directory: str, stage: str) -> None:
         signal.signal(number, lambda number, frame: _asked(stop, number, frame))
     config, context = rebuild(run, stage, order, stop)
     try:
-        result = as_stage(importlib.import_module(order["module"])).run(config, context)
+        with logs_said(context.say):
+            result = as_stage(importlib.import_module(order["module"])).run(config, context)
     except Interrupted:
         return
+    except Exception as error:
+        text = str(error) if isinstance(error, ReasonRLError) else f"{type(error).__name__}: {error}"
+        failure = {"rank": context.rank, "at": time.time(), "error": text}
+        write_json(directory / f"{FAILURE}{context.rank}.json", {**failure, "traceback": traceback.format_exc()})
+        raise
     finally:
         _leave_group()
     if context.is_main:
@@ -81,6 +88,7 @@ def rebuild(run: RunDirectory, stage: str, order: dict[str, Any], stop: StopFlag
             progress=LineProgress(_print, stage),
             stop=stop,
             clock=StageClock(directory / CLOCK, processes=world_size),
+            say=_print,
             rank=rank,
             world_size=world_size,
         )
