@@ -1,0 +1,278 @@
+"""`report.html`: one self-contained file a run, made from the files in the run directory; no network, no script."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasonrl.observe.completions import completion_files, read_parquet
+from reasonrl.observe.metrics import format_number, format_seconds, is_time_field, write_atomically
+from reasonrl.observe.plots import TRAINING_PLOTS, plot_eval_accuracy, plot_pass_at_k
+from reasonrl.observe.rundir import RunView, StageView
+
+SAMPLES_SHOWN = 3
+LONGEST_TEXT = 4_000
+
+_HEADLINES = (
+    "reward",
+    "loss",
+    "accuracy",
+    "mean_token_accuracy",
+    "eval/accuracy",
+    "completions/mean_length",
+    "explained_variance",
+)
+
+
+def write_report(run_directory: str | Path) -> Path:
+    """Writes `report.html` and the pictures as PNG files in `plots/`, and returns the report's path.
+
+    Reads files only: `config.yaml`, `environment.json`, and of each stage `done.json`, `metrics.jsonl`, `completions/`,
+    `results.json`, `table.json`. What is not there is left out, so that it can be made of a run at any point.
+
+    Raises:
+        RunError: this is no run directory.
+        DataError: a metrics file is damaged.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    run = RunView(run_directory)
+    plots = run.directory / "plots"
+    stages = [_stage_section(stage, plots) for stage in run.stages]
+    kept = {picture["file"] for stage in stages for picture in stage["pictures"]}
+    for old in plots.glob("*.png"):
+        # Pictures of an earlier report that show what is no longer there.
+        if old.name not in kept:
+            old.unlink()
+    environment = Environment(
+        loader=PackageLoader("reasonrl.observe", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("report.html.j2").render(
+        recipe=run.recipe,
+        directory=run.directory.name,
+        seed=run.config.get("seed"),
+        summary=[_summary_row(stage) for stage in run.stages],
+        headline=next((stage for stage in reversed(stages) if stage["tables"]), None),
+        stages=stages,
+        environment=environment_rows(run.environment),
+        config=run.config_text,
+    )
+    path = run.directory / "report.html"
+    write_atomically(path, html.encode())
+    return path
+
+
+def _summary_row(stage: StageView) -> dict[str, str]:
+    steps = f"{stage.metrics[-1]['step']:,}" if stage.metrics else ""
+    figures = ", ".join(f"{name} {text}" for name, text in headline_figures(stage)[:3])
+    seconds, cpu = stage.seconds("wall"), stage.seconds("cpu")
+    return {
+        "name": stage.name,
+        "kind": stage.kind,
+        "state": stage.state,
+        "steps": steps,
+        "figures": figures,
+        "time": "" if seconds is None else format_seconds(seconds),
+        "cpu": "" if cpu is None else format_seconds(cpu),
+    }
+
+
+def headline_figures(stage: StageView) -> list[tuple[str, str]]:
+    """The few figures that say how a stage went: accuracies with intervals, or the last reward and accuracy."""
+    if stage.results:
+        return [
+            (suite if name == "accuracy" else f"{suite} {name}", interval_text(entry[name]))
+            for suite, entry in stage.results["suites"].items()
+            for name in ("accuracy", "greedy")
+            if entry.get(name)
+        ]
+    last: dict[str, Any] = {}
+    for record in stage.metrics:
+        last |= record
+    found = []
+    for name in _HEADLINES:
+        value = last.get(name)
+        if isinstance(value, int | float):
+            percent = "accuracy" in name
+            found.append((name, f"{100 * value:.1f} %" if percent else format_number(value)))
+    return found
+
+
+def interval_text(interval: Mapping[str, Any], sign: str = "") -> str:
+    """A stored interval in percent: `52.1 [49.0, 55.2]`."""
+    text = f"{100 * interval['value']:{sign}.1f}"
+    if interval["low"] is None or interval["high"] is None:
+        return text
+    return f"{text} [{100 * interval['low']:{sign}.1f}, {100 * interval['high']:{sign}.1f}]"
+
+
+def _stage_section(stage: StageView, plots: Path) -> dict[str, Any]:
+    """Everything the template shows of one stage."""
+    return {
+        "name": stage.name,
+        "kind": stage.kind,
+        "state": stage.state,
+        "tables": _tables(stage),
+        "pictures": _pictures(stage, plots),
+        "last": _last_metrics(stage),
+        "completions": _completions(stage),
+        "notes": list(stage.table.get("notes", [])),
+    }
+
+
+def _pictures(stage: StageView, plots: Path) -> list[dict[str, str]]:
+    made: list[tuple[str, Path | None]] = [
+        (name, plot(stage.metrics, plots / f"{stage.name}_{name}.png")) for name, plot in TRAINING_PLOTS.items()
+    ]
+    if stage.results:
+        made.append(("accuracy", plot_eval_accuracy(stage.results, plots / f"{stage.name}_accuracy.png")))
+        made.append(("pass_at_k", plot_pass_at_k(stage.results, plots / f"{stage.name}_pass_at_k.png")))
+    if stage.table and (stage.directory / "table.png").exists():
+        copy = plots / f"{stage.name}_table.png"
+        write_atomically(copy, (stage.directory / "table.png").read_bytes())
+        made.append(("table", copy))
+    return [
+        {
+            "file": path.name,
+            "title": name.replace("_", " "),
+            "data": base64.b64encode(path.read_bytes()).decode(),
+            "wide": "wide" if name == "table" else "",
+        }
+        for name, path in made
+        if path is not None
+    ]
+
+
+def _tables(stage: StageView) -> list[dict[str, Any]]:
+    """Tables of an evaluation or a comparison: title, header, body."""
+    if stage.table:
+        return [_comparison_table(stage.table, suite) for suite in stage.table["context"]]
+    if stage.results and stage.results["suites"]:
+        return [_results_table(stage.results["suites"])]
+    return []
+
+
+def _results_table(suites: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = sorted({int(k) for entry in suites.values() for k in entry["pass@k"] if k != "1"})
+    header = ["suite", "problems", "samples each", "accuracy", "greedy", *(f"pass@{k}" for k in sizes)]
+    header += ["tokens", "truncated", "no answer", "unscored"]
+    body = []
+    for suite, entry in suites.items():
+        line = [suite, f"{entry['n_problems']:,}", str(entry["decoding"]["n"])]
+        line += ["" if entry[name] is None else interval_text(entry[name]) for name in ("accuracy", "greedy")]
+        line += ["" if str(k) not in entry["pass@k"] else interval_text(entry["pass@k"][str(k)]) for k in sizes]
+        line += [f"{entry['mean_length']:.1f}"]
+        line += [f"{100 * entry[name]:.1f} %" for name in ("truncated_fraction", "no_answer_fraction")]
+        body.append([*line, str(entry["unscored"])])
+    return {"title": "Percent with 95 % intervals over problems", "header": header, "body": body}
+
+
+def _comparison_table(table: Mapping[str, Any], suite: str) -> dict[str, Any]:
+    cells = [cell for cell in table["cells"] if cell["suite"] == suite]
+    metrics = list(dict.fromkeys(cell["metric"] for cell in cells))
+    header = ["row", *(name for metric in metrics for name in (metric, "difference")), "tokens", "truncated"]
+    body = []
+    for label in table["labels"]:
+        if label not in table["context"][suite]:
+            continue
+        line = [label]
+        for metric in metrics:
+            cell = next((cell for cell in cells if (cell["metric"], cell["label"]) == (metric, label)), None)
+            if cell is None:
+                line += ["", ""]
+                continue
+            difference = "baseline" if cell["difference"] is None else interval_text(cell["difference"], "+")
+            line += [interval_text(cell["estimate"]), difference]
+        context = table["context"][suite][label]
+        body.append([*line, f"{context['mean_length']:.1f}", f"{100 * context['truncated_fraction']:.1f} %"])
+    decoding = table["context"][suite][table["baseline"]]["decoding"]
+    settings = ", ".join(f"{name} {value:g}" for name, value in decoding.items())
+    level = f"{100 * table['confidence']:g} %"
+    title = f"{suite} ({settings}): percent with {level} intervals over problems, paired differences in points"
+    return {"title": title, "header": header, "body": body}
+
+
+def _last_metrics(stage: StageView) -> list[tuple[str, str]]:
+    """Every metric of the last step that has it, time and memory last."""
+    last: dict[str, Any] = {}
+    for record in stage.metrics:
+        last |= record
+    names = sorted(last, key=lambda name: (name != "step", is_time_field(name)))
+    return [
+        (name, format_number(last[name]) if isinstance(last[name], int | float) else str(last[name])) for name in names
+    ]
+
+
+def _completions(stage: StageView) -> list[dict[str, Any]]:
+    """A few completions of the first and the last step, or of each suite of an evaluation."""
+    files = completion_files(stage.directory / "completions")
+    shown = {f"step {step}": files[step] for step in dict.fromkeys([min(files), max(files)])} if files else {}
+    if stage.results:
+        shown |= {
+            suite: path
+            for suite in stage.results["suites"]
+            if (path := stage.directory / suite / "samples.parquet").exists()
+        }
+    return [
+        {"title": title, "samples": [_sample(row) for row in pick(read_parquet(path))]} for title, path in shown.items()
+    ]
+
+
+def pick(rows: Sequence[Mapping[str, Any]], count: int = SAMPLES_SHOWN) -> list[Mapping[str, Any]]:
+    """A few rows that differ in verdict: the first of each verdict, then the next of each."""
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row.get("verdict"), []).append(row)
+    ordered = sorted(groups.values(), key=len, reverse=True)
+    rounds = [group[turn] for turn in range(count) for group in ordered if turn < len(group)]
+    return rounds[:count]
+
+
+def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
+    facts = []
+    for name in ("verdict", "reward", "score", "advantage", "length", "finish_reason", "extracted", "answer", "id"):
+        value = row.get(name)
+        if value is not None:
+            facts.append(
+                (name.replace("_", " "), format_number(value) if isinstance(value, int | float) else str(value))
+            )
+    return {
+        "facts": facts,
+        "verdict": str(row.get("verdict") or ""),
+        "prompt": shorten(prompt_text(row.get("prompt"))),
+        "text": shorten(str(row.get("text") or "")),
+    }
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt column as text: text as it is, messages as `role: content`."""
+    if isinstance(prompt, list):
+        return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    return "" if prompt is None else str(prompt)
+
+
+def shorten(text: str, longest: int = LONGEST_TEXT) -> str:
+    """The text, or its beginning and end with the number of characters left out between them."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
+
+
+def environment_rows(environment: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The environment record as dotted names and values, nested mappings opened."""
+    rows: list[tuple[str, str]] = []
+    for name, value in environment.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            rows += environment_rows(value, f"{key}.")
+        else:
+            rows.append((key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    return rows
