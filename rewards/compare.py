@@ -123,7 +123,14 @@ def _without_left_sides(gold: str, answer: str) -> tuple[str, str]:
 def _sides(text: str) -> tuple[str, str]:
     for sign in ("=", "\\in "):
         left, found, right = text.partition(sign)
-        if found and sign not in right and len(left) <= 30 and _LEFT_SIDE.fullmatch(left.strip()) and right.strip():
+        if (
+            found
+            and sign not in right
+            and len(left) <= 30
+            and _balanced(left)
+            and _LEFT_SIDE.fullmatch(left.strip())
+            and right.strip()
+        ):
             if "," in right and "=" in sign and not right.strip().startswith(("(", "[", "\\{")):
                 continue  # `x = 1, 2` is a list; its items lose their left sides one by one
             return left.strip(), unwrap(right.strip())

@@ -55,6 +55,7 @@ _SYMBOLS = {
     "$": "",
 }
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
+_ROW_END = "\ue000"  # a private-use character while the dressing comes off
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 
 _DRESSING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -104,8 +105,12 @@ def normalize(text: str) -> str:
     for symbol, replacement in _SYMBOLS.items():
         text = text.replace(symbol, replacement)
     text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    # A row's end in a matrix is no escaped space; without a matrix, a doubled backslash is a text that was escaped
+    # twice.
+    text = text.replace("\\\\", _ROW_END) if "\\begin" in text else re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)
     for pattern, replacement in _DRESSING:
         text = pattern.sub(replacement, text)
+    text = text.replace(_ROW_END, "\\\\")
     text = text.strip().strip("*_").strip()
     whole = _WHOLE_TEXT.fullmatch(text)
     text = whole.group(1).strip() if whole else text
