@@ -227,6 +227,7 @@ def test_trls_own_trainer_takes_our_rewards_unchanged() -> None:
 
     class Accelerator:
         device = torch.device("cpu")
+        is_main_process = True
 
     class Bare:
         accelerator = Accelerator()
