@@ -12,6 +12,7 @@ from reasonrl.errors import RunError
 from reasonrl.eval.compare import Comparison, compare_evaluations, difference_of, suite_values
 from reasonrl.eval.metrics import Interval, mean_interval, seed_difference
 from reasonrl.eval.tables import markdown_table, percent, points
+from reasonrl.observe.style import COLOURS, MUTED, new_figure, save_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -228,10 +229,9 @@ def study_markdown(study: StudyComparison) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+@styled
 def plot_study(study: StudyComparison, path: Path) -> Path | None:
     """Differences in points: large dots with t intervals over seeds, small dots: seeds; None if nothing is compared."""
-    from reasonrl.observe.style import new_figure, save_figure
-
     lines = [line for line in study.lines if line.difference is not None]
     panels = list(dict.fromkeys((line.suite, line.metric) for line in lines))
     if not panels:
@@ -251,8 +251,6 @@ def plot_study(study: StudyComparison, path: Path) -> Path | None:
 
 
 def _study_panel(axis: Axes, lines: Sequence[StudyLine], rows: Sequence[tuple[str, str, str]]) -> None:
-    from reasonrl.observe.style import COLOURS, MUTED
-
     axis.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     for line in lines:
         assert line.difference is not None

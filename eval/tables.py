@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.eval.metrics import Interval
+from reasonrl.observe.style import COLOURS, MUTED, dot_with_bar, new_figure, save_figure, styled
 
 if TYPE_CHECKING:
     from reasonrl.eval.compare import Cell, Comparison
@@ -132,34 +133,36 @@ def comparison_csv(comparison: Comparison) -> str:
     return output.getvalue()
 
 
-def format_table(comparison: Comparison, width: int = 140) -> str:
-    """The comparison for a terminal: rich tables, one a suite, as plain text of at most `width` columns."""
+def format_table(comparison: Comparison) -> str:
+    """The comparison for a terminal: one table a suite, a line a metric and row, at most about 90 columns wide."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    output = io.StringIO()
+    console = Console(file=output, width=200, force_terminal=False)
     for suite in comparison.suites:
-        header, body = suite_table(comparison, suite)
-        title = Text(f"{suite}: {decoding_text(comparison.context[suite][comparison.baseline])}")
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for position, name in enumerate(header):
-            table.add_column(Text(name), justify="left" if position == 0 else "right")
-        for line in body:
-            table.add_row(*(Text(cell) for cell in line))
+        console.print(Text(f"{suite}: {decoding_text(comparison.context[suite][comparison.baseline])}"))
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name, side in (("metric", "left"), ("row", "left"), ("percent", "right"), ("difference", "right")):
+            table.add_column(name, justify="left" if side == "left" else "right", no_wrap=True)
+        for metric in comparison.metrics(suite):
+            cells = [cell for cell in comparison.cells if (cell.suite, cell.metric) == (suite, metric)]
+            for number, cell in enumerate(cells):
+                name = metric if number == 0 else ""
+                line = (name, cell.label, percent(cell.estimate), _difference_text(cell))
+                table.add_row(*(Text(text) for text in line), end_section=number == len(cells) - 1)
         console.print(table)
     console.print(Text(legend(comparison)))
     for note in comparison.notes:
         console.print(Text(f"Note: {note}"))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
 
 
+@styled
 def plot_comparison(comparison: Comparison, path: Path) -> Path:
     """Dots with interval bars: one panel a suite and metric, one line a row, the baseline's value as a dashed line."""
-    from reasonrl.observe.style import new_figure, save_figure
-
     suites = comparison.suites
     columns = max(len(comparison.metrics(suite)) for suite in suites)
     height = max(1.8, 0.9 + 0.42 * len(comparison.labels))
@@ -181,8 +184,6 @@ def plot_comparison(comparison: Comparison, path: Path) -> Path:
 
 
 def _panel(axis: Any, comparison: Comparison, suite: str, metric: str) -> None:
-    from reasonrl.observe.style import COLOURS, MUTED
-
     base = comparison.cell(suite, metric, comparison.baseline)
     if base is not None:
         axis.axvline(100 * base.estimate.value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
@@ -193,17 +194,7 @@ def _panel(axis: Any, comparison: Comparison, suite: str, metric: str) -> None:
         interval = cell.estimate
         low, high = (interval.value if end is None else end for end in (interval.low, interval.high))
         colour = MUTED if label == comparison.baseline else COLOURS[0]
-        axis.plot([100 * low, 100 * high], [position, position], color=colour, linewidth=2.6, solid_capstyle="round")
-        axis.plot([100 * interval.value], [position], "o", color=colour, markersize=7)
-        axis.annotate(
-            f"{100 * interval.value:.1f}",
-            (100 * interval.value, position),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=colour,
-        )
+        dot_with_bar(axis, position, 100 * interval.value, 100 * low, 100 * high, colour)
     axis.set_yticks(range(len(comparison.labels)), comparison.labels)
     axis.set_ylim(len(comparison.labels) - 0.5, -0.6)
     axis.grid(axis="y", visible=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from reasonrl.observe.style import COLOURS, MUTED, new_figure, save_figure
+from reasonrl.observe.style import COLOURS, MUTED, dot_with_bar, new_figure, save_figure, styled
 
 Records: TypeAlias = Sequence[Mapping[str, Any]]
 Plot: TypeAlias = Callable[[Records, Path], Path | None]
@@ -86,27 +86,33 @@ def _lines(
         drawn += _line(axis, records, name, label, COLOURS[drawn % len(COLOURS)], scale)
     if log and all(value > 0 for name, _ in lines for value in series(records, name)[1]):
         axis.set_yscale("log")
-    elif bottom is not None:
+    else:
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
+    if bottom is not None and not log:
         # A constant curve at the bottom must not sit on the frame.
         axis.set_ylim(bottom=bottom - 0.02 * (axis.get_ylim()[1] - bottom), top=None)
     return _finish(figure, axis, path, title, unit)
 
 
+@styled
 def plot_reward(records: Records, path: Path) -> Path | None:
-    """Mean reward a step, with a band of one standard deviation over the step's samples."""
+    """Mean reward a step, with the 95 % interval of that mean (needs `reward_std` and `samples`)."""
     steps, means = series(records, "reward")
     if not means:
         return None
     figure, axis = new_figure()
     spread_steps, spreads = series(records, "reward_std")
-    if spread_steps == steps:
-        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-        axis.fill_between(steps, low, high, color=COLOURS[0], alpha=0.12, linewidth=0, label="± 1 sd over samples")
+    count_steps, counts = series(records, "samples")
+    if spread_steps == steps == count_steps:
+        errors = [1.96 * spread / math.sqrt(max(count, 1.0)) for spread, count in zip(spreads, counts, strict=True)]
+        low = [mean - error for mean, error in zip(means, errors, strict=True)]
+        high = [mean + error for mean, error in zip(means, errors, strict=True)]
+        axis.fill_between(steps, low, high, color=COLOURS[0], alpha=0.15, linewidth=0, label="95 % interval")
     _line(axis, records, "reward", "mean reward", COLOURS[0])
     return _finish(figure, axis, path, "Reward", "reward")
 
 
+@styled
 def plot_accuracy(records: Records, path: Path) -> Path | None:
     """Accuracy of the rollouts, and of validation with its interval."""
     steps, values = series(records, "eval/accuracy")
@@ -128,6 +134,7 @@ def plot_accuracy(records: Records, path: Path) -> Path | None:
     return _finish(figure, axis, path, "Accuracy", "percent right")
 
 
+@styled
 def plot_length(records: Records, path: Path) -> Path | None:
     """Tokens a completion: mean, and the range from shortest to longest."""
     steps, means = series(records, "completions/mean_length")
@@ -143,29 +150,34 @@ def plot_length(records: Records, path: Path) -> Path | None:
     return _finish(figure, axis, path, "Completion length", "tokens")
 
 
+@styled
 def plot_truncation(records: Records, path: Path) -> Path | None:
     """Share of completions cut off at the length limit."""
     lines = [("completions/truncated_fraction", "cut off")]
     return _lines(records, path, "Truncated completions", "percent of completions", lines, scale=100, bottom=0)
 
 
+@styled
 def plot_entropy(records: Records, path: Path) -> Path | None:
     """Mean entropy of the policy's next-token distribution."""
     return _lines(records, path, "Entropy", "nats a token", [("entropy", "policy")], bottom=0)
 
 
+@styled
 def plot_clip_fraction(records: Records, path: Path) -> Path | None:
     """Share of tokens whose ratio (policy) or value (critic) was clipped."""
     lines = [("clip_fraction", "policy ratio"), ("value_clip_fraction", "value")]
     return _lines(records, path, "Clipped tokens", "percent of tokens", lines, scale=100, bottom=0)
 
 
+@styled
 def plot_kl(records: Records, path: Path) -> Path | None:
     """KL divergence: of each update, and from the reference model where there is one."""
     lines = [("approx_kl", "old to new policy"), ("kl", "from the reference")]
     return _lines(records, path, "KL divergence", "nats a token", lines)
 
 
+@styled
 def plot_explained_variance(records: Records, path: Path) -> Path | None:
     """Share of the returns' variance that the critic explains: 1 is perfect, 0 as good as a constant."""
     _steps, values = series(records, "explained_variance")
@@ -179,6 +191,7 @@ def plot_explained_variance(records: Records, path: Path) -> Path | None:
     return _finish(figure, axis, path, "Explained variance of the critic", "share of variance")
 
 
+@styled
 def plot_losses(records: Records, path: Path) -> Path | None:
     """Losses: policy and value of PPO, or the cross-entropy of SFT."""
     if series(records, "loss")[1]:
@@ -186,24 +199,28 @@ def plot_losses(records: Records, path: Path) -> Path | None:
     return _lines(records, path, "Losses", "loss", [("policy_loss", "policy"), ("value_loss", "value")])
 
 
+@styled
 def plot_gradients(records: Records, path: Path) -> Path | None:
     """Gradient norms before clipping."""
     lines = [("grad_norm", "policy"), ("critic_grad_norm", "critic")]
     return _lines(records, path, "Gradient norm", "norm before clipping", lines, log=True)
 
 
+@styled
 def plot_learning_rate(records: Records, path: Path) -> Path | None:
     """Learning rates."""
     lines = [("learning_rate", "policy"), ("critic_learning_rate", "critic")]
     return _lines(records, path, "Learning rate", "learning rate", lines, bottom=0)
 
 
+@styled
 def plot_token_accuracy(records: Records, path: Path) -> Path | None:
     """Share of training tokens that the model ranks first (SFT)."""
     lines = [("mean_token_accuracy", "training"), ("eval_mean_token_accuracy", "validation")]
     return _lines(records, path, "Token accuracy", "percent of tokens", lines, scale=100)
 
 
+@styled
 def plot_step_time(records: Records, path: Path) -> Path | None:
     """Seconds a step, stacked by what they were spent on; the rest of `time/step` as `other`."""
     names = list(dict.fromkeys(name for record in records for name in record if name.startswith("time/")))
@@ -218,7 +235,9 @@ def plot_step_time(records: Records, path: Path) -> Path | None:
     figure, axis = new_figure()
     below = [0.0] * len(steps)
     width = min((b - a for a, b in itertools.pairwise(steps)), default=1.0) * (0.92 if len(steps) < 60 else 1.0)
-    stack = [(name.removeprefix("time/"), heights[name]) for name in parts] + ([("other", rest)] if whole else [])
+    stack = [(name.removeprefix("time/"), heights[name]) for name in parts] + (
+        [("other" if parts else "step", rest)] if whole else []
+    )
     for position, (label, part) in enumerate(stack):
         values = [part.get(step, 0.0) for step in steps]
         colour = COLOURS[-1] if label == "other" else COLOURS[position % (len(COLOURS) - 1)]
@@ -227,7 +246,8 @@ def plot_step_time(records: Records, path: Path) -> Path | None:
     axis.grid(axis="x", visible=False)
     # Above the bars, so that it hides none.
     axis.margins(y=0.22)
-    axis.legend(ncols=min(4, len(stack)), loc="upper right")
+    if len(stack) > 1:
+        axis.legend(ncols=min(4, len(stack)), loc="upper right")
     axis.set_title("Time a step")
     axis.set_xlabel("step")
     axis.set_ylabel("seconds")
@@ -235,6 +255,7 @@ def plot_step_time(records: Records, path: Path) -> Path | None:
     return save_figure(figure, path)
 
 
+@styled
 def plot_throughput(records: Records, path: Path) -> Path | None:
     """Tokens a second over the whole step."""
     lines = [("rate/tokens_per_second", "tokens a second")]
@@ -260,6 +281,7 @@ TRAINING_PLOTS: dict[str, Plot] = {
 """Every picture of a training stage by file name, in the report's order."""
 
 
+@styled
 def plot_eval_accuracy(results: Mapping[str, Any], path: Path) -> Path | None:
     """Accuracy and greedy accuracy of each suite with their intervals.
 
@@ -276,12 +298,8 @@ def plot_eval_accuracy(results: Mapping[str, Any], path: Path) -> Path | None:
     figure, axis = new_figure(height=max(1.9, 1.1 + 0.42 * len(found)))
     for position, (_, name, interval) in enumerate(found):
         colour = COLOURS[names.index(name)]
-        value = 100 * interval["value"]
-        axis.plot([100 * interval["low"], 100 * interval["high"]], [position] * 2, color=colour, linewidth=2.6)
-        axis.plot([value], [position], "o", color=colour, markersize=7)
-        axis.annotate(
-            f"{value:.1f}", (value, position), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8
-        )
+        value, low, high = (100 * interval[end] for end in ("value", "low", "high"))
+        dot_with_bar(axis, position, value, low, high, colour)
     axis.set_yticks(range(len(found)), [f"{suite}\n{name}" for suite, name, _ in found])
     axis.set_ylim(len(found) - 0.5, -0.6)
     axis.grid(axis="y", visible=False)
@@ -291,6 +309,7 @@ def plot_eval_accuracy(results: Mapping[str, Any], path: Path) -> Path | None:
     return save_figure(figure, path)
 
 
+@styled
 def plot_pass_at_k(results: Mapping[str, Any], path: Path) -> Path | None:
     """pass@k against k, a curve a suite with its interval; None unless a suite has at least two k."""
     curves = {suite: entry["pass@k"] for suite, entry in results["suites"].items() if len(entry["pass@k"]) > 1}

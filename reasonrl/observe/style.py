@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,10 +44,27 @@ _STYLE: Any = {
 }
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Decorator for a function that draws: everything in it is drawn in the house style, nothing outside is touched."""
+
+    @wraps(draw)
+    def in_style(*args: P.args, **options: P.kwargs) -> R:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **options)
+
+    return in_style
+
+
 def new_figure(
     width: float = 6.4, height: float = 3.6, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure in the house style and its axes (an array when there are several), drawn by Agg: no display, no global
+    """A figure and its axes (an array when there are several), drawn by Agg: no display, no global
     state.
 
     Args:
@@ -53,24 +72,35 @@ def new_figure(
         rows, columns: of panels.
         options: passed to `Figure.subplots`.
     """
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows, columns, **options)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def dot_with_bar(axis: Any, position: float, value: float, low: float, high: float, colour: str) -> None:
+    """An estimate as a dot with its number above it, its interval as a bar, on one line of a dot plot."""
+    axis.plot([low, high], [position, position], color=colour, linewidth=2.6, solid_capstyle="round")
+    axis.plot([value], [position], "o", color=colour, markersize=7)
+    axis.annotate(
+        f"{value:.1f}",
+        (value, position),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        color=colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+    )
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Writes a PNG at 150 dots an inch, whole or not at all, and returns its path."""
-    import matplotlib
-
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with matplotlib.rc_context(_STYLE):
-        # Without software and date, equal data give equal bytes.
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    # Without the software's version, equal data give equal bytes.
+    figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
     temporary.replace(path)
     return path

@@ -75,8 +75,8 @@ def test_table_files_agree_with_each_other(evaluations: dict[str, Path], tmp_pat
 
 def test_terminal_table_fits_and_says_the_same(evaluations: dict[str, Path]) -> None:
     table = compare_evaluations(evaluations, "before")
-    text = format_table(table, width=160)
-    assert max(map(len, text.splitlines())) <= 160
+    text = format_table(table)
+    assert max(map(len, text.splitlines())) <= 100
     assert f"{100 * table.cell('sums', 'accuracy', 'after').estimate.value:.1f} [" in text and "\x1b" not in text
 
 
