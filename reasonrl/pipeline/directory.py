@@ -14,7 +14,7 @@ import yaml
 
 from reasonrl.errors import RunError
 from reasonrl.pipeline.context import StageResult
-from reasonrl.pipeline.environment import environment_record
+from reasonrl.pipeline.environment import environment_record, redacted_command
 from reasonrl.pipeline.files import (
     TEMPORARY_PREFIX,
     read_json,
@@ -250,7 +250,7 @@ class RunDirectory:
         """Write the environment (first: it marks the folder as ours) and the recipe, as composed and as given."""
         remove_temporaries(self.path)
         record = environment_record(resolved.recipe.seed)
-        record["recipe"] = {"path": str(resolved.path), "overrides": list(resolved.overrides)}
+        record["recipe"] = {"path": str(resolved.path), "overrides": redacted_command(resolved.overrides)}
         record["starts"] = [*self._earlier_starts(), {name: record[name] for name in ("started", "command")}]
         write_json(self.path / ENVIRONMENT, record)
         # What is composed in already does not stand there once more: base files, and arms on top of this run's arm.

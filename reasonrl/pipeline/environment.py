@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ TRACKED = (
     "trl",
     "vllm",
 )
-_SECRET = re.compile(r"(?i)(key|token|secret|passw|credential|auth)[^=\s]*[=:]")
+_SECRET = r"(api[_-]?key|secret|passw(or)?d|credentials?|(^|[._-])(key|token|auth))"
+_SECRET_VALUE = re.compile(rf"(?i)^([^=\s]*{_SECRET}=).+", re.DOTALL)
+_SECRET_OPTION = re.compile(rf"(?i)--?[^=\s]*{_SECRET}")
 
 
 def versions() -> dict[str, str]:
@@ -72,26 +75,18 @@ def git_state(directory: Path) -> dict[str, Any] | None:
     return {"commit": commit, "branch": git("rev-parse", "--abbrev-ref", "HEAD"), "changed": bool(changes)}
 
 
-def redacted_command(arguments: list[str]) -> list[str]:
+def redacted_command(arguments: Sequence[str]) -> list[str]:
     """The command line with the value of anything that looks like a key (`api_key=…`, `--token …`) left out."""
     cleaned: list[str] = []
     hide_next = False
     for argument in arguments:
-        match = _SECRET.search(argument)
+        value = _SECRET_VALUE.match(argument)
         if hide_next:
             cleaned.append("[redacted]")
-            hide_next = False
-        elif match and not _is_length(argument):
-            cleaned.append(argument[: match.end()] + "[redacted]")
         else:
-            hide_next = bool(re.fullmatch(r"(?i)--?\S*(key|secret|passw|credential|auth-?token|-token)\S*", argument))
-            cleaned.append(argument)
+            cleaned.append(f"{value[1]}[redacted]" if value else argument)
+        hide_next = not hide_next and bool(_SECRET_OPTION.fullmatch(argument))
     return cleaned
-
-
-def _is_length(argument: str) -> bool:
-    """`max_tokens=512` names no secret: its value is a number."""
-    return bool(re.fullmatch(r"[^=:]+[=:]\s*[-+.\deE_]+", argument))
 
 
 def environment_record(seed: int, package: Path | None = None) -> dict[str, Any]:
@@ -105,7 +100,7 @@ def environment_record(seed: int, package: Path | None = None) -> dict[str, Any]
     return {
         "written_by": "reasonrl",
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": redacted_command(list(sys.argv)),
+        "command": redacted_command(sys.argv),
         "working_directory": str(Path.cwd()),
         "seed": seed,
         "versions": versions(),

@@ -17,6 +17,7 @@ import psutil
 from reasonrl.errors import Interrupted, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.files import read_json, write_json, write_text
+from reasonrl.pipeline.keys import digest, plain
 from reasonrl.pipeline.lock import process_record
 from reasonrl.pipeline.signals import STOP_FILE
 from reasonrl.pipeline.stages import stage_kind
@@ -57,6 +58,7 @@ def launch_stage(config: Any, context: StageContext, say: Callable[[str], None],
     order = {
         "stage": context.name,
         "module": stage_kind(config.kind).module,
+        "config": config_digest(config),
         "base_directory": str(context.base_directory),
         "resuming": context.resuming,
         "parent": process_record(),
@@ -82,6 +84,13 @@ def launch_stage(config: Any, context: StageContext, say: Callable[[str], None],
         _running.remove(child)
         record.unlink(missing_ok=True)
     return _outcome(child, context, tail)
+
+
+def config_digest(config: Any) -> str:
+    """Hash of a stage's config, by which a worker knows that it has read back the one it was started for."""
+    from reasonrl.recipe import extensible_of, identity_of
+
+    return digest(plain([identity_of(config), extensible_of(config)]))
 
 
 def _look_after(child: subprocess.Popen[str], context: StageContext, say: Callable[[str], None]) -> deque[str]:

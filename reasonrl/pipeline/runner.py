@@ -271,7 +271,10 @@ class _Walk:
         if not report.exists() or any(stage.action is not Action.SKIP for stage in self.summaries):
             from reasonrl.observe.report import write_report
 
-            write_report(self.run.path)
+            try:
+                write_report(self.run.path)
+            except (ReasonRLError, OSError) as error:
+                self.say(f"warning: all stages are done, but the report could not be written: {error}")
         return report
 
 

@@ -60,7 +60,9 @@ def stop_on_signals(
             os.kill(os.getpid(), number)
             return
         flag.set(number)
-        say(f"{signal.Signals(number).name}: saving and stopping at the next safe point; once more kills at once")
+        line = f"{signal.Signals(number).name}: saving and stopping at the next safe point; once more kills at once"
+        # In a thread: the handler may have interrupted this very thread in the middle of writing a line.
+        threading.Thread(target=say, args=(line,), daemon=True).start()
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -20,7 +20,7 @@ from reasonrl.errors import Interrupted, ReasonRLError, RunError
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.directory import CLOCK, CONFIG, RunDirectory
 from reasonrl.pipeline.files import read_json, write_json
-from reasonrl.pipeline.launch import FAILURE, ORDER, RESULT
+from reasonrl.pipeline.launch import FAILURE, ORDER, RESULT, config_digest
 from reasonrl.pipeline.lock import is_alive
 from reasonrl.pipeline.progress import LineProgress, StageClock, logs_said
 from reasonrl.pipeline.signals import STOP_FILE, StopFlag
@@ -72,6 +72,8 @@ def rebuild(run: RunDirectory, stage: str, order: dict[str, Any], stop: StopFlag
             if done is not None:
                 results[instance.name] = done.result
             continue
+        if config_digest(instance.config) != order["config"]:
+            raise RunError(f"stage {stage!r} reads back differently from {run.path / CONFIG} -> start the run again")
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         directory = run.stage(stage).path
         context = StageContext(
