@@ -124,8 +124,9 @@ def _checked(
     findings += reference_problems(tree)
     findings += world_problems(tree, folder)
     problems = [*composed.problems, *resolved.problems]
+    others = {(key, message) for key, message, _ in findings}
     for key, message, fix in findings:
-        if not _is_consequence(key, resolved.broken):
+        if not (_is_consequence(key, resolved.broken) or resolved.is_repeated(key, message, others)):
             origin = find_origin(origins, key)
             problems.append(Problem(_written_key(key, origin), message, place_of(origin) if origin else str(file), fix))
     return recipe, tree, origins, problems

@@ -52,7 +52,10 @@ def near(word: str, known: Iterable[str]) -> str | None:
     """The known word closest to `word`, or None if none is close."""
     names = list(known)
     folded = {name.lower().replace("-", "_"): name for name in names}
-    found = difflib.get_close_matches(str(word).lower().replace("-", "_"), folded, n=1, cutoff=0.7)
+    wanted = str(word).lower().replace("-", "_")
+    found = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.7)
+    # Two letters swapped in a short name (`lr` for `rl`) count for more than the ratio says.
+    found = found or [name for name in folded if sorted(name) == sorted(wanted)]
     return folded[found[0]] if found else None
 
 
@@ -105,6 +108,11 @@ class Config(BaseModel):
         """Rearrange the raw mapping before validation (a copy; may be changed in place)."""
         return raw
 
+    @classmethod
+    def meant_by(cls, key: str) -> str | None:
+        """The field that an unknown key probably means, or None."""
+        return cls.hints.get(key) or near(key, cls.model_fields)
+
     @model_validator(mode="wrap")
     @classmethod
     def _validate_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -117,7 +125,13 @@ class Config(BaseModel):
             model = handler(raw)
         except ValidationError as error:
             errors = error.errors(include_url=False)
-        bad = {error["loc"][0] for error in errors if error["loc"]}
+        # A misspelt key is one problem: that the right one is missing, or what follows from its default, is not
+        # another.
+        meant = {cls.meant_by(str(error["loc"][0])) for error in errors if error["type"] == "extra_forbidden"}
+        errors = [
+            error for error in errors if not (error["type"] == "missing" and error["loc"] and error["loc"][0] in meant)
+        ]
+        bad = {error["loc"][0] for error in errors if error["loc"]} | meant
         given = {
             name: raw.get(name, field.get_default(call_default_factory=True))
             for name, field in cls.model_fields.items()

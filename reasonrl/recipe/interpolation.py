@@ -5,7 +5,7 @@ place.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,13 +27,24 @@ _WHOLE = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
 class Resolved:
     """A plain tree without interpolations (but for references), the origin of every key, and what failed.
 
-    `broken` holds the keys whose value could not be resolved: further problems there are consequences.
+    `broken` holds the keys whose value could not be resolved: further problems there are consequences. `aliases` maps a
+    key that was written as `${a.b}` and stands for a mapping or list to `a.b`.
     """
 
     tree: dict[str, Any]
     origins: dict[str, Origin]
     problems: list[Problem] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def is_repeated(self, key: str, message: str, others: Collection[tuple[str, str]]) -> bool:
+        """Whether a problem at a key is among `others` (key, message) at the key that this one is a copy of."""
+        parts = key.split(".")
+        for length in range(len(parts), 0, -1):
+            alias = self.aliases.get(".".join(parts[:length]))
+            if alias is not None and (".".join([alias, *parts[length:]]), message) in others:
+                return True
+        return False
 
 
 class _Resolver:
@@ -152,11 +163,14 @@ def resolve(tree: Mapping[str, Any], origins: Mapping[str, Origin]) -> Resolved:
         origin = resolver.origin(key)
         if origin is not None:
             found[key] = origin
-    return Resolved(plain, found, _unique(resolver.problems), resolver.broken)
+    result = Resolved(plain, found, [], resolver.broken, resolver.aliases)
+    others = {(problem.key, problem.message) for problem in resolver.problems}
+    result.problems += [one for one in resolver.problems if not result.is_repeated(one.key, one.message, others)]
+    return result
 
 
 def protect(text: str) -> str:
-    """Hide references from OmegaConf: `${stage:…}` whole, and in `${previous:NAME,${model}}` the fallback as written."""
+    """Hide references from OmegaConf: `${stage:…}` whole, and in `${previous:NAME,${model}}` the fallback too."""
     result, start = "", 0
     for match in _REFERENCE.finditer(text):
         if match.start() < start:
@@ -198,11 +212,3 @@ def _keys(node: DictConfig) -> list[str]:
 def _plain_keys(value: Any, key: str = "") -> list[str]:
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     return [found for name, child in items for found in (_join(key, name), *_plain_keys(child, _join(key, name)))]
-
-
-def _unique(problems: list[Problem]) -> list[Problem]:
-    """Without those that an interpolated copy repeats: same place, same message."""
-    first: dict[tuple[str, str], Problem] = {}
-    for problem in problems:
-        first.setdefault((problem.origin, problem.message), problem)
-    return list(first.values())

@@ -41,8 +41,13 @@ _BOUNDS = {
 def explain(error: ValidationError, tree: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Every error as (dotted key, message, fix); `tree` is the plain tree that was validated."""
     found = []
-    for detail in error.errors(include_url=False):
-        key = dotted_key(detail["loc"])
+    details = error.errors(include_url=False)
+    for detail in details:
+        key, loc = dotted_key(detail["loc"]), detail["loc"]
+        if detail["type"] == "too_short" and any(other["loc"][:-1][: len(loc)] == loc for other in details):
+            continue  # pydantic does not count the items that are wrong by themselves
+        if detail["type"] == "union_tag_invalid":
+            key += ".kind"
         message, fix = _explain(detail, key, tree)
         found.append((key, message, fix))
     return found
@@ -72,7 +77,7 @@ def _explain(detail: Any, key: str, tree: Mapping[str, Any]) -> tuple[str, str]:
         return _choice(detail, key, name, model, tree)
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"is {value!r}; allowed: {words.format(context[bound])}", ""
+        return f"is {value!r}; allowed: {words.format(f'{context[bound]:g}')}", ""
     if kind == "string_pattern_mismatch":
         return f"is {value!r}; allowed: letters, digits, '_' and '-'" + (
             ", '.'" if key == "recipe" else ""
@@ -110,13 +115,12 @@ def _unknown(name: str, model: type[BaseModel] | None, key: str) -> tuple[str, s
             f"unknown key {name!r}",
             f"did you mean {owned!r}? It is set by the library: {owned_args(config)[str(owned)]}",
         )
-    more = f", and the arguments of trl.{config}" if config else ""
     if "." in name and not model:
         return f"unknown key {name!r}", "write it nested"
-    return (
-        f"unknown key {name!r}; allowed: {', '.join(allowed)}{more}",
-        f"did you mean {match!r}?" if match else f"remove {name}",
-    )
+    if match:
+        return f"unknown key {name!r}", f"did you mean {match!r}?"
+    more = f", and the arguments of trl.{config}" if config else ""
+    return f"unknown key {name!r}; allowed: {', '.join(allowed)}{more}", f"remove {name}"
 
 
 def _choice(

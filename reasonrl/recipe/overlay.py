@@ -82,6 +82,7 @@ def read_files(path: Path) -> tuple[Overlaid, str]:
 
 def _read_onto(result: Overlaid, path: Path, above: tuple[Path, ...]) -> str:
     layer = read_layer(path)
+    _normalise_arms(layer)
     result.problems += layer.problems
     bases = layer.tree.get("base", [])
     names = [bases] if isinstance(bases, str) else bases
@@ -91,7 +92,6 @@ def _read_onto(result: Overlaid, path: Path, above: tuple[Path, ...]) -> str:
             origin = layer.origins.get(f"base.{index}") or layer.origins["base"]
             if isinstance(name, str):
                 _read_base(result, path, name, str(origin), chain)
-    _normalise_arms(layer)
     result.lay(layer.tree, layer.origins)
     return layer.text
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from reasonrl.recipe.composing import ResolvedRecipe
-from reasonrl.recipe.origins import Origin
+from reasonrl.recipe.origins import Origin, file_label
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.sources import DataSource
 from reasonrl.recipe.yaml_files import RecipeLoader
@@ -28,11 +28,11 @@ _Dumper.yaml_implicit_resolvers = RecipeLoader.yaml_implicit_resolvers
 
 
 def print_config(resolved: ResolvedRecipe) -> str:
-    """The whole composed configuration as YAML that can be used as a recipe; each line's comment says where its value is from.
+    """The whole composed configuration as YAML that can be used as a recipe; comments say where each value is from.
 
     Values are grouped as the schema has them, with its defaults filled in; unset fields of data sources are left out.
     """
-    lines = [f"# {resolved.path} as composed; `# default` marks what nobody set"]
+    lines = [f"# {file_label(resolved.path)} as composed; `# default` marks what nobody set"]
     tree = plain(resolved.recipe)
     if tree.pop("base"):
         lines.append(f"# composed in: {', '.join(resolved.recipe.base)}")

@@ -60,13 +60,14 @@ def shipped_recipe(name: str) -> Path:
 
 
 def describe_recipes() -> str:
-    """One line a shipped recipe: its name and the first line of its opening comment."""
+    """One line a shipped recipe: its name and the first sentence of its opening comment."""
     shipped = shipped_recipes()
     width = max((len(name) for name in shipped), default=0)
     lines = []
     for name, path in shipped.items():
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        lines.append(f"{name:<{width}}  {first.lstrip('# ') if first.startswith('#') else ''}".rstrip())
+        summary = first.lstrip("# ").partition(". ")[0] if first.startswith("#") else ""
+        lines.append(f"{name:<{width}}  {summary}".rstrip())
     return "\n".join(lines)
 
 
@@ -96,7 +97,7 @@ def copy_recipe(name: str, destination: Path) -> list[Path]:
 
 
 def _bases(path: Path, root: Path, target: Path) -> dict[Path, Path]:
-    """Base files of a recipe, recursively -> where they go; those above the recipe's folder stay where they are found."""
+    """Base files of a recipe, recursively -> where they go; those outside the recipe's folder are left out."""
     bases = read_layer(path).tree.get("base", [])
     found: dict[Path, Path] = {}
     for name in [bases] if isinstance(bases, str) else bases:

@@ -77,7 +77,9 @@ class DataSource(Config):
             if len(used) != 1:
                 names = " and ".join(used) or "none of them"
                 fix = f"remove all but one, or set the others to null ({used[0]}: null)" if used else "add path: <file>"
-                issues.append(Issue("", f"gives {names}; exactly one of path, hub and world is needed", fix))
+                issues.append(
+                    Issue(used[-1] if used else "", f"gives {names}; exactly one of path, hub and world is needed", fix)
+                )
         owners = {"name": "hub", "revision": "hub", "n": "world", "args": "world", "format": "path"}
         for key, owner in owners.items():
             if given.get(key) and owner in given and given[owner] is None:

@@ -124,7 +124,7 @@ class SFTStage(TrainingStage):
 
     @property
     def epochs(self) -> float | None:
-        """Epochs to train: `num_train_epochs`, 1.0 if neither it nor `max_steps` is given, None if `max_steps` rules."""
+        """Epochs to train: `num_train_epochs`, 1.0 without it and `max_steps`, None if `max_steps` rules."""
         if self.max_steps is not None:
             return None
         return self.num_train_epochs if self.num_train_epochs is not None else 1.0

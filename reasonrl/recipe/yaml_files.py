@@ -37,6 +37,9 @@ RecipeLoader.add_implicit_resolver(
 )
 
 
+_MAP, _SEQ = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
+
+
 @dataclass
 class Layer:
     """One layer of a recipe: a file, an arm or a command-line token.
@@ -146,6 +149,9 @@ def _build(
     active = (*active, id(node))
     if key and key not in layer.origins:
         layer.origins[key] = Origin("file", label, node.start_mark.line + 1)
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in (_MAP, _SEQ):
+        layer.problems.append(Problem(key, f"has the tag {node.tag!r}", place, "use plain YAML values, without tags"))
+        return None
     if isinstance(node, yaml.MappingNode):
         own = [child for child in node.value if child[0].tag != "tag:yaml.org,2002:merge"]
         _report_duplicates(own, key, label, layer)
@@ -193,7 +199,8 @@ def _report_duplicates(children: list[tuple[yaml.Node, yaml.Node]], key: str, la
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, label: str) -> tuple[str, str, str]:
-    mark = error.problem_mark or error.context_mark
+    ended = "<stream end>" in str(error.problem)
+    mark = (error.context_mark if ended else None) or error.problem_mark or error.context_mark
     if mark is None:
         return label, f"is not YAML: {error.problem}", "check the syntax"
     lines = text.splitlines()
