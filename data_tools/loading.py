@@ -38,7 +38,7 @@ def load_rows(
     args: Mapping[str, Any] | None = None,
     format: str | None = None,
     split: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[Any, str] | None = None,
     keep: str | None = None,
     limit: int | None = None,
     n: int | None = None,

@@ -217,7 +217,7 @@ def test_an_installed_plugin_is_found_by_name(user_folder: Path) -> None:
 
 def test_trls_own_trainer_takes_our_rewards_unchanged() -> None:
     """TRL's `_calculate_rewards` itself, on a bare object that has only what the method reads."""
-    import torch
+    from accelerate import Accelerator
     from transformers import TrainerState
     from trl import GRPOTrainer
 
@@ -225,12 +225,8 @@ def test_trls_own_trainer_takes_our_rewards_unchanged() -> None:
     extra: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
 
-    class Accelerator:
-        device = torch.device("cpu")
-        is_main_process = True
-
     class Bare:
-        accelerator = Accelerator()
+        accelerator = Accelerator(cpu=True)
         state = TrainerState()
         environments = None
         reward_funcs = (reward,)
