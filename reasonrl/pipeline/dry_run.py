@@ -11,18 +11,20 @@ from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.directory import RunDirectory
 from reasonrl.pipeline.inspection import Inspection
 from reasonrl.pipeline.planning import Action, PlannedStage, plan_run
-from reasonrl.pipeline.stages import as_stage, stage_module
+from reasonrl.pipeline.stages import as_stage, stage_kind, stage_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reasonrl.recipe import ResolvedRecipe, StageInstance
 
-STAND_IN_ROWS = 256
-
 
 def rehearse(
-    resolved: ResolvedRecipe, instances: Sequence[StageInstance], run: RunDirectory, say: Callable[[str], None]
+    resolved: ResolvedRecipe,
+    instances: Sequence[StageInstance],
+    run: RunDirectory,
+    say: Callable[[str], None],
+    restart: Sequence[str] = (),
 ) -> None:
     """Say what a run would do: versions; for each stage its plan, batch arithmetic, tokenizer, first rows, memory.
 
@@ -31,6 +33,7 @@ def rehearse(
         instances: its stages, expanded.
         run: the run directory; it may hold an earlier run, and need not exist.
         say: takes each line.
+        restart: stages that would be made anew.
 
     Raises the first error that the run itself would meet (a changed stage, data that cannot be read, a version out
     of range), after all stages were gone through.
@@ -40,7 +43,7 @@ def rehearse(
     errors: list[ReasonRLError] = []
     for line in version_lines(errors):
         say(f"  {line}")
-    planned = _plan(resolved, instances, run, errors)
+    planned = _plan(resolved, instances, run, restart, errors)
     finished = {stage.name: stage.done.result for stage in planned.values() if stage.done is not None}
     inspection = Inspection(instances, finished, resolved.recipe.seed)
     for number, instance in enumerate(instances, start=1):
@@ -71,11 +74,16 @@ _ACTIONS = {
 
 
 def _plan(
-    resolved: ResolvedRecipe, instances: Sequence[StageInstance], run: RunDirectory, errors: list[ReasonRLError]
+    resolved: ResolvedRecipe,
+    instances: Sequence[StageInstance],
+    run: RunDirectory,
+    restart: Sequence[str],
+    errors: list[ReasonRLError],
 ) -> dict[str, PlannedStage]:
+    home = resolved.path.parent.absolute()
     try:
         run.check_ours()
-        plan = plan_run(instances, run, seed=resolved.recipe.seed, base_directory=resolved.path.parent.absolute())
+        plan = plan_run(instances, run, seed=resolved.recipe.seed, base_directory=home, restart=restart)
     except ReasonRLError as error:
         errors.append(error)
         return {}
@@ -106,12 +114,16 @@ def _lines(
     """What there is to say about one stage; an error becomes a line, and is kept."""
     config: Any = instance.config
     lines: list[str] = []
-    steps = (
-        lambda: batch_lines(config),
-        lambda: inspection.model_lines(config),
-        lambda: inspection.data_lines(config),
-        lambda: as_stage(stage_module(config.kind)).dry_run(config, context),
-    )
+    steps: list[Callable[[], list[str]]] = [lambda: batch_lines(config), lambda: inspection.model_lines(config)]
+    if inspection.needs_hub(config):
+        steps += [
+            lambda: inspection.data_lines(config),
+            lambda: ["not rehearsed further: what is missing is on the hub"],
+        ]
+    else:
+        # A training stage tells of its rows itself: what a row becomes is its own affair.
+        steps += [] if stage_kind(config.kind).launched else [lambda: inspection.data_lines(config)]
+        steps += [lambda: as_stage(stage_module(config.kind)).dry_run(config, context)]
     for step in steps:
         try:
             lines += step()

@@ -54,6 +54,21 @@ class Inspection:
             lines += self._memory_lines(config, name)
         return lines
 
+    def needs_hub(self, config: Any) -> bool:
+        """Whether something this stage reads is on the hub alone; it is then listed as unchecked.
+
+        Raises ModelError for a local model that is not there.
+        """
+        needed = False
+        for field in ("model", "critic_model"):
+            policy = self._resolve(getattr(config, field, None))
+            needed |= policy is not None and self.tokenizer(policy[0]) is None
+        for _, source in _sources(config):
+            if is_data_source(source) and source.hub is not None:
+                self._leave_unchecked(f"data set {source.hub}")
+                needed = True
+        return needed
+
     def data_lines(self, config: Any) -> list[str]:
         """Rows, prompt lengths and the first prompt of each of the stage's data sources."""
         policy = self._resolve(getattr(config, "model", None))
@@ -63,9 +78,7 @@ class Inspection:
             if not is_data_source(source):
                 made = self._finished[source.stage].data if source.stage in self._finished else None
                 lines.append(f"{key}: {made or f'{source}, not made yet: nothing to look at'}")
-            elif source.hub is not None:
-                self._leave_unchecked(f"data set {source.hub}")
-            else:
+            elif source.hub is None:
                 lines += self._rows(key, source, name, stand_in)
         return lines
 

@@ -109,7 +109,7 @@ def train(
     if dry_run:
         from reasonrl.pipeline.dry_run import rehearse
 
-        rehearse(resolved, instances, run, say)
+        rehearse(resolved, instances, run, say, restart_stages)
         return RunSummary(run.path)
     run.check_ours()
     if not run.exists():

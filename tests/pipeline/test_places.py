@@ -125,7 +125,6 @@ def test_dry_run_writes_nothing_and_says_what_would_happen(bench):
     assert "[2/2] second (sft): would be started" in out
     assert "batch: 8 rows x 1 accumulation steps x 1 process = 8 rows an optimizer step" in out
     assert "(stand-in: ${stage:first} is not made yet)" in out
-    assert "1 rows from" in out
     assert "would count to 4" in out
     assert "versions: " in out
     assert "M parameters" in out
@@ -136,6 +135,42 @@ def test_dry_run_writes_nothing_and_says_what_would_happen(bench):
 def test_dry_run_lists_what_needs_the_hub_as_unchecked(bench):
     out = bench.ok("--dry-run", "stages.first.model=nobody/has-this-model")
     assert "unchecked, needs the hub: model nobody/has-this-model" in out
+
+
+EVALUATED = """
+recipe: evaluated
+output: {output}
+model: tiny:qwen2
+data:
+  test: {{world: arithmetic, split: test, n: 3}}
+  far: {{hub: nobody/has-these-rows, split: test}}
+stages:
+  first: {{kind: sft, model: tiny:qwen2, data: {{path: {data}}}, max_steps: 2}}
+  near: {{kind: eval, model: "${{stage:first}}", suites: {{sums: {{data: "${{data.test}}", max_tokens: 4}}}}}}
+  far: {{kind: eval, model: "${{stage:first}}", suites: {{sums: {{data: "${{data.far}}", max_tokens: 4}}}}}}
+"""
+
+
+def test_dry_run_looks_at_rows_and_leaves_the_hub_unchecked(bench):
+    bench.write(EVALUATED)
+    out = bench.ok("--dry-run")
+    assert "suites.sums.data: 3 rows from arithmetic" in out
+    assert "tokenizer a stand-in" in out
+    assert "first prompt '<|im_start|>user" in out
+    assert "unchecked, needs the hub: data set nobody/has-these-rows" in out
+    assert out.count("not rehearsed further") == 1
+    assert not bench.output.exists()
+
+
+def test_dry_run_goes_through_all_stages_before_it_fails(bench):
+    (bench.root / "other.jsonl").write_text("not json")
+    bench.write(EVALUATED)
+    refused = bench.run("--dry-run", f"data.test={{path: {bench.root / 'other.jsonl'}}}")
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr
+    assert "other.jsonl" in refused.stdout
+    assert "other.jsonl" in refused.stderr
+    assert "[3/3] far (eval)" in refused.stdout, "the stages after the wrong one are looked at too"
 
 
 def test_dry_run_of_a_run_that_is_there(bench):
