@@ -1,4 +1,4 @@
-"""Every malformed recipe gives one clear message with its place, exit status 2, no traceback, and leaves nothing behind."""
+"""Every malformed recipe gives one clear message with its place and exit status 2; no traceback, nothing written."""
 
 from __future__ import annotations
 

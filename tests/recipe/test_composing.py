@@ -1,0 +1,187 @@
+"""Composing: base files < recipe < arm < command line, interpolation, inheritance, origins."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from reasonrl.errors import RecipeError
+from reasonrl.recipe import Reference, load_recipe
+
+STAGES = """\
+stages:
+  sft: {kind: sft, model: tiny:qwen2, data: "${data.train}", max_steps: 5}
+"""
+DATA = "data: {train: {world: arithmetic, n: 8, args: {operations: 2, modulus: 10}}}\n"
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(textwrap.dedent(text))
+    return folder / "recipe.yaml"
+
+
+def test_layers_win_in_order(tmp_path):
+    path = write(
+        tmp_path,
+        ground="seed: 1\nrollout: {batch_size: 1, max_batch_tokens: 10}\nmodel: ground\nreport_to: [wandb, trackio]\n",
+        middle="base: ground.yaml\nseed: 2\nrollout: {batch_size: 2}\n",
+        recipe="base: [middle.yaml]\nmodel: mine\nreport_to: [tensorboard]\n"
+        + DATA
+        + STAGES
+        + "arms: {a: {seed: 3, model: arm, stages.sft.max_steps: 6}}\n",
+    )
+    plain = load_recipe(path)
+    assert (plain.recipe.seed, plain.recipe.model, plain.recipe.rollout.batch_size) == (2, "mine", 2)
+    assert plain.recipe.rollout.max_batch_tokens == 10
+    assert plain.recipe.report_to == ("tensorboard",)  # lists replace
+    assert plain.origins["seed"].file.endswith("middle.yaml") and plain.origins["seed"].line == 2
+    assert plain.origins["rollout.max_batch_tokens"].file.endswith("ground.yaml")
+    assert plain.origins["model"].line == 2
+    arm = load_recipe(path, ["stages.sft.max_steps=7"], arm="a")
+    assert (arm.recipe.seed, arm.recipe.model, arm.recipe.stages["sft"].max_steps) == (3, "arm", 7)
+    assert arm.origins["stages.sft.max_steps"].token == "stages.sft.max_steps=7"
+    assert arm.origins["seed"].line == 7
+    assert load_recipe(path, ["seed=9"], arm="a", seed=4).recipe.seed == 4
+
+
+def test_the_plain_composition_is_what_omegaconf_makes_of_it(tmp_path):
+    """Independent oracle: OmegaConf's own merge and resolution of the same layers."""
+    ground = (
+        "seed: 1\nlaunch: {num_processes: 2}\ndata: {train: {world: arithmetic, n: 8, args: {operations: [1, 2]}}}\n"
+    )
+    recipe = (
+        "base: ground.yaml\nrecipe: both\ndata: {train: {n: 16, args: {modulus: 5}}}\noutput: out/${recipe}/${seed}\n"
+        + STAGES
+    )
+    path = write(tmp_path, ground=ground, recipe=recipe)
+    tokens = ["data.train.args.operations=[3]", "stages.sft.learning_rate=1e-4"]
+    merged = OmegaConf.merge(OmegaConf.create(ground), OmegaConf.create(recipe), OmegaConf.from_dotlist(tokens))
+    expected = OmegaConf.to_container(merged, resolve=True)
+    tree = load_recipe(path, tokens).tree
+    tree["stages"]["sft"].pop("launch")  # inherited, which OmegaConf knows nothing of
+    assert tree == expected
+
+
+def test_an_override_of_an_interpolated_mapping_changes_a_copy(tmp_path):
+    path = write(tmp_path, recipe=DATA + STAGES)
+    recipe = load_recipe(path, ["stages.sft.data.n=32", "data.train.args.modulus=7"])
+    data = recipe.recipe.stages["sft"].data
+    assert (data.n, data.args["modulus"]) == (32, 7)  # the copy follows later changes of what it copies
+    assert recipe.recipe.data["train"].n == 8
+    assert recipe.origins["stages.sft.data.n"].token == "stages.sft.data.n=32"
+    assert recipe.origins["stages.sft.data.world"].line == 1
+
+
+def test_arms_nested_and_dotted_are_the_same(tmp_path):
+    arms = (
+        "arms:\n  dotted: {stages.sft.data.args.modulus: 3}\n  nested: {stages: {sft: {data: {args: {modulus: 3}}}}}\n"
+    )
+    path = write(tmp_path, recipe=DATA + STAGES + arms)
+    dotted, nested = (load_recipe(path, arm=arm).recipe for arm in ("dotted", "nested"))
+    assert dotted.stages == nested.stages
+    assert dotted.arms["dotted"] == dotted.arms["nested"]
+    assert load_recipe(path, arm="default").recipe == load_recipe(path).recipe
+
+
+def test_stages_inherit(tmp_path):
+    path = write(
+        tmp_path,
+        recipe=DATA
+        + """\
+model: tiny:qwen2
+rollout: {batch_size: 4}
+launch: {num_processes: 2}
+stages:
+  rl: {kind: ppo, reward: math, prompts_per_step: 4, max_completion_length: 8, max_steps: 1, launch: {num_processes: 1}}
+  ev: {kind: eval, max_tokens: 9, n: 3, suites: {a: {data: "${data.train}"}, b: {data: "${data.train}", n: 5}}}
+""",
+    )
+    resolved = load_recipe(path)
+    rl, ev = resolved.recipe.stages["rl"], resolved.recipe.stages["ev"]
+    assert (rl.model, rl.rollout.batch_size, rl.launch.num_processes, rl.data.n) == ("tiny:qwen2", 4, 1, 8)
+    assert (ev.suites["a"].max_tokens, ev.suites["a"].n, ev.suites["b"].n, ev.launch.num_processes) == (9, 3, 5, 2)
+    origin = resolved.origins["stages.rl.model"]
+    assert (origin.kind, origin.source, origin.line) == ("inherited", "model", 2)
+    assert resolved.origins["stages.ev.suites.a.n"].source == "stages.ev.n"
+    assert resolved.origins["stages.ev.suites.b.n"].kind == "file"
+
+
+def test_an_inherited_mistake_is_told_once_where_it_is_written(tmp_path):
+    path = write(tmp_path, recipe=DATA + STAGES + "launch: {num_processes: 0}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    (problem,) = caught.value.problems
+    assert problem.key == "launch.num_processes" and problem.origin.endswith("recipe.yaml:4")
+
+
+def test_resolvers_and_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOW_MANY", "12")
+    path = write(
+        tmp_path,
+        recipe=STAGES
+        + "data: {train: {world: arithmetic, n: '${oc.decode:${oc.env:HOW_MANY}}', system_prompt: 'a \\${b}'}}\n"
+        + "output: ${oc.env:NOT_SET,elsewhere}/${recipe}\n",
+    )
+    recipe = load_recipe(path).recipe
+    assert recipe.data["train"].n == 12 and recipe.output == f"elsewhere/{tmp_path.name}"
+    assert recipe.data["train"].system_prompt == "a ${b}"
+
+
+def test_yaml_numbers_and_words(tmp_path):
+    """1e-4 is a number, a time and a date are texts, and anchors work."""
+    text = (
+        "model: &m tiny:qwen2\n"
+        + DATA
+        + """\
+stages:
+  a: &a {kind: sft, model: *m, data: "${data.train}", learning_rate: 1e-4, max_steps: 1_000}
+  b: {<<: *a, max_steps: 2}
+"""
+    )
+    stages = load_recipe(write(tmp_path, recipe=text)).recipe.stages
+    assert stages["a"].learning_rate == 1e-4 and stages["a"].max_steps == 1000
+    assert stages["b"].learning_rate == 1e-4 and stages["b"].max_steps == 2
+    override = load_recipe(tmp_path / "recipe.yaml", ["data.train.system_prompt=12:30", "recipe=2024-01-01"]).recipe
+    assert override.data["train"].system_prompt == "12:30" and override.recipe == "2024-01-01"
+
+
+def test_references_stay_texts_in_the_tree(tmp_path):
+    path = write(
+        tmp_path,
+        recipe=DATA
+        + STAGES
+        + '  more: {kind: sft, model: "${stage:sft@step=3}", data: "${data.train}", max_cpu_seconds: "${stage:sft}"}\n',
+    )
+    resolved = load_recipe(path)
+    assert resolved.tree["stages"]["more"]["model"] == "${stage:sft@step=3}"
+    assert resolved.recipe.stages["more"].model == Reference("sft", step=3)
+    assert resolved.recipe.stages["more"].max_cpu_seconds == Reference("sft")
+
+
+def test_the_composed_tree_loads_as_the_same_recipe(tmp_path):
+    """What the pipeline writes into the run directory as config.yaml."""
+    path = write(tmp_path, recipe=DATA + STAGES + "arms: {a: {stages.sft.max_steps: 9}}\n")
+    resolved = load_recipe(path, ["seed=3"], arm="a")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved.tree, sort_keys=False))
+    assert load_recipe(tmp_path / "config.yaml").recipe == resolved.recipe
+
+
+def test_nothing_travels_that_can_be_changed(tmp_path):
+    recipe = load_recipe(write(tmp_path, recipe=DATA + STAGES)).recipe
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.stages["sft"].learning_rate = 1.0
+
+
+def test_custom_functions_are_found_in_the_base_directory(tmp_path):
+    stage = "  rl: {kind: ppo, model: tiny:qwen2, data: '${data.train}', reward: 'mine.py:f', prompts_per_step: 2,"
+    (tmp_path / "elsewhere").mkdir()
+    path = write(tmp_path, recipe=DATA + STAGES + stage + " max_completion_length: 4, max_steps: 1}\n")
+    (tmp_path / "elsewhere" / "mine.py").write_text("def f(completions):\n    return []\n")
+    with pytest.raises(RecipeError, match="there is no file"):
+        load_recipe(path)
+    assert load_recipe(path, base_directory=tmp_path / "elsewhere").recipe.stages["rl"].reward == "mine.py:f"

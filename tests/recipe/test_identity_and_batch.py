@@ -1,0 +1,158 @@
+"""Identity, operational and extensible fields; the identity key; batch arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasonrl.recipe import (
+    EvalStage,
+    LaunchConfig,
+    PPOStage,
+    RolloutConfig,
+    SFTStage,
+    extensible_of,
+    identity_key,
+    identity_of,
+    plan_batch,
+)
+from reasonrl.recipe.fields import FieldClass, field_class
+
+DATA = {"world": "arithmetic", "n": 8}
+PPO = {
+    "model": "tiny:qwen2",
+    "data": DATA,
+    "reward": "math",
+    "prompts_per_step": 8,
+    "max_completion_length": 8,
+    "max_steps": 3,
+}
+
+
+def marked(model: type, wanted: FieldClass) -> set[str]:
+    return {name for name in model.model_fields if field_class(model, name) is wanted}
+
+
+def test_which_fields_are_what():
+    assert marked(SFTStage, FieldClass.OPERATIONAL) == {"save_steps", "save_total_limit", "logging_steps"}
+    assert marked(SFTStage, FieldClass.EXTENSIBLE) == {"max_steps"}
+    assert marked(PPOStage, FieldClass.OPERATIONAL) == {
+        "save_steps",
+        "save_total_limit",
+        "tokens_per_microbatch",
+        "log_completions_steps",
+    }
+    assert marked(PPOStage, FieldClass.EXTENSIBLE) == {"max_steps"}
+    assert marked(LaunchConfig, FieldClass.OPERATIONAL) == {"num_processes"}
+    assert marked(RolloutConfig, FieldClass.OPERATIONAL) == {"batch_size", "max_batch_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"max_steps": 9}, True),
+        ({"tokens_per_microbatch": 64}, True),
+        ({"rollout": {"batch_size": 2}}, True),
+        ({"launch": {"num_processes": 2}}, True),
+        ({"dataloader_num_workers": 2}, True),
+        ({"learning_rate": 2e-6}, False),
+        ({"optim": "sgd"}, False),
+        ({"data": {"world": "arithmetic", "n": 9}}, False),
+        ({"reward": "format"}, False),
+        ({"model": "${stage:sft}"}, False),
+        ({"prompts_per_step": 16}, False),
+    ],
+)
+def test_what_changes_the_identity_of_ppo(change, same):
+    before, after = (identity_of(PPOStage.model_validate({**PPO, **extra})) for extra in ({}, change))
+    assert (before == after) is same
+    assert (identity_key(before, ["a"]) == identity_key(after, ["a"])) is same
+
+
+def test_sft_knows_its_global_batch():
+    """More processes mean more sequences a step, which changes the result of SFT."""
+    base = {"model": "m", "data": DATA}
+    one = identity_of(SFTStage.model_validate(base))
+    two = identity_of(SFTStage.model_validate({**base, "launch": {"num_processes": 2}}))
+    assert (one["global_batch_size"], two["global_batch_size"]) == (8, 16)
+
+
+def test_eval_suites_may_grow_and_defaults_do_not_count_twice():
+    suites = {"a": {"data": DATA, "n": 4, "max_tokens": 5}}
+    flat = EvalStage.model_validate({"model": "m", "suites": suites})
+    staged = EvalStage.model_validate({"model": "m", "n": 4, "max_tokens": 5, "suites": {"a": {"data": DATA}}})
+    assert extensible_of(flat) == extensible_of(staged) == {"suites.a.n": 4}
+    assert identity_of(flat) == identity_of(staged)
+    more = EvalStage.model_validate({"model": "m", "suites": {"a": {**suites["a"], "n": 8}}})
+    assert identity_of(more) == identity_of(flat) and extensible_of(more) == {"suites.a.n": 8}
+
+
+def test_references_are_texts_and_everything_is_json():
+    identity = identity_of(PPOStage.model_validate({**PPO, "model": "${stage:sft.2@step=4}".replace(".2", "")}))
+    assert identity["model"] == "${stage:sft@step=4}"
+    assert json.loads(json.dumps(identity)) == identity
+
+
+def test_the_key_is_the_same_in_every_process_and_order():
+    identity = {"b": [1, 2.5, None], "a": {"y": "é", "x": True}}
+    shuffled = {"a": {"x": True, "y": "é"}, "b": [1, 2.5, None]}
+    code = f"from reasonrl.recipe import identity_key; print(identity_key({shuffled!r}, ['k', 'l']))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    key = identity_key(identity, ["k", "l"])
+    assert key == other
+    assert (
+        len({key, identity_key(identity, ["l", "k"]), identity_key(identity, ["k"]), identity_key({}, ["k", "l"])}) == 4
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, object()])
+def test_what_is_no_json_has_no_key(value):
+    with pytest.raises(ValueError, match="JSON"):
+        identity_key({"x": value}, [])
+
+
+@given(*[st.integers(1, 12)] * 5)
+def test_batch_plan_splits_evenly_or_refuses(prompts, samples, processes, critic, actor):
+    """Independent oracle: deal the samples out one by one."""
+    total = prompts * samples
+    shares = [[len(range(part, total, count)) for part in range(count)] for count in (processes, critic, actor)]
+    if any(len(set(share)) > 1 or 0 in share for share in shares):
+        with pytest.raises(ValueError, match="does not divide the samples of a step"):
+            plan_batch(prompts, samples, num_processes=processes, critic_steps=critic, actor_steps=actor)
+        return
+    plan = plan_batch(
+        prompts, samples, num_processes=processes, critic_steps=critic, actor_steps=actor, num_iterations=3
+    )
+    assert [plan.samples_per_process, plan.samples_per_critic_step, plan.samples_per_actor_step] == [
+        share[0] for share in shares
+    ]
+    assert plan.actor_optimizer_steps == 3 * actor
+
+
+def test_the_fix_of_a_bad_split_is_a_good_split():
+    for prompts, samples, critic in itertools.product(range(1, 9), range(1, 5), range(1, 9)):
+        try:
+            plan_batch(prompts, samples, critic_steps=critic)
+        except ValueError:
+            stage = {**PPO, "prompts_per_step": prompts, "num_generations": samples, "critic_steps": critic}
+            with pytest.raises(ValueError) as caught:
+                PPOStage.model_validate(stage)
+            fix = caught.value.errors()[0]["ctx"]["fix"]
+            steps, more = (int(word) for word in fix.replace(",", "").split() if word.isdigit())
+            plan_batch(prompts, samples, critic_steps=steps)
+            plan_batch(more, samples, critic_steps=critic)
+
+
+def test_one_line():
+    line = str(plan_batch(128, 2, num_processes=2, critic_steps=4, actor_steps=1, num_iterations=2))
+    assert line == (
+        "128 prompts x 2 samples = 256 samples a step / 2 processes = 128 each"
+        " -> 4 critic steps of 64 samples, 1 policy step of 256 samples x 2 passes"
+    )
