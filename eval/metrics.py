@@ -19,6 +19,9 @@ ProblemId = TypeVar("ProblemId", bound=Hashable)
 RESAMPLES = 10_000
 """Bootstrap resamples; the Monte-Carlo error of a percentile end is then about 1 % of the interval's width."""
 
+FEWEST_VARYING = 5
+"""With fewer problems that are neither all right nor all wrong alike, their spread is no estimate of anything."""
+
 FEWEST_DIFFERING = 10
 """With fewer problems that differ, the bootstrap of a paired difference is too narrow (zero wide when none differs)."""
 
@@ -76,20 +79,20 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean over problems of per-problem values in [0, 1] (accuracy of its samples, pass@k) with an interval over
-    problems.
+    """Mean over problems of values in [0, 1] (accuracy of its samples, pass@k) with an interval over problems.
 
-    Wilson's interval with the variance of the problem values in the place of p(1-p): half-width
-    z / (P + z²) · sqrt(Σ(v - p)² + z²/4) around (Σv + z²/2) / (P + z²). With one sample a problem it *is* Wilson's
-    interval (Wilson 1927); with many, it tends to the clustered normal interval p ± z·se; it stays in [0, 1], holds p,
-    and is not zero wide when all are right or all wrong.
+    Wilson's interval for an effective number of independent answers p(1-p)/se², se being the standard error over
+    problems (the design-effect form of Wilson 1927 used for clustered surveys, Dean & Pagano 2015). With one sample a
+    problem it *is* Wilson's interval; with many problems it tends to p ± z·se; it lies in [0, 1] and holds p. Where
+    fewer than 5 problems differ from all right (all wrong), the spread says nothing: each problem then counts as one
+    answer, so that 30 problems with 64 right samples each are as sure as 30 right answers, and no interval is zero wide.
 
     Args:
         values: one value in [0, 1] a problem, length P.
         confidence: coverage.
 
     Returns:
-        The interval; `se` is the clustered standard error sqrt(Σ(v - p)² / (P (P - 1))), None for a single problem.
+        The interval; `se` is the standard error over problems (clustered by problem), None for a single one.
 
     Raises:
         ValueError: no values, or one outside [0, 1].
@@ -99,15 +102,22 @@ def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> In
         raise ValueError("an interval needs at least one problem, got none")
     if not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"values must lie in [0, 1], got {array[~((array >= 0) & (array <= 1))][0]!r}")
-    z = _quantile(confidence)
-    problems, mean = array.size, float(array.mean())
-    spread = float(((array - mean) ** 2).sum())
-    centre = (array.sum() + z * z / 2) / (problems + z * z)
-    half = z / (problems + z * z) * math.sqrt(spread + z * z / 4)
-    se = math.sqrt(spread / (problems * (problems - 1))) if problems > 1 else None
-    # Rounding may leave the ends a few ulp outside [0, 1] or beyond the mean.
-    low, high = max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
-    return Interval(mean, float(low), float(high), se, confidence, "wilson by problem", int(problems))
+    problems, mean = int(array.size), float(array.mean())
+    se = float(array.std(ddof=1) / math.sqrt(problems)) if problems > 1 else None
+    varying = min(numpy.count_nonzero(array < 1), numpy.count_nonzero(array > 0))
+    answers = float(problems)
+    if se and varying >= FEWEST_VARYING:
+        # Never fewer than the problems: values in [0, 1] cannot spread more than right and wrong answers do.
+        answers = max(answers, mean * (1 - mean) / se**2)
+    low, high = _wilson(mean, answers, _quantile(confidence))
+    return Interval(mean, low, high, se, confidence, "wilson by problem", problems)
+
+
+def _wilson(mean: float, answers: float, z: float) -> tuple[float, float]:
+    """Wilson's interval for a share of `answers` independent answers; rounding cannot push it off the mean."""
+    centre = (answers * mean + z * z / 2) / (answers + z * z)
+    half = z / (answers + z * z) * math.sqrt(answers * mean * (1 - mean) + z * z / 4)
+    return max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

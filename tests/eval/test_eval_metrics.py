@@ -105,7 +105,9 @@ def test_one_sample_a_problem_gives_wilsons_interval(case: tuple[int, int]) -> N
     assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=1e-12), pytest.approx(theirs.high, abs=1e-12))
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.sampled_from([0.8, 0.95, 0.99]))
+@given(
+    st.lists(st.integers(0, 16).map(lambda right: right / 16), min_size=1, max_size=60), st.sampled_from([0.8, 0.95])
+)
 def test_intervals_hold_the_estimate_and_are_never_zero_wide(values: list[float], confidence: float) -> None:
     interval = proportion_interval(values, confidence)
     assert interval.low is not None and interval.high is not None
@@ -128,7 +130,8 @@ def test_many_problems_tend_to_the_clustered_normal_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problems", "samples", "a", "b"), [(30, 16, 2, 2), (30, 1, 2, 2), (100, 4, 0.5, 0.5), (300, 8, 3, 1)]
+    ("problems", "samples", "a", "b"),
+    [(30, 16, 2, 2), (30, 1, 2, 2), (100, 4, 0.5, 0.5), (100, 16, 8, 0.5), (200, 4, 0.2, 1.8), (300, 8, 3, 1)],
 )
 def test_interval_covers_the_truth_of_new_problems(problems: int, samples: int, a: float, b: float) -> None:
     """Difficulty follows a beta law; the interval must cover the law's mean, which the naive binomial does not."""
@@ -140,7 +143,7 @@ def test_interval_covers_the_truth_of_new_problems(problems: int, samples: int, 
         hits += interval.low <= truth <= interval.high
         p = means.mean()
         naive += abs(p - truth) <= 1.96 * math.sqrt(p * (1 - p) / (problems * samples))
-    assert 0.925 <= hits / runs <= 0.995
+    assert 0.92 <= hits / runs <= 0.985
     if samples >= 4:
         assert naive / runs < 0.9
 
