@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any, TypeVar
 
 import numpy
@@ -53,11 +54,9 @@ class Interval:
 
 
 def _quantile(confidence: float) -> float:
-    from scipy.stats import norm
-
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
-    return float(norm.ppf(0.5 + confidence / 2))
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -79,13 +78,13 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean over problems of values in [0, 1] (accuracy of its samples, pass@k) with an interval over problems.
+    """Mean over problems of values in [0, 1] (its accuracy, pass@k) with an interval over problems.
 
     Wilson's interval for an effective number of independent answers p(1-p)/se², se being the standard error over
     problems (the design-effect form of Wilson 1927 used for clustered surveys, Dean & Pagano 2015). With one sample a
     problem it *is* Wilson's interval; with many problems it tends to p ± z·se; it lies in [0, 1] and holds p. Where
     fewer than 5 problems differ from all right (all wrong), the spread says nothing: each problem then counts as one
-    answer, so that 30 problems with 64 right samples each are as sure as 30 right answers, and no interval is zero wide.
+    answer (30 problems with 64 right samples each are as sure as 30 right answers), and no interval is zero wide.
 
     Args:
         values: one value in [0, 1] a problem, length P.

@@ -46,6 +46,7 @@ class Progress:
         self._phase = ""
         self._console = console if console is not None else Console(stderr=True)
         self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), completed)], maxlen=window)
+        self._reported = False
         self._bar: Any = None
         self._task: Any = None
 
@@ -131,6 +132,19 @@ class Progress:
         self.completed = completed
         self._marks.append((time.monotonic(), completed))
         self._draw()
+
+    def report(self, done: float, total: float | None, unit: str, note: str) -> None:
+        """Takes a stage's report (`ProgressReporter` of the pipeline): units done and in all, their plural, what is done.
+
+        The first report marks where this attempt began, so that work done before a resume does not count into the rate.
+        """
+        self.total = None if total is None else round(total)
+        self.unit = unit.removesuffix("s")
+        self._phase = note
+        if not self._reported:
+            self._reported = True
+            self._marks.clear()
+        self.update(round(done))
 
     def line(self, text: str) -> None:
         """Prints one line that stays, above the bar when there is one; the same on every kind of output."""

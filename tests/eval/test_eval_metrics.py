@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasonrl.eval.metrics import (
@@ -95,6 +95,7 @@ def test_majority_by_hand() -> None:
         maj_at_k(["4"], [True], k=2)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
 def test_one_sample_a_problem_gives_wilsons_interval(case: tuple[int, int]) -> None:
     from scipy.stats import binomtest
@@ -105,6 +106,7 @@ def test_one_sample_a_problem_gives_wilsons_interval(case: tuple[int, int]) -> N
     assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=1e-12), pytest.approx(theirs.high, abs=1e-12))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 16).map(lambda right: right / 16), min_size=1, max_size=60), st.sampled_from([0.8, 0.95])
 )

@@ -65,6 +65,17 @@ def test_rate_and_time_left_leave_out_what_was_done_before_a_resume() -> None:
     assert progress.status() == "14/30 samples · 2 sample/s · 8.0 s left"
 
 
+def test_reports_of_a_stage_count_from_where_this_attempt_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    clock = iter([0.0, 10.0, 12.0, 14.0])
+    monkeypatch.setattr("reasonrl.observe.progress.time.monotonic", lambda: next(clock))
+    progress = Progress(console=Console(file=io.StringIO()))
+    for done in (100, 102, 104):
+        progress.report(done, 110, "steps", "generate")
+    assert progress.status() == "generate · 104/110 steps · 1 step/s · 6.0 s left"
+
+
 def test_tensorboard_events_hold_every_number(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
