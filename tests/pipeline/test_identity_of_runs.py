@@ -79,6 +79,7 @@ def test_grown_stage_goes_on_and_what_reads_it_is_made_anew(bench):
 def test_killed_extension_is_resumed_and_not_taken_for_done(bench):
     bench.ok()
     assert bench.run("stages.first.max_steps=6", COUNT_KILL_AT=6).returncode == -9
+    assert not (bench.output / "stages/first/done.json").exists(), "nobody takes the half-grown stage for done"
     refused = bench.run()
     assert refused.returncode == 2
     assert "max_steps: 6 -> 4" in refused.stderr

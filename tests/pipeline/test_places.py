@@ -7,9 +7,15 @@ import os
 import shlex
 import signal
 import socket
+import subprocess
+import sys
+import time
 
 import psutil
 import pytest
+
+from reasonrl.errors import RunError
+from reasonrl.pipeline.lock import process_record, wait_for_orphans
 
 STEPS = [f"out first {step}" for step in (1, 2, 3, 4)] + [f"out second {step}" for step in (1, 2, 3)]
 
@@ -73,6 +79,55 @@ def test_lock_has_one_winner_among_many(bench):
         assert "Traceback" not in err
     assert sorted(statuses) == [0, 2, 2, 2]
     assert bench.log == STEPS
+
+
+SLOW_WRITER = """
+import sys, time
+from pathlib import Path
+from reasonrl.errors import RunError
+from reasonrl.pipeline import lock
+write = lock.write_json
+lock.write_json = lambda path, value: (time.sleep(0.3), write(path, value))
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+try:
+    with lock.run_lock(Path(sys.argv[1])):
+        time.sleep(2)
+        print("held")
+except RunError:
+    print("refused")
+"""
+
+
+def test_looking_and_taking_are_one(tmp_path):
+    """A stale lock, and processes that all look at it before the first has written its own."""
+    (tmp_path / ".lock").write_text("{}")
+    start = str(time.time() + 2)
+    command = [sys.executable, "-c", SLOW_WRITER, str(tmp_path), start]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert sorted(said) == ["held", "refused", "refused", "refused"]
+
+
+def test_restart_waits_for_the_processes_of_a_killed_run(bench):
+    bench.run(COUNT_KILL_AT=2)
+    with subprocess.Popen(["sleep", "3"]) as orphan:
+        record = bench.output / "stages/first/launcher.json"
+        record.write_text(json.dumps(process_record(orphan.pid)))
+        began = time.monotonic()
+        process = bench.start()
+        bench.wait_for(lambda: len(bench.log) > 1)
+        assert time.monotonic() - began > 2.0
+        assert orphan.poll() is not None or psutil.Process(orphan.pid).status() == psutil.STATUS_ZOMBIE
+        process.communicate(timeout=60)
+    assert not record.exists()
+    assert bench.log == STEPS
+
+
+def test_process_that_does_not_go_is_named(tmp_path):
+    record = tmp_path / "launcher.json"
+    record.write_text(json.dumps(process_record()))
+    with pytest.raises(RunError, match=f"process {os.getpid()} on .* is still at work"):
+        wait_for_orphans(record, patience=0.3)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -165,7 +220,7 @@ def test_dry_run_looks_at_rows_and_leaves_the_hub_unchecked(bench):
 def test_dry_run_goes_through_all_stages_before_it_fails(bench):
     (bench.root / "other.jsonl").write_text("not json")
     bench.write(EVALUATED)
-    refused = bench.run("--dry-run", f"data.test={{path: {bench.root / 'other.jsonl'}}}")
+    refused = bench.run("--dry-run", f"data.test={{path: {bench.root / 'other.jsonl'}, world: null, n: null}}")
     assert refused.returncode != 0
     assert "Traceback" not in refused.stderr
     assert "other.jsonl" in refused.stdout

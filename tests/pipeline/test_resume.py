@@ -104,6 +104,19 @@ def test_first_signal_saves_and_says_how_to_resume(bench, unbroken, number, stat
     assert weights(bench) == unbroken
 
 
+def test_stage_that_never_asks_is_the_last_to_run(bench, unbroken):
+    process = bench.start(COUNT_SLEEP=0.2, COUNT_DEAF=1)
+    bench.wait_for(lambda: len(bench.log) >= 1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "stopped after stage 'first'" in err
+    assert bench.log == STEPS[:4]
+    bench.ok()
+    assert bench.log == STEPS
+    assert weights(bench) == unbroken
+
+
 def test_second_signal_kills_at_once(bench):
     process = bench.start(COUNT_SLEEP=30)
     bench.wait_for(lambda: (bench.output / "stages/first/stage.json").exists())
