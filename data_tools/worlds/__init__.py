@@ -1,6 +1,7 @@
 """Synthetic worlds: seeded, unlimited problems whose truth is known exactly.
 
-A world is anything with `rows(n, *, split, seed, **args) -> list[dict]`; a recipe names it as `data: {world: arithmetic, n: 4096, args: {...}}`.
+A world is anything with `rows(n, *, split, seed, **args) -> list[dict]`; a recipe names it as `data: {world:
+arithmetic, n: 4096, args: {...}}`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Chains of arithmetic with a written solution: the world of the quickstart.
 
-A problem is a chain such as `7+5*3-8`, worked strictly from left to right with every value taken modulo `modulus`. Its written solution has one step a
+A problem is a chain such as `7+5*3-8`, worked strictly from left to right with every value taken modulo `modulus`.
+Its written solution has one step a
 line and a boxed answer:
 
     7+5=2
@@ -8,9 +9,10 @@ line and a boxed answer:
     6-8=8
     \\boxed{8}
 
-The writer of solutions (the *teacher* of a cold start) can be imperfect in a way that imitation cannot mend and a verifiable reward can: a seeded share
-of the facts (`hard_facts`) is misremembered as one fixed wrong value with probability `slip`. With probability `self_correction` the teacher notices a
-slip and redoes the step on a line that starts with `!`. Problems and answers are always exact; only solutions carry slips.
+The writer of solutions (the *teacher* of a cold start) can be imperfect in a way that imitation cannot mend and a
+verifiable reward can: a seeded share of the facts (`hard_facts`) is misremembered as one fixed wrong value with
+probability `slip`. With probability `self_correction` the teacher notices a slip and redoes the step on a line that
+starts with `!`. Problems and answers are always exact; only solutions carry slips.
 
 Train, validation and test are disjoint by construction: the split of a problem is a hash of its text.
 """
@@ -72,7 +74,8 @@ class ArithmeticWorld:
             teacher_seed: seed of which facts are hard and what they are mistaken for.
 
         Returns:
-            Rows with `id`, `problem`, `answer` (text), `solution`, `difficulty` (steps) and `slips` (uncorrected ones in the solution).
+            Rows with `id`, `problem`, `answer` (text), `solution`, `difficulty` (steps) and `slips` (uncorrected ones
+            in the solution).
 
         Raises:
             DataError: an argument is out of range, or the split has fewer distinct problems than asked for.

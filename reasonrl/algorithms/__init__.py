@@ -1,7 +1,7 @@
 """The mathematics: advantages, losses and batch plans as pure functions of tensors and numbers.
 
-Nothing here knows a config, a trainer or a file. Losses are weighted token sums: the weights belong to the objective and are fixed before a batch is split,
-so every split into micro-batches and ranks gives the same gradient.
+Nothing here knows a config, a trainer or a file. Losses are weighted token sums: the weights belong to the objective
+and are fixed before a batch is split, so every split into micro-batches and ranks gives the same gradient.
 
 Notation: B sequences, T response tokens, P prompts, G samples a prompt. Masks are 1 where a token counts.
 """

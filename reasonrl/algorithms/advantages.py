@@ -1,8 +1,8 @@
 """Advantages: GAE with a critic, group-relative and leave-one-out without one, and their normalisation.
 
-Sources: Schulman et al. 2016 (arXiv 1506.02438, Eq. 11-16) for GAE; Shao et al. 2024 (arXiv 2402.03300, section 4.1.2) for group-relative advantages;
-Ahmadian et al. 2024 (arXiv 2402.14740, Eq. 6) for leave-one-out; Hu et al. 2025 (arXiv 2503.24290, section 2.1) for gamma = lambda = 1 with
-advantages normalised over every response token of the rollout batch.
+Sources: Schulman et al. 2016 (arXiv 1506.02438, Eq. 11-16) for GAE; Shao et al. 2024 (arXiv 2402.03300, section 4.1.2)
+for group-relative advantages; Ahmadian et al. 2024 (arXiv 2402.14740, Eq. 6) for leave-one-out; Hu et al. 2025 (arXiv
+2503.24290, section 2.1) for gamma = lambda = 1 with advantages normalised over every response token of the batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def terminal_rewards(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def kl_shaped_rewards(
     rewards: torch.Tensor, logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor, beta: float
 ) -> torch.Tensor:
-    """Subtract `beta` times the per-token KL estimate k1 = log pi - log pi_ref from the rewards (Ziegler et al. 2019, arXiv 1909.08593, Eq. 2).
+    """Subtract `beta` times the per-token KL estimate k1 = log pi - log pi_ref from the rewards (Ziegler et al. 2019,
+    arXiv 1909.08593, Eq. 2).
 
     All tensors are (B, T); log-probabilities are natural and of the policy that drew the tokens.
     """
@@ -47,9 +48,10 @@ def gae(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimation over the counting tokens of each row.
 
-    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) and A_t = delta_t + gamma lam A_{t+1}, where s_t is the state *before* token t, and the value after the
-    last counting token is 0 (the episode ended). Tokens that do not count (tool output, padding) are stepped over: the state before the next counting
-    token follows directly, and a reward that lies on them is ignored.
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t) and A_t = delta_t + gamma lam A_{t+1}, where s_t is the state *before*
+    token t, and the value after the last counting token is 0 (the episode ended). Tokens that do not count (tool
+    output, padding) are stepped over: the state before the next counting token follows directly, and a reward that
+    lies on them is ignored.
 
     Args:
         rewards: (B, T) reward of each token.
@@ -80,9 +82,11 @@ def group_advantages(
     """Critic-free advantages of one score per response.
 
     Args:
-        scores: (P * G,) with the G samples of a prompt next to each other; NaN marks a response that could not be scored.
+        scores: (P * G,) with the G samples of a prompt next to each other; NaN marks a response that could not be
+            scored.
         num_generations: G, at least 2.
-        kind: `group` is (r - mean) / (std + eps) within the prompt, with the unbiased standard deviation; `rloo` is r minus the mean of the *other* samples.
+        kind: `group` is (r - mean) / (std + eps) within the prompt, with the unbiased standard deviation; `rloo` is r
+            minus the mean of the *other* samples.
         eps: added to the standard deviation, in the units of the reward.
 
     Returns:
@@ -93,7 +97,8 @@ def group_advantages(
     """
     if num_generations < 2 or scores.numel() % num_generations:
         raise ValueError(
-            f"group_advantages: {scores.numel()} scores cannot be split into groups of num_generations = {num_generations} (at least 2)"
+            f"group_advantages: {scores.numel()} scores cannot be split into groups of num_generations ="
+            f" {num_generations} (at least 2)"
         )
     grouped = scores.view(-1, num_generations)
     scored = ~grouped.isnan()
@@ -111,13 +116,16 @@ def group_advantages(
 
 
 def masked_moments(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Count, sum and sum of squares of the counting elements, as a (3,) float64 tensor: sums of ranks add up to the sums of the whole."""
+    """Count, sum and sum of squares of the counting elements, as a (3,) float64 tensor: sums of ranks add up to the
+    sums of the whole.
+    """
     counted = torch.where(mask.bool(), x, 0).double()
     return torch.stack([mask.double().sum(), counted.sum(), counted.square().sum()])
 
 
 def normalize(advantages: torch.Tensor, mask: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    """Subtract the mean and divide by the standard deviation over all counting tokens of the rollout batch, all ranks together.
+    """Subtract the mean and divide by the standard deviation over all counting tokens of the rollout batch, all ranks
+    together.
 
     Args:
         advantages: (B, T).
@@ -125,7 +133,8 @@ def normalize(advantages: torch.Tensor, mask: torch.Tensor, moments: torch.Tenso
         moments: (3,) from `masked_moments`, summed over ranks.
 
     Returns:
-        (B, T), zero where the mask is zero. The population variance is floored at 1e-8 (arXiv 2503.24290's released code).
+        (B, T), zero where the mask is zero. The population variance is floored at 1e-8 (arXiv 2503.24290's released
+        code).
     """
     count, total, squares = moments.unbind()
     mean = total / count.clamp(min=1)

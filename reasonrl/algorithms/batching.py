@@ -1,6 +1,7 @@
 """Splitting a batch: seeded disjoint parts (mini-batches) and token-budget micro-batches.
 
-The mini-batch decides the mathematics, the micro-batch only the memory: losses are weighted sums, so any plan gives the same gradient.
+The mini-batch decides the mathematics, the micro-batch only the memory: losses are weighted sums, so any plan gives
+the same gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def shuffled_parts(n: int, parts: int, *seed: str | int) -> list[list[int]]:
 
 
 def plan_microbatches(indices: Sequence[int], lengths: Sequence[int], tokens_per_microbatch: int) -> list[list[int]]:
-    """Group samples so that rows x longest row (the padded size) stays within a token budget; longest first, so memory peaks at once.
+    """Group samples so that rows x longest row (the padded size) stays within a token budget; longest first, so
+    memory peaks at once.
 
     Args:
         indices: the samples to group.
@@ -48,7 +50,9 @@ def plan_microbatches(indices: Sequence[int], lengths: Sequence[int], tokens_per
 
 
 def pad_plans(plan: list[list[int]], count: int) -> list[list[int]]:
-    """Append empty micro-batches up to `count`, so that every rank runs the same number; an empty one is run on a dummy row of weight zero."""
+    """Append empty micro-batches up to `count`, so that every rank runs the same number; an empty one is run on a
+    dummy row of weight zero.
+    """
     if len(plan) > count:
         raise ValueError(f"pad_plans: {len(plan)} micro-batches cannot be padded to {count}")
     return plan + [[] for _ in range(count - len(plan))]

@@ -1,4 +1,6 @@
-"""PPO's two losses as weighted token sums (Schulman et al. 2017, arXiv 1707.06347, Eq. 7; value clipping as in arXiv 2503.24290's released code)."""
+"""PPO's two losses as weighted token sums (Schulman et al. 2017, arXiv 1707.06347, Eq. 7; value clipping as in arXiv
+2503.24290's released code).
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,16 @@ def token_weights(
 
     Args:
         mask: (B, T).
-        loss_type: names as in TRL. `dapo` and `bnpo`: one mean over all response tokens of the mini-batch. `grpo`: mean over the tokens of a response,
-            then over responses. `dr_grpo`: a sum over tokens divided by `max_tokens`, then a mean over responses.
+        loss_type: names as in TRL. `dapo` and `bnpo`: one mean over all response tokens of the mini-batch. `grpo`:
+            mean over the tokens of a response, then over responses. `dr_grpo`: a sum over tokens divided by
+            `max_tokens`, then a mean over responses.
         total_tokens: counting tokens of the whole mini-batch, all ranks.
         total_rows: responses of the whole mini-batch that have a counting token, all ranks.
         max_tokens: most tokens of a response.
 
     Returns:
-        (B, T) float64 weights, zero where the mask is zero; with `dapo`, `bnpo` and `grpo` they sum to 1 over the mini-batch.
+        (B, T) float64 weights, zero where the mask is zero; with `dapo`, `bnpo` and `grpo` they sum to 1 over the
+        mini-batch.
     """
     weights = mask.double()
     if loss_type in ("dapo", "bnpo"):
@@ -43,7 +47,8 @@ class PolicySums:
     Attributes:
         loss: sum of w_t * loss_t.
         clipped: sum of w_t where the clip was active (the clipped term was the smaller one).
-        approx_kl: sum of w_t ((rho_t - 1) - log rho_t), an estimate of KL(old || new) that is never negative (k3 of Schulman's note "Approximating KL divergence").
+        approx_kl: sum of w_t ((rho_t - 1) - log rho_t), an estimate of KL(old || new) that is never negative (k3 of
+            Schulman's note "Approximating KL divergence").
         log_ratio: sum of w_t log rho_t.
     """
 
@@ -62,9 +67,11 @@ def policy_loss(
     epsilon: float,
     epsilon_high: float | None = None,
 ) -> PolicySums:
-    """Clipped surrogate: -sum_t w_t min(rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon_high) A_t), rho_t = exp(log pi - log pi_old).
+    """Clipped surrogate: -sum_t w_t min(rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon_high) A_t), rho_t = exp(log
+    pi - log pi_old).
 
-    All tensors are (B, T); `old_logprobs` and `advantages` carry no gradient; a token of weight 0 contributes nothing, whatever it holds.
+    All tensors are (B, T); `old_logprobs` and `advantages` carry no gradient; a token of weight 0 contributes
+    nothing, whatever it holds.
     """
     weights = weights.to(logprobs.dtype)
     log_ratio = torch.where(weights > 0, logprobs - old_logprobs, 0)
@@ -103,7 +110,8 @@ def value_loss(
     *,
     cliprange_value: float | None,
 ) -> ValueSums:
-    """Value loss: sum_t w_t 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2); without the clip when `cliprange_value` is None.
+    """Value loss: sum_t w_t 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2); without the clip when
+    `cliprange_value` is None.
 
     All tensors are (B, T); `old_values` and `returns` carry no gradient; a token of weight 0 contributes nothing.
     """

@@ -8,12 +8,16 @@ from reasonrl.algorithms.advantages import masked_moments
 
 
 def residual_moments(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Moments of the residuals R - V and of the returns R over counting tokens, as a (6,) float64 tensor that adds up over ranks."""
+    """Moments of the residuals R - V and of the returns R over counting tokens, as a (6,) float64 tensor that adds up
+    over ranks.
+    """
     return torch.cat([masked_moments(returns - values, mask), masked_moments(returns, mask)])
 
 
 def explained_variance(moments: torch.Tensor) -> float:
-    """1 - Var(R - V) / Var(R) from `residual_moments`; 1 is a perfect critic, 0 one that knows only the mean, NaN when all returns are equal."""
+    """1 - Var(R - V) / Var(R) from `residual_moments`; 1 is a perfect critic, 0 one that knows only the mean, NaN
+    when all returns are equal.
+    """
     n, e, ee, m, r, rr = moments.tolist()
     if n == 0:
         return float("nan")

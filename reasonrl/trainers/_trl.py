@@ -35,6 +35,21 @@ PRIVATE_NAMES = (
 #: Keys of a collected batch this file relies on.
 BATCH_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
+#: Micro-batches whose logits have at most this many elements (64 MiB in float32) are scored from plain logits.
+PLAIN_LOGITS = 1 << 24
+
+
+def score_logits(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability and entropy (nats) of each label: (b, L, V) and (b, L) to two (b, L) tensors, zero at -100."""
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    logprobs = torch.log_softmax(logits / temperature, dim=-1)
+    labelled = labels != -100
+    chosen = logprobs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    with torch.no_grad():
+        entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+    return chosen.masked_fill(~labelled, 0), entropy.masked_fill(~labelled, 0)
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -119,7 +134,10 @@ class RolloutHooks(GRPOTrainer):  # type: ignore[misc]
     def forward_logprobs(
         self, model: torch.nn.Module, labels: torch.Tensor, **inputs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probability and entropy (nats) of every labelled token, without materialising the logits.
+        """Log-probability and entropy (nats) of every labelled token at the sampling temperature.
+
+        TRL's fused head never holds the logits, but computes in float32 and in tiles; where the logits are small, and
+        in float64, they are made and scored plainly.
 
         Args:
             model: the policy or the reference model, as wrapped for training.
@@ -130,6 +148,10 @@ class RolloutHooks(GRPOTrainer):  # type: ignore[misc]
             (b, L - 1) tensors; position j belongs to token j + 1. Zero where not scored. The reference model gives no
             entropy.
         """
+        elements = labels.numel() * self.model.config.get_text_config().vocab_size
+        if elements <= PLAIN_LOGITS or self.model.dtype == torch.float64:
+            logits = model(**inputs, use_cache=False).logits[:, :-1]
+            return score_logits(logits, labels[:, 1:], self.temperature)
         output = model(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
         return output.log_probs, output.entropy
 
