@@ -134,7 +134,7 @@ class Progress:
         self._draw()
 
     def report(self, done: float, total: float | None, unit: str, note: str) -> None:
-        """Takes a stage's report (the pipeline's `ProgressReporter`): units done and in all, their plural, what is done.
+        """Takes a stage's report (the pipeline's `ProgressReporter`): units done, units in all, their plural, a note.
 
         The first report marks where this attempt began, so that work done before a resume does not count into the rate.
         """
