@@ -85,7 +85,7 @@ def train(
 
     resolved = load_recipe(recipe, overrides, arm=arm)
     if print_config:
-        from reasonrl.recipe.printing import print_config as render
+        from reasonrl.recipe import print_config as render
 
         click.echo(render(resolved), nl=False)
         return

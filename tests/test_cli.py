@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import reasonrl
 from reasonrl.cli import main
 from reasonrl.errors import Interrupted, RunError
-from reasonrl.recipe import load_recipe, shipped_recipes
+from reasonrl.recipe import shipped_recipes
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "accelerate", "pandas", "matplotlib", "numpy", "vllm")
 BAD = "stages: {a: {kind: sft, max_stps: 3}}\n"
@@ -128,18 +128,6 @@ def test_recipes_ls_and_show():
     for name, path in shipped_recipes().items():
         shown = CliRunner().invoke(main, ["recipes", "show", name])
         assert shown.stdout == path.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_a_copied_recipe_loads_as_the_shipped_one(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["recipes", "cp", name])
-    assert result.exit_code == 0, result.output
-    assert load_recipe(f"./{name}.yaml").recipe.stages == load_recipe(shipped_recipes()[name]).recipe.stages
-    again = CliRunner().invoke(main, ["recipes", "cp", name])
-    assert again.exit_code == 2 and "nothing is overwritten" in again.stderr
-    named = CliRunner().invoke(main, ["recipes", "cp", name, "deep/mine.yaml"])
-    assert named.exit_code == 0 and (tmp_path / "deep" / "mine.yaml").is_file()
 
 
 def test_a_misspelt_shipped_recipe():

@@ -5,6 +5,7 @@ from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
 from reasonrl.recipe.expansion import StageInstance, expand_stages
 from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
 from reasonrl.recipe.origins import Origin
+from reasonrl.recipe.printing import composed_yaml, print_config
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.shipped import find_recipe, shipped_recipes
@@ -41,6 +42,7 @@ __all__ = [
     "Study",
     "SuiteConfig",
     "TrainingStage",
+    "composed_yaml",
     "expand_stages",
     "extensible_of",
     "find_recipe",
@@ -48,5 +50,6 @@ __all__ = [
     "identity_of",
     "load_recipe",
     "plan_batch",
+    "print_config",
     "shipped_recipes",
 ]

@@ -133,26 +133,19 @@ def _columns(key: str, source: Mapping[str, Any], file: Path) -> Iterator[Findin
     """Whether the columns that `columns` and `keep` name are in the first rows of a file that can be read at once."""
     there = peek_columns(file)
     if there is None:
-        if isinstance(source.get("keep"), str):
-            return
         return
     for ours, theirs in _items(source.get("columns")):
-        if isinstance(theirs, str) and theirs.split(".")[0] not in there and theirs not in there:
-            yield (
-                f"{key}.columns.{ours}",
-                f"there is no column {theirs!r} in {file.name}",
-                _hint(theirs, there, "columns"),
-            )
+        if isinstance(theirs, str) and theirs not in there and theirs.split(".")[0] not in there:
+            message = f"there is no column {theirs!r} in {file.name}"
+            yield f"{key}.columns.{ours}", message, _hint(theirs, there, "columns")
     keep = source.get("keep")
     if isinstance(keep, str):
         try:
-            variables = Expression(keep).variables
+            unknown = sorted(Expression(keep).variables - there - set(COLUMNS))
         except ExpressionError:
             return  # the schema reports it
-        try:
-            Expression(keep, frozenset(there | set(COLUMNS)) if not variables <= there else there)
-        except ExpressionError as error:
-            yield f"{key}.keep", str(error), f"name columns of {file.name}"
+        for name in unknown:
+            yield f"{key}.keep", f"{keep!r}: there is no column {name!r} in {file.name}", _hint(name, there, "columns")
 
 
 def peek_columns(file: Path) -> frozenset[str] | None:

@@ -152,7 +152,7 @@ def _inherit(tree: dict[str, Any], origins: dict[str, Origin]) -> None:
         for field in ("rollout", "launch"):
             if field in fields and isinstance(tree.get(field), dict):
                 _fill(stage, field, tree[field], origins, f"stages.{name}", field)
-        if "model" in fields and "model" not in stage and isinstance(tree.get("model"), str):
+        if "model" in fields and tree.get("model") is not None:
             _fill(stage, "model", tree["model"], origins, f"stages.{name}", "model")
         data = tree.get("data")
         if "data" in fields and "data" not in stage and isinstance(data, dict) and "train" in data:

@@ -28,7 +28,7 @@ class Resolved:
     """A plain tree without interpolations (but for references), the origin of every key, and what failed.
 
     `broken` holds the keys whose value could not be resolved: further problems there are consequences. `aliases` maps a
-    key that was written as `${a.b}` and stands for a mapping or list to `a.b`.
+    key that was written as `${a.b}` to `a.b`.
     """
 
     tree: dict[str, Any]
@@ -94,7 +94,7 @@ class _Resolver:
         except OmegaConfBaseException as error:
             self._report(error, text, key)
             return text
-        if whole and isinstance(value, (DictConfig, ListConfig)):
+        if whole:
             self.aliases[key] = whole[1]
         return self.plain(value, key)
 

@@ -43,6 +43,24 @@ def print_config(resolved: ResolvedRecipe) -> str:
     return "\n".join(lines) + "\n"
 
 
+def composed_yaml(tree: Mapping[str, Any]) -> str:
+    """A composed tree as YAML that `load_recipe` reads back as the same tree: for `config.yaml` in a run directory.
+
+    Plain YAML writers do not serve: they leave a text such as `1e-4` without quotes, and a literal `${` would be
+    resolved again.
+    """
+    raw = {name: value if name == "arms" else _escape_all(value) for name, value in tree.items()}
+    return yaml.dump(raw, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _escape_all(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _escape_all(child) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escape_all(child) for child in value]
+    return _escaped(value) if isinstance(value, str) else value
+
+
 def plain(value: Any) -> Any:
     """A recipe's model as plain values: references as texts, TRL's arguments flat in their stage."""
     if isinstance(value, BaseModel):

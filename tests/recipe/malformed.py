@@ -402,6 +402,7 @@ COMMAND_LINE = [
     override("an unknown key", "stages.rl.max_step=3", "stages.rl.max_step", "did you mean 'max_steps'?"),
     override("an unknown stage on the command line", "stages.lr.max_steps=3", "hits nothing", "did you mean 'rl'?"),
     override("an unknown source", "data.trian.path=rows.jsonl", "hits nothing", "did you mean 'train'?"),
+    override("a wrong value that stages inherit", "model=3", "model: is 3; allowed: a text", problems=1),
     override("reaching into a number", "seed.x=3", "reaches into seed, which is 0"),
     override("reaching into a list", "studies.short.seeds.0=3", "which is a list"),
     override("a wrong value", "stages.rl.max_steps=many", "is 'many'; allowed: a whole number"),

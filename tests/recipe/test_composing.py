@@ -6,11 +6,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from reasonrl.errors import RecipeError
-from reasonrl.recipe import Reference, load_recipe
+from reasonrl.recipe import Reference, composed_yaml, load_recipe
 
 STAGES = """\
 stages:
@@ -165,10 +164,14 @@ def test_references_stay_texts_in_the_tree(tmp_path):
 
 def test_the_composed_tree_loads_as_the_same_recipe(tmp_path):
     """What the pipeline writes into the run directory as config.yaml."""
-    path = write(tmp_path, recipe=DATA + STAGES + "arms: {a: {stages.sft.max_steps: 9}}\n")
-    resolved = load_recipe(path, ["seed=3"], arm="a")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved.tree, sort_keys=False))
-    assert load_recipe(tmp_path / "config.yaml").recipe == resolved.recipe
+    odd = "data: {train: {world: arithmetic, n: 8, system_prompt: '1e-4', template: '\\${x} {problem}: # no'}}\n"
+    path = write(tmp_path, recipe=odd + STAGES + "arms: {a: {stages.sft.max_steps: 9, stages.sft.model: '${model}'}}\n")
+    resolved = load_recipe(path, ["seed=3", "output=12:30", "model='0x1f'"], arm="a")
+    (tmp_path / "config.yaml").write_text(composed_yaml(resolved.tree))
+    again = load_recipe(tmp_path / "config.yaml")
+    assert again.recipe == resolved.recipe and again.tree == resolved.tree
+    assert (again.recipe.data["train"].system_prompt, again.recipe.output) == ("1e-4", "12:30")
+    assert again.recipe.data["train"].template == "${x} {problem}: # no"
 
 
 def test_nothing_travels_that_can_be_changed(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from reasonrl.cli import main
-from reasonrl.recipe import load_recipe, shipped_recipes
+from reasonrl.recipe import load_recipe
 from reasonrl.recipe.printing import print_config
 
 RECIPE = """\
@@ -46,13 +46,6 @@ def test_it_is_the_same_recipe_when_pasted(recipe):
         resolved = load_recipe(recipe, ["stages.rl.learning_rate=1e-4"], arm=arm)
         (recipe.parent / "pasted.yaml").write_text(print_config(resolved))
         assert load_recipe("pasted.yaml").recipe == resolved.recipe.model_copy(update={"base": ()})
-
-
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_shipped_recipes_print_as_themselves(name, tmp_path):
-    resolved = load_recipe(name)
-    (tmp_path / "pasted.yaml").write_text(print_config(resolved))
-    assert load_recipe(tmp_path / "pasted.yaml").recipe == resolved.recipe.model_copy(update={"base": ()})
 
 
 def test_every_value_has_its_origin(recipe):
