@@ -65,7 +65,9 @@ def _stage(key: str, stage: Mapping[str, Any], folder: Path) -> Iterator[Finding
 
 
 def _model(key: str, name: str) -> Iterator[Finding]:
-    if is_reference(name):
+    if "${" in name and not is_reference(name):
+        yield key, f"is {name!r}; a reference has to be the whole value", "write it alone, such as ${stage:sft}"
+    elif is_reference(name):
         if "." not in key:
             yield key, f"is {name!r}; a reference is only possible inside a stage", "name a path or a hub id"
     elif name.startswith("tiny:"):
@@ -233,6 +235,7 @@ def _defined(module: ast.Module) -> Iterator[str]:
 def _studies(tree: Mapping[str, Any]) -> Iterator[Finding]:
     arms = ["default", *(name for name, _ in _items(tree.get("arms")))]
     if arms.count("default") > 1:
+        arms.remove("default")
         yield "arms.default", "the name stands for the recipe as it is", "choose another name"
     for name, study in _items(tree.get("studies")):
         named = study.get("arms") if isinstance(study, Mapping) else None

@@ -131,7 +131,7 @@ class StageGraph:
             raise ReferenceProblem(
                 f"{str(reference)!r}: stage {name!r} (kind {kind}) makes no {part}"
                 + (f"; it makes {' and '.join(makes)}" if makes else ""),
-                f"stages that make a {part}: {', '.join(able) or 'none'}",
+                f"stages that make {part}: {', '.join(able) or 'none'}",
             )
         if reference.step == "all":
             raise ReferenceProblem(

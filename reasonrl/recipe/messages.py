@@ -137,6 +137,8 @@ def _choice(
         )
     if detail["type"] == "union_tag_invalid":
         kind = context["tag"]
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+            return f"is no text; available: {', '.join(AVAILABLE)}", "write kind: sft"
         if kind in LATER:
             return (
                 f"kind {kind!r} is not available in this version; available: {', '.join(AVAILABLE)}",

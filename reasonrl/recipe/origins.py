@@ -67,7 +67,10 @@ def file_label(path: Path) -> str:
 
 
 def find_origin(origins: Mapping[str, Origin], key: str) -> Origin | None:
-    """The origin of a key, or of the nearest key above it that has one."""
+    """The origin of a key; of a key below it, if only those have one; else of the nearest key above it."""
+    below = next((origin for found, origin in origins.items() if found.startswith(f"{key}.")), None)
+    if key not in origins and below is not None:
+        return below
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         found = origins.get(".".join(parts[:length]))

@@ -10,11 +10,13 @@ from typing import Any
 
 from reasonrl.errors import Problem
 from reasonrl.recipe.fields import near
-from reasonrl.recipe.origins import Origin, file_label
+from reasonrl.recipe.origins import Origin, file_label, find_origin
 from reasonrl.recipe.yaml_files import Layer, parse_value, read_layer
 
 # Mappings at the top whose keys are names that the recipe chooses.
 NAMED = ("stages", "data", "arms", "studies")
+# Keys at the top that an arm cannot set.
+FIXED = frozenset({"base", "arms", "studies"})
 
 
 @dataclass
@@ -167,6 +169,11 @@ def lay_arm(result: Overlaid, name: str, label: str) -> None:
     arm = arms[name] if isinstance(arms, dict) else None
     if isinstance(arm, dict):
         arm = copy.deepcopy(arm)
+        for fixed in sorted(FIXED & arm.keys()):
+            result.problems.append(
+                _fixed(fixed, f"arms.{name}.{fixed}", _place(result.origins, f"arms.{name}.{fixed}"))
+            )
+            del arm[fixed]
         for group, missed in _report_misses(result, arm, result.origins, f"arms.{name}"):
             del arm[group][missed]
         result.lay(arm, dict(result.origins), f"arms.{name}")
@@ -195,6 +202,9 @@ def lay_overrides(result: Overlaid, tokens: Sequence[str]) -> None:
             fix = "quote the value for the shell and for YAML"
             result.problems.append(Problem(key, f"the value {text!r} is not YAML: {error}", place, fix))
             continue
+        if parts[0] == "base":
+            result.problems.append(_fixed("base", key, place))
+            continue
         if _blocked(result, parts, place):
             continue
         tree: Any = value
@@ -204,6 +214,16 @@ def lay_overrides(result: Overlaid, tokens: Sequence[str]) -> None:
         origins = {".".join(parts): origin}
         if not _report_misses(result, tree, origins, ""):
             result.lay(tree, origins)
+
+
+def _fixed(name: str, key: str, place: str) -> Problem:
+    message = "cannot be changed by an arm or on the command line: it says what the recipe is made of"
+    return Problem(key, message, place, f"set {name} in the recipe file")
+
+
+def _place(origins: Mapping[str, Origin], key: str) -> str:
+    origin = find_origin(origins, key)
+    return str(origin) if origin else ""
 
 
 def _blocked(result: Overlaid, parts: Sequence[str], place: str) -> bool:
@@ -243,10 +263,9 @@ def _report_misses(
                 continue
             key = f"{group}.{name}"
             source = f"{prefix}.{key}" if prefix else key
-            found = [str(origins[item]) for item in origins if item == source or item.startswith(f"{source}.")]
             hint = f"did you mean {match!r}?" if match else f"{group}: {', '.join(known) or 'none'}"
             message = f"changes {key}, but there is no {name!r} under {group}: this hits nothing"
-            result.problems.append(Problem(source, message, found[0] if found else "", hint))
+            result.problems.append(Problem(source, message, _place(origins, source), hint))
             missed.append((group, name))
     return missed
 

@@ -281,6 +281,10 @@ FILES = [
     ),
 ]
 REFERENCES = [
+    swap(
+        "a reference inside a text", "model: ${stage:rl}", "model: my-${stage:rl}", "@30", "has to be the whole value"
+    ),
+    swap("a kind that is no text", "kind: ppo", "kind: [ppo]", "@14: stages.rl.kind", "is no text"),
     swap("an unknown stage", "${stage:rl}", "${stage:lr}", "@30", "there is no stage 'lr'", "did you mean 'rl'?"),
     swap(
         "a stage of its own",
@@ -394,6 +398,13 @@ STUDIES = [
         "@38",
         "another key",
     ),
+    swap(
+        "an arm of arms",
+        "stages.rl.gamma: 0.9",
+        "arms.x.seed: 1",
+        "@38: arms.discount.arms",
+        "set arms in the recipe file",
+    ),
     Case("an unknown arm", ("'--arm discont'", "did you mean 'discount'?"), arguments=("--arm", "discont")),
 ]
 COMMAND_LINE = [
@@ -403,6 +414,8 @@ COMMAND_LINE = [
     override("an unknown stage on the command line", "stages.lr.max_steps=3", "hits nothing", "did you mean 'rl'?"),
     override("an unknown source", "data.trian.path=rows.jsonl", "hits nothing", "did you mean 'train'?"),
     override("a wrong value that stages inherit", "model=3", "model: is 3; allowed: a text", problems=1),
+    override("a key below an unknown key", "stages.rl.foo.bar=3", "stages.rl.foo", "unknown key 'foo'"),
+    override("another base", "base=other.yaml", "set base in the recipe file"),
     override("reaching into a number", "seed.x=3", "reaches into seed, which is 0"),
     override("reaching into a list", "studies.short.seeds.0=3", "which is a list"),
     override("a wrong value", "stages.rl.max_steps=many", "is 'many'; allowed: a whole number"),
