@@ -130,6 +130,16 @@ def test_recipes_ls_and_show():
         assert shown.stdout == path.read_text(encoding="utf-8")
 
 
+def test_runs_commands_without_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = CliRunner().invoke(main, ["runs", "ls"])
+    assert listed.exit_code == 0 and "no runs" in listed.stdout
+    for command in (["runs", "tail", "nowhere"], ["runs", "compare", "nowhere", "nor_here"]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 2 and "nowhere is no run directory" in result.stderr
+        assert isinstance(result.exception, SystemExit)
+
+
 def test_a_misspelt_shipped_recipe():
     for command in (["recipes", "show", "quikstart"], ["recipes", "cp", "quikstart"]):
         result = CliRunner().invoke(main, command)
