@@ -50,12 +50,12 @@ def read_paths(
     """Rows of a file, a folder, a glob pattern, or a list of them, in sorted order of the files.
 
     Args:
-        path: what to read; relative paths start at `base_dir`.
+        path: what to read; relative paths start at the working directory.
         format: `jsonl`, `json`, `csv`, `parquet`, an installed reader, or `file.py:function`; None goes by the file's
             ending.
         split: picks the files whose names start with it in a folder, or the part of a saved dataset or of a JSON file
             that holds several.
-        base_dir: where relative paths start; the working directory if None.
+        base_dir: where a custom reader `file.py:function` is looked for; the working directory if None.
 
     Raises:
         DataError: nothing there, an unknown format, or a split that is missing or ambiguous.
@@ -65,7 +65,7 @@ def read_paths(
     if not paths:
         raise DataError("path is an empty list -> name at least one file")
     for one in paths:
-        place = Path(base_dir or ".") / Path(one).expanduser()
+        place = Path(one).expanduser()
         if place.is_dir() and any((place / mark).is_file() for mark in _SAVED_DATASET_MARKS):
             yield from _read_saved_dataset(place, split)
             continue

@@ -72,7 +72,7 @@ def load_rows(
         name: the hub dataset's configuration.
         revision: the hub dataset's revision.
         require: columns that a usable row must have; `prompt` (messages) stands in for `problem`.
-        base_dir: where relative paths start; the working directory if None.
+        base_dir: where a custom reader `file.py:function` is looked for; the working directory if None.
 
     Returns:
         Rows with `id` (text, unique, the same on every reading), `problem`, `answer` and, where the source has them,

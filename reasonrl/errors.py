@@ -1,6 +1,7 @@
 """Every error that reasonrl raises on purpose.
 
-One small tree. Each message names the key or the item, the value, what was allowed, and what to do. `exit_status` is what the command line exits with.
+One small tree. Each message names the key or the item, the value, what was allowed, and what to do. `exit_status` is
+what the command line exits with.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class MissingExtra(ReasonRLError, ImportError):
     """A feature whose optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str, feature: str) -> None:
-        super().__init__(f"{feature} needs the package {package!r}, which is not installed -> pip install 'reasonrl[{extra}]'")
+        super().__init__(
+            f"{feature} needs the package {package!r}, which is not installed -> pip install 'reasonrl[{extra}]'"
+        )
 
 
 class Interrupted(ReasonRLError):

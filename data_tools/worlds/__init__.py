@@ -7,6 +7,7 @@ arithmetic, n: 4096, args: {...}}`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
@@ -21,7 +22,7 @@ class World(Protocol):
         ...
 
 
-BUILT_IN: dict[str, type[World]] = {"arithmetic": ArithmeticWorld}
+BUILT_IN: dict[str, Callable[[], Any]] = {"arithmetic": ArithmeticWorld}
 
 
 def get_world(name: str) -> World:
@@ -30,7 +31,8 @@ def get_world(name: str) -> World:
         near = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known worlds: {', '.join(sorted(BUILT_IN))}"
         raise DataError(f"data.world: there is no world {name!r} -> {hint}")
-    return BUILT_IN[name]()
+    world: World = BUILT_IN[name]()
+    return world
 
 
 __all__ = ["BUILT_IN", "ArithmeticWorld", "World", "get_world"]

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from reasonrl.errors import RunError
 from reasonrl.pipeline.context import StageResult
 from reasonrl.pipeline.environment import environment_record, redacted_command
@@ -25,6 +23,7 @@ from reasonrl.pipeline.files import (
 )
 from reasonrl.pipeline.keys import StageIdentity
 from reasonrl.pipeline.lock import LOCK_FILE
+from reasonrl.recipe import composed_yaml
 
 if TYPE_CHECKING:
     from reasonrl.recipe import ResolvedRecipe
@@ -255,7 +254,7 @@ class RunDirectory:
         write_json(self.path / ENVIRONMENT, record)
         # What is composed in already does not stand there once more: base files, and arms on top of this run's arm.
         tree = {key: value for key, value in resolved.tree.items() if key not in ("base", "arms", "studies")}
-        write_text(self.path / CONFIG, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
+        write_text(self.path / CONFIG, composed_yaml(tree))
         write_text(self.path / CONFIG_INPUT, resolved.source_text)
 
     def _earlier_starts(self) -> list[Any]:

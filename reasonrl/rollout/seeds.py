@@ -27,7 +27,7 @@ def sample_seed(*parts: str | int) -> int:
 
 
 def uniforms(seeds: NDArray[np.uint64], position: int) -> NDArray[np.float64]:
-    """One uniform in [0, 1) per seed for this token position (0-based); shape (B,) in, (B,) out, 53 random bits each."""
+    """One uniform in [0, 1) per seed for this token position (0-based); (B,) in, (B,) out, 53 random bits each."""
     with np.errstate(over="ignore"):
         z = seeds + _GOLDEN * np.uint64(position + 1)
         z = (z ^ (z >> np.uint64(30))) * _MIX_1

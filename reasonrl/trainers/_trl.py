@@ -73,7 +73,7 @@ class Collected:
     metrics: dict[str, float]
 
 
-class RolloutHooks(GRPOTrainer):  # type: ignore[misc]
+class RolloutHooks(GRPOTrainer):
     """GRPOTrainer with its rollout opened up; the update is the subclass's own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -278,7 +278,7 @@ class PPOTrainer(RolloutHooks):
             meter.add("accuracy", float(right), len(verdicts))
         if targets.kl is not None:
             meter.add("kl", targets.kl.sum(), float(targets.mask.sum()))
-        metrics = {**collected.metrics, **meter.means()}
+        metrics: dict[str, Any] = {**collected.metrics, **meter.means()}
         metrics["reward_std"] = max(metrics.pop("reward_square", 0.0) - metrics.get("reward", 0.0) ** 2, 0.0) ** 0.5
         if targets.values is not None and targets.returns is not None:
             moments = residual_moments(targets.values, targets.returns, targets.mask)

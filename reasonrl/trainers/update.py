@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -148,7 +148,7 @@ class PPOUpdate:
     def _group_baseline(self, total: torch.Tensor) -> torch.Tensor:
         # A prompt's samples may lie on two ranks, so the groups are formed over all of them.
         everyone = self.accelerator.gather(total)
-        kind = "rloo" if self.args.advantage == "rloo" else "group"
+        kind: Literal["group", "rloo"] = "rloo" if self.args.advantage == "rloo" else "group"
         advantages = group_advantages(everyone, self.args.num_generations, kind=kind)
         start = self.accelerator.process_index * len(total)
         return advantages[start : start + len(total)]

@@ -5,7 +5,7 @@ checkpoint.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def load_source(source: DataSource | Reference, context: StageContext, require: 
         args=source.args,
         format=source.format,
         split=source.split,
-        columns=source.columns,
+        columns={**source.columns},
         keep=source.keep,
         limit=source.limit,
         n=source.n,
@@ -63,12 +63,10 @@ class Watch:
     Args:
         context: the stage's.
         total: steps in all, for the readable line and the time left.
-        say: prints a readable line.
     """
 
     context: StageContext
     total: int | None
-    say: Callable[[str], None] = print
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +88,7 @@ class Watch:
         """One step's metrics."""
         if self.metrics is not None:
             self.metrics.write(metrics)
-            self.say(step_line(metrics, self.total))
+            self.context.say(step_line(metrics, self.total))
         if self.trackers is not None:
             self.trackers.log(metrics, metrics["step"])
         self.context.report_progress(metrics["step"], self.total)

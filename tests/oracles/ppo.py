@@ -1,0 +1,139 @@
+"""PPO with a critic on recorded rollouts, as one plain script: the oracle of the trainer. It imports nothing of
+reasonrl.
+
+One sequence at a time, no padding, no micro-batches. Sources: Schulman et al. 2017 (arXiv 1707.06347) for the clipped
+surrogate, Schulman et al. 2016 (arXiv 1506.02438) for GAE, Hu et al. 2025 (arXiv 2503.24290) for the batch-wide
+advantage normalisation and the clipped value loss.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Episode:
+    """Prompt and response token ids, and the reward at the end of the response."""
+
+    prompt: list[int]
+    response: list[int]
+    reward: float
+
+
+@dataclass
+class Settings:
+    """The hyper-parameters that matter to the update."""
+
+    seed: int
+    stage: str
+    actor_steps: int
+    critic_steps: int
+    epochs: int
+    gamma: float
+    lam: float
+    epsilon: float
+    cliprange_value: float
+    learning_rate: float
+    critic_learning_rate: float
+    betas: tuple[float, float]
+    adam_epsilon: float
+    max_grad_norm: float
+
+
+def logprobs_of(policy, episode):
+    """Log-probability of each response token."""
+    ids = torch.tensor([episode.prompt + episode.response])
+    logits = policy(input_ids=ids).logits[0]
+    out = []
+    for t, token in enumerate(episode.response):
+        row = logits[len(episode.prompt) + t - 1]
+        out.append(row[token] - torch.logsumexp(row, dim=0))
+    return torch.stack(out)
+
+
+def values_of(critic, episode):
+    """The critic's value before each response token."""
+    ids = torch.tensor([episode.prompt + episode.response])
+    values = critic(input_ids=ids)[0]
+    return torch.stack([values[len(episode.prompt) + t - 1] for t in range(len(episode.response))])
+
+
+def advantages_and_returns(reward, values, gamma, lam):
+    """GAE of one episode with a single reward at its end."""
+    n = len(values)
+    advantages = [0.0] * n
+    ahead = 0.0
+    for t in reversed(range(n)):
+        r = reward if t == n - 1 else 0.0
+        v_next = values[t + 1] if t + 1 < n else 0.0
+        ahead = r + gamma * v_next - values[t] + gamma * lam * ahead
+        advantages[t] = ahead
+    return advantages, [a + v for a, v in zip(advantages, values, strict=True)]
+
+
+def parts_of(n, parts, *name):
+    """The seeded, disjoint parts of a rollout batch."""
+    order = list(range(n))
+    random.Random("/".join(map(str, name))).shuffle(order)
+    size = n // parts
+    return [order[i * size : (i + 1) * size] for i in range(parts)]
+
+
+def step(model, optimizer, loss, max_norm):
+    """One optimizer step with the gradient's global norm limited."""
+    optimizer.zero_grad()
+    loss.backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = math.sqrt(sum(float((g * g).sum()) for g in grads))
+    if norm > max_norm:
+        for g in grads:
+            g.mul_(max_norm / (norm + 1e-6))
+    optimizer.step()
+
+
+def train(policy, critic, rollouts, s: Settings):
+    """Run PPO over recorded rollout batches; returns the share of value tokens whose clip was active."""
+    policy_optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=s.learning_rate, betas=s.betas, eps=s.adam_epsilon, weight_decay=0.0
+    )
+    critic_optimizer = torch.optim.AdamW(
+        critic.parameters(), lr=s.critic_learning_rate, betas=s.betas, eps=s.adam_epsilon, weight_decay=0.0
+    )
+    clipped, counted = 0, 0
+    for number, episodes in enumerate(rollouts):
+        with torch.no_grad():
+            old_logprobs = [logprobs_of(policy, e) for e in episodes]
+            old_values = [values_of(critic, e) for e in episodes]
+        targets = [
+            advantages_and_returns(e.reward, v.tolist(), s.gamma, s.lam)
+            for e, v in zip(episodes, old_values, strict=True)
+        ]
+        flat = [a for advantages, _ in targets for a in advantages]
+        mean = math.fsum(flat) / len(flat)
+        std = math.sqrt(max(math.fsum((a - mean) ** 2 for a in flat) / len(flat), 1e-8))
+
+        for part in parts_of(len(episodes), s.critic_steps, s.seed, s.stage, "critic", number, 0):
+            tokens = sum(len(episodes[i].response) for i in part)
+            loss = 0.0
+            for i in part:
+                v, r = values_of(critic, episodes[i]), torch.tensor(targets[i][1], dtype=torch.float64)
+                near = old_values[i] + (v - old_values[i]).clamp(-s.cliprange_value, s.cliprange_value)
+                plain, limited = (v - r) ** 2, (near - r) ** 2
+                clipped += int((limited > plain).sum())
+                counted += len(v)
+                loss = loss + 0.5 * torch.max(plain, limited).sum() / tokens
+            step(critic, critic_optimizer, loss, s.max_grad_norm)
+
+        for epoch in range(s.epochs):
+            for part in parts_of(len(episodes), s.actor_steps, s.seed, s.stage, "actor", number, epoch, 0):
+                tokens = sum(len(episodes[i].response) for i in part)
+                loss = 0.0
+                for i in part:
+                    ratio = torch.exp(logprobs_of(policy, episodes[i]) - old_logprobs[i])
+                    a = (torch.tensor(targets[i][0], dtype=torch.float64) - mean) / std
+                    limited = ratio.clamp(1 - s.epsilon, 1 + s.epsilon)
+                    loss = loss - torch.min(ratio * a, limited * a).sum() / tokens
+                step(policy, policy_optimizer, loss, s.max_grad_norm)
+    return clipped / counted
