@@ -38,9 +38,10 @@ def kl_shaped_rewards(
     """Subtract `beta` times the per-token KL estimate k1 = log pi - log pi_ref from the rewards (Ziegler et al. 2019,
     arXiv 1909.08593, Eq. 2).
 
-    All tensors are (B, T); log-probabilities are natural and of the policy that drew the tokens.
+    All tensors are (B, T); log-probabilities are natural and of the policy that drew the tokens. Where the mask is zero
+    the rewards stay as they are, whatever the log-probabilities hold.
     """
-    return rewards - beta * (logprobs - ref_logprobs) * mask
+    return rewards - beta * torch.where(mask.bool(), logprobs - ref_logprobs, 0)
 
 
 def gae(

@@ -21,7 +21,7 @@ def shuffled_parts(n: int, parts: int, *seed: str | int) -> list[list[int]]:
     order = list(range(n))
     random.Random("/".join(map(str, seed))).shuffle(order)
     size = n // parts
-    return [order[start : start + size] for start in range(0, n, size)]
+    return [order[part * size : (part + 1) * size] for part in range(parts)]
 
 
 def plan_microbatches(indices: Sequence[int], lengths: Sequence[int], tokens_per_microbatch: int) -> list[list[int]]:

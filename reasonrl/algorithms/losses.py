@@ -84,7 +84,8 @@ def policy_loss(
         return PolicySums(
             loss=loss,
             clipped=(weights * (clipped < plain)).sum(),
-            approx_kl=(weights * (ratio - 1 - log_ratio)).sum(),
+            # expm1: rho - 1 of a ratio near 1 would lose its digits, and the estimate its sign.
+            approx_kl=(weights * (log_ratio.expm1() - log_ratio)).sum(),
             log_ratio=(weights * log_ratio).sum(),
         )
 
