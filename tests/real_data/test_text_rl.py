@@ -14,7 +14,7 @@ import pytest
 from reasonrl.observe import read_metrics
 from reasonrl.observe.completions import completion_files, read_parquet
 
-SMALL = ("prompts_per_step=4", "max_completion_length=48")
+SMALL = ("prompts_per_step=2", "max_completion_length=48")
 INSTRUCTION = "\n\nReason step by step, and put the final answer within \\boxed{}."
 FRAME = ("<|im_start|>user\n", f"{INSTRUCTION}<|im_end|>\n<|im_start|>assistant\n")
 STATUSES = ("correct", "wrong", "no_answer", "timeout", "crash", "bad_gold", "fault")
@@ -32,7 +32,7 @@ def real_file(name: str) -> Path:
 
 def raw_rows(path: Path) -> list[dict[str, Any]]:
     """The rows as the standard library reads them."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def gsm8k_gold(row: dict[str, Any]) -> str:
@@ -62,21 +62,21 @@ def test_two_steps_on_real_rows(file, asked, gold_of, tmp_path):
     assert [line["step"] for line in lines] == [1, 2]
     files = completion_files(stage / "completions")
     assert list(files) == [1, 2]
-    golds = {row[asked]: gold_of(row) for row in raw_rows(data)}
+    golds = {(row[asked], gold_of(row)) for row in raw_rows(data)}
     asked_problems = set()
     for line in lines:
         samples = read_parquet(files[line["step"]])
-        assert len(samples) == line["samples"] == 16
+        assert len(samples) == line["samples"] == 8
         for sample in samples:
             assert sample["prompt"].startswith(FRAME[0]) and sample["prompt"].endswith(FRAME[1])
             problem = sample["prompt"].removeprefix(FRAME[0]).removesuffix(FRAME[1])
             asked_problems.add(problem)
-            assert sample["answer"] == golds[problem]
+            assert (problem, sample["answer"]) in golds
             assert sample["verdict"] in STATUSES
             assert 1 <= sample["length"] <= 48
             assert sample["finish_reason"] == "stop" or sample["length"] == 48
         check_counts(line, samples)
-    assert len(asked_problems) == 8
+    assert len(asked_problems) == 4
 
 
 def check_counts(line: dict[str, Any], samples: list[dict[str, Any]]) -> None:
