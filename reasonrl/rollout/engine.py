@@ -33,7 +33,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens = {self.max_tokens}, but a sample needs at least 1 token")
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise ValueError(f"temperature = {self.temperature}, allowed are 0 (greedy) and above")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}, allowed are values above 0 and up to 1")

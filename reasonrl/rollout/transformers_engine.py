@@ -8,6 +8,7 @@ ties.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,16 @@ class TransformersEngine:
         self.weight_version = 0
 
     def stream(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
-        """Yield each sample as it finishes; see `RolloutEngine`."""
+        """Yield each sample as it finishes; see `RolloutEngine`.
+
+        Raises:
+            ModelError: a prompt is empty (nothing is drawn then), or the model's logits are not numbers.
+        """
+        for request in requests:
+            if not request.prompt_ids:
+                raise ModelError(
+                    f"rollout: request {request.id!r} has an empty prompt -> every prompt needs at least one token"
+                )
         order = (
             sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids)) if self.sort_by_length else list(requests)
         )
@@ -78,13 +88,21 @@ class TransformersEngine:
 
     def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Copy weights into the engine's model by name; with the trainer's own model, pass an empty iterator and only
-        the version moves on.
+        the version moves on. Both names of a tied parameter are known.
+
+        Raises:
+            ModelError: a name is unknown, or a tensor has another shape than the parameter of its name.
         """
-        own = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, tensor in weights:
                 if name not in own:
                     raise ModelError(f"sync_weights: the engine's model has no parameter {name!r}")
+                if tensor.shape != own[name].shape:
+                    raise ModelError(
+                        f"sync_weights: {name!r} is {tuple(tensor.shape)}, the engine's model has"
+                        f" {tuple(own[name].shape)} -> trainer and engine must hold the same model"
+                    )
                 own[name].copy_(tensor)
         self.weight_version = version
 
@@ -99,6 +117,12 @@ class TransformersEngine:
             draws = torch.from_numpy(uniforms(batch.seeds, position)).to(batch.logits.device)
             tokens, logprobs = draw_tokens(batch.logits, draws, params.temperature, params.top_p)
             for row, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):
+                if math.isnan(logprob):
+                    raise ModelError(
+                        f"rollout: request {batch.requests[row].id!r}: the model's logits for response token"
+                        f" {position + 1} are not a number (weight version {self.weight_version}) -> the weights hold"
+                        " NaN or inf; if training diverged, lower the learning rate"
+                    )
                 batch.tokens[row].append(token)
                 batch.logprobs[row].append(logprob)
             position += 1
@@ -121,8 +145,6 @@ class TransformersEngine:
         ids = torch.zeros(len(distinct), longest, dtype=torch.long)
         mask = torch.zeros(len(distinct), longest, dtype=torch.long)
         for prompt, row in index.items():
-            if not prompt:
-                raise ModelError("rollout: a request has an empty prompt -> every prompt needs at least one token")
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         ids, mask = ids.to(device), mask.to(device)
