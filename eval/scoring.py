@@ -61,6 +61,11 @@ def build_scorer(reward: Any, base_dir: str | Path | None = None) -> Scorer:
     from reasonrl.rewards import get_reward
 
     function = get_reward(spec, base_dir)
+    if function.token_level:
+        raise RewardError(
+            f"reward {function.__name__!r} rewards tokens, and an evaluation judges whole responses"
+            " -> name a reward without token_level"
+        )
     return lambda answers: _score_with(function, answers)
 
 

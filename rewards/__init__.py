@@ -6,7 +6,16 @@ reward(prompts, completions, answer=golds)          # also as TRL's `reward_func
 """
 
 from reasonrl.rewards.math import verify
-from reasonrl.rewards.registry import RewardFunction, available_rewards, get_reward
+from reasonrl.rewards.registry import RewardFunction, available_rewards, get_reward, get_rewards
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Verdict
 
-__all__ = ["SCORE_OF_STATUS", "STATUSES", "RewardFunction", "Verdict", "available_rewards", "get_reward", "verify"]
+__all__ = [
+    "SCORE_OF_STATUS",
+    "STATUSES",
+    "RewardFunction",
+    "Verdict",
+    "available_rewards",
+    "get_reward",
+    "get_rewards",
+    "verify",
+]

@@ -31,6 +31,8 @@ class MathReward:
         gold: the column with the golds; None takes `answer`, or `solution` where there is no `answer` (TRL's layout).
     """
 
+    token_level = False
+
     def __init__(self, policy: str = "default", gold: str | None = None) -> None:
         if policy not in POLICIES:
             raise RewardError(f"reward 'math': policy {policy!r} is unknown{near(policy, POLICIES)}")
@@ -112,6 +114,8 @@ class FormatReward:
             it.
     """
 
+    token_level = False
+
     def __init__(self, style: str = "think_answer", think_in_prompt: bool = False) -> None:
         if style not in (*_STYLES, "boxed"):
             raise RewardError(f"reward 'format': style {style!r} is unknown{near(style, (*_STYLES, 'boxed'))}")
@@ -140,6 +144,8 @@ class LengthReward:
         max_tokens: where the punishment is whole.
         buffer_tokens: over how many tokens it grows.
     """
+
+    token_level = False
 
     def __init__(self, max_tokens: int, buffer_tokens: int) -> None:
         if not 0 < buffer_tokens <= max_tokens:

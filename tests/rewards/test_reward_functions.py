@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reasonrl.errors import RewardError
-from reasonrl.rewards import available_rewards, get_reward
+from reasonrl.rewards import available_rewards, get_reward, get_rewards
 
 STANDARD = [
     r"so \boxed{5}",
@@ -126,6 +126,21 @@ def words(completions):
 
 async def later(completions):
     return [1.0]
+
+def thirds(completion_ids, **columns):
+    return [[place / 4 for place in range(len(ids))] if ids else None for ids in completion_ids]
+thirds.token_level = True
+
+class Flat:
+    token_level = True
+    def __init__(self, value):
+        self.value = value
+    def __call__(self, completion_ids, **columns):
+        return [[self.value] * 3 for _ in completion_ids]
+
+def untold(completions):
+    return [1.0, 2.0]
+untold.token_level = True
 """
 
 
@@ -197,6 +212,43 @@ def test_specs_that_do_not_fit(spec: Any, message: str, user_folder: Path) -> No
 def test_what_a_users_function_returns_is_checked(name: str, message: str, user_folder: Path) -> None:
     with pytest.raises(RewardError, match=message):
         get_reward(f"mine.py:{name}", base_dir=user_folder)(completions=["a", "b"])
+
+
+def test_rewards_of_tokens_stay_lists_of_tokens(user_folder: Path) -> None:
+    batch = {"completions": ["a", "b"], "completion_ids": [[1, 2, 3], []]}
+    quarters = get_reward("mine.py:thirds", base_dir=user_folder)
+    assert quarters.token_level and quarters(**batch) == [[0.0, 0.25, 0.5], None]
+    again = pickle.loads(pickle.dumps(quarters))
+    assert again.token_level and again(**batch) == quarters(**batch)
+    flat = {"name": "mine.py:Flat", "weight": 2, "args": {"value": 1.5}}
+    both = get_reward([flat, {"name": "mine.py:thirds", "weight": -4}], base_dir=user_folder)
+    batch["completion_ids"] = [[1, 2, 3], [4, 5, 6]]
+    assert both.token_level and both(**batch) == [[3.0, 2.0, 1.0]] * 2
+
+
+def test_rewards_of_responses_and_of_tokens_come_apart(user_folder: Path) -> None:
+    mixed = ["math", {"name": "mine.py:thirds", "weight": 4}, {"name": "format", "weight": 0.5}]
+    whole, tokens = get_rewards(mixed, base_dir=user_folder)
+    assert (whole.token_level, whole.__name__) == (False, "1*math+0.5*format")
+    assert tokens.token_level and tokens(completions=["x"], completion_ids=[[7, 7]]) == [[0.0, 1.0]]
+    assert [reward.__name__ for reward in get_rewards("math")] == ["math"]
+    with pytest.raises(RewardError, match="of whole responses and of tokens"):
+        get_reward(mixed, base_dir=user_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "message"),
+    [
+        ({"name": "mine.py:Flat", "args": {"value": 1}}, [[1, 2, 3], [1, 2]], "3 numbers for completion 1 of 2 tokens"),
+        ({"name": "mine.py:Flat", "args": {"value": "x"}}, [[1, 2, 3]] * 2, "'x' for token 0 of completion 0"),
+        ("mine.py:untold", [[1], [2]], "1.0 for completion 0 -> it is token_level"),
+    ],
+)
+def test_what_a_token_level_function_returns_is_checked(
+    name: Any, ids: list[list[int]], message: str, user_folder: Path
+) -> None:
+    with pytest.raises(RewardError, match=message):
+        get_reward(name, base_dir=user_folder)(completions=["a", "b"], completion_ids=ids)
 
 
 def test_an_installed_plugin_is_found_by_name(user_folder: Path) -> None:
