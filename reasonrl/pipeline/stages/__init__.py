@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
 
@@ -65,6 +66,19 @@ def stage_kind(kind: str) -> StageKind:
 def stage_module(kind: str) -> ModuleType:
     """Import the module of a kind. Raises RunError for an unknown kind."""
     return importlib.import_module(stage_kind(kind).module)
+
+
+def resume_point(kind: str, directory: Path) -> str | None:
+    """Words for where a half-done stage in `directory` will carry on, such as `step 40`; None if nothing was saved.
+
+    A module that does not tell has the newest of its `checkpoint-N` folders, as transformers names them.
+    """
+    module = stage_module(kind)
+    if hasattr(module, "resume_point"):
+        return cast("str | None", module.resume_point(directory))
+    folders = directory.glob("checkpoint-*")
+    steps = [int(number) for folder in folders if (number := folder.name.removeprefix("checkpoint-")).isdigit()]
+    return f"step {max(steps)}" if steps else None
 
 
 def as_stage(module: ModuleType) -> StageModule:

@@ -14,7 +14,7 @@ from reasonrl.data_tools.loading import Rows, load_rows
 from reasonrl.data_tools.prompts import Message, as_messages
 from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_line
 from reasonrl.pipeline.context import StageContext
-from reasonrl.recipe import DataSource, Reference
+from reasonrl.recipe import DataSource, Reference, RolloutConfig
 from reasonrl.trainers.checkpoints import latest_complete
 
 
@@ -62,11 +62,13 @@ class Watch:
 
     Args:
         context: the stage's.
-        total: steps in all, for the readable line and the time left.
+        total: steps in all, for the readable line and the time left; None if something else ends the stage.
+        cpu_budget: CPU seconds that end the stage; progress is then counted in them.
     """
 
     context: StageContext
     total: int | None
+    cpu_budget: float | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,7 +93,10 @@ class Watch:
             self.context.say(step_line(metrics, self.total))
         if self.trackers is not None:
             self.trackers.log(metrics, metrics["step"])
-        self.context.report_progress(metrics["step"], self.total)
+        if self.cpu_budget is not None:
+            self.context.report_progress(self.context.cpu_seconds(), self.cpu_budget, "CPU seconds")
+        else:
+            self.context.report_progress(metrics["step"], self.total)
 
     def close(self) -> None:
         """Finish files and trackers."""
@@ -99,6 +104,27 @@ class Watch:
             self.metrics.close()
         if self.trackers is not None:
             self.trackers.close()
+
+
+def engine_options(rollout: RolloutConfig, max_tokens: int) -> dict[str, Any]:
+    """What a recipe's `rollout` says about batch sizes, as options of the engine: rows decoded together."""
+    options: dict[str, Any] = {}
+    if rollout.batch_size is not None:
+        options["batch_size"] = rollout.batch_size
+    if rollout.max_batch_tokens is not None:
+        rows = max(1, rollout.max_batch_tokens // max_tokens)
+        options["batch_size"] = min(rows, options.get("batch_size", rows))
+    return options
+
+
+def quiet_libraries() -> None:
+    """Silence the loading bars of the libraries below: a run has one readable line a step, and its own progress."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def resume_point(directory: Path) -> str | None:

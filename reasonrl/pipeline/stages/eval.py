@@ -115,19 +115,17 @@ def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, A
     import torch
 
     from reasonrl.models import load_policy
+    from reasonrl.pipeline.stages.common import engine_options, quiet_libraries
     from reasonrl.rollout import build_engine
 
+    quiet_libraries()
     model, tokenizer = load_policy(model_name, dtype="auto")
     if torch.cuda.is_available():
         model.to("cuda")
     model.eval()
-    options: dict[str, Any] = {}
-    if config.rollout.batch_size is not None:
-        options["batch_size"] = config.rollout.batch_size
-    if config.rollout.max_batch_tokens is not None:
-        rows = max(1, config.rollout.max_batch_tokens // max_tokens)
-        options["batch_size"] = min(rows, options.get("batch_size", rows))
-    return build_engine(config.rollout.engine, model, tokenizer, **options), tokenizer
+    return build_engine(
+        config.rollout.engine, model, tokenizer, **engine_options(config.rollout, max_tokens)
+    ), tokenizer
 
 
 def resume_point(directory: Path) -> str | None:

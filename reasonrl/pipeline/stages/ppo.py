@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.errors import DataError
 from reasonrl.pipeline.context import StageContext, StageResult
-from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, resume_point
+from reasonrl.pipeline.stages.common import (
+    Source,
+    Watch,
+    engine_options,
+    export_model,
+    load_source,
+    quiet_libraries,
+    resume_point,
+)
 from reasonrl.recipe import PPOStage, Reference
 from reasonrl.rewards import get_reward
 from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
@@ -23,6 +31,7 @@ REQUIRED = ("problem", "answer")
 
 def run(config: PPOStage, context: StageContext) -> StageResult:
     """Train, with checkpoints that a killed run resumes from exactly; final weights stand in `model/` and `critic/`."""
+    quiet_libraries()
     output = context.directory / "checkpoints"
     watch = Watch(context, config.max_steps)
     trainer, dropped = _trainer(config, context, output, watch)
@@ -98,7 +107,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     if config.eval_data is not None:
         held_out, _ = _prompt_rows(load_source(config.eval_data, context, REQUIRED), tokenizer, config)
         validation = Dataset.from_list(held_out)
-    options = {} if config.rollout.batch_size is None else {"batch_size": config.rollout.batch_size}
+    options = engine_options(config.rollout, config.max_completion_length)
     every = config.log_completions_steps
     trainer = PPOTrainer(
         policy,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.pipeline.context import StageContext, StageResult
-from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, resume_point
+from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, quiet_libraries, resume_point
 from reasonrl.recipe import Reference, SFTStage
 from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
 
@@ -28,6 +28,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     from reasonrl.models import load_policy
     from reasonrl.trainers.sft import SFTCallback
 
+    quiet_libraries()
     output = context.directory / "checkpoints"
     model, tokenizer = load_policy(context.model_of(config.model))
     examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config)
@@ -36,9 +37,10 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         held_out = Dataset.from_list(
             _examples(load_source(config.eval_data, context, REQUIRED), tokenizer, config).rows
         )
-    watch = Watch(context, config.max_steps)
+    budget = _budget(config, context)
+    watch = Watch(context, config.max_steps if budget is None else None, budget)
     callback = SFTCallback(
-        output, watch.line, context.should_stop, context.cpu_seconds, _budget(config, context), config.save_total_limit
+        output, watch.line, context.should_stop, context.cpu_seconds, budget, config.save_total_limit
     )
     trainer = SFTTrainer(
         model=model,

@@ -1,0 +1,123 @@
+"""PPO killed by SIGKILL at every kind of moment: the restarted run ends as the unbroken one, to the last weight."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reasonrl.observe import is_time_field, read_metrics, read_parquet
+from reasonrl.observe.completions import completion_files
+
+STEPS = 6
+RECIPE = """
+recipe: kill
+model: tiny:qwen2:hidden_size=64,intermediate_size=64,num_attention_heads=1,num_hidden_layers=1
+stages:
+  rl:
+    kind: ppo
+    data: {world: arithmetic, n: 20, args: {operations: 1}}
+    reward: reward.py:even_share
+    reward_requires_stop: false
+    prompts_per_step: 8
+    num_generations: 2
+    max_completion_length: 10
+    max_steps: 6
+    save_steps: 2
+    critic_steps: 2
+    actor_steps: 2
+    learning_rate: 1.0e-3
+    critic_learning_rate: 1.0e-3
+    lr_scheduler_type: linear
+    warmup_steps: 2
+    eval_data: {world: arithmetic, split: validation, n: 6, args: {operations: 2}}
+    eval_steps: 3
+"""
+REWARD = """
+def even_share(completions, completion_ids, **columns):
+    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+"""
+#: Where to die, and at the how-manieth time: in step 4, after the checkpoint of step 2, unless said otherwise.
+POINTS = {
+    "generation": 33,
+    "scoring": 5,  # the validation at step 3 is scored too
+    "critic update": 7,
+    "policy update": 8,
+    "saving the critic": 2,
+    "marking the checkpoint": 1,  # nothing to resume from: starts anew
+    "after the metrics line": 5,
+    "after the completions": 3,
+    "done.json half written": 1,
+}
+
+
+def reasonrl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reasonrl", "train", "recipe.yaml", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def prepared(folder: Path) -> Path:
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "reward.py").write_text(REWARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = prepared(tmp_path_factory.mktemp("unbroken"))
+    done = reasonrl(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "kill" / "stages" / "rl"
+
+
+def lines(stage: Path) -> list[dict]:
+    return [
+        {name: value for name, value in line.items() if not is_time_field(name)}
+        for line in read_metrics(stage / "metrics.jsonl")
+    ]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_run_ends_as_the_unbroken_one(point, unbroken, tmp_path):
+    folder = prepared(tmp_path)
+    script = Path(__file__).with_name("kill_at.py")
+    killed = subprocess.run(
+        [sys.executable, str(script), point, str(POINTS[point]), "recipe.yaml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert killed.returncode == -9, killed.stderr
+    stage = folder / "runs" / "kill" / "stages" / "rl"
+    assert not (stage / "done.json").exists()
+
+    resumed = reasonrl(folder)
+    assert resumed.returncode == 0, resumed.stderr
+    ours, theirs = lines(stage), lines(unbroken)
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    assert ours == theirs
+    for part in ("model/model.safetensors", "critic/model.safetensors", "critic/scalar_head.safetensors"):
+        mine, whole = load_file(stage / part), load_file(unbroken / part)
+        assert mine.keys() == whole.keys()
+        assert all(torch.equal(mine[name], whole[name]) for name in whole), part
+    assert completion_files(stage / "completions").keys() == completion_files(unbroken / "completions").keys()
+    for step, file in completion_files(stage / "completions").items():
+        assert read_parquet(file) == read_parquet(completion_files(unbroken / "completions")[step])
+
+
+def test_the_unbroken_run_moved(unbroken):
+    """The comparison would be empty if nothing were learned or nothing differed between steps."""
+    records = lines(unbroken)
+    assert len({line["reward"] for line in records}) == STEPS
+    assert all(line["grad_norm"] > 0 and line["critic_grad_norm"] > 0 for line in records)
+    assert [line["step"] for line in records if "eval/accuracy" in line] == [3, 6]
