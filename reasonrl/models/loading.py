@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
@@ -12,19 +13,65 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+_USE = "give a folder with config.json, weights and a tokenizer, a hub id, or 'tiny:qwen2'"
+
+
 def resolve_model(name: str) -> str:
-    """The path or hub id that `from_pretrained` takes; a `tiny:` name becomes the folder it was built in."""
-    return str(tiny_path(name)) if is_tiny(name) else name
+    """The path or hub id that `from_pretrained` takes; a `tiny:` name becomes the folder it was built in.
+
+    Raises:
+        ModelError: the name can only be a folder (it is no `owner/name`), and there is none.
+    """
+    if is_tiny(name):
+        return str(tiny_path(name))
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"model: there is no folder {name!r} -> {_USE}")
+    return name
+
+
+def load_weights(auto_class: Any, name: str, *, key: str = "model", **kwargs: Any) -> Any:
+    """`auto_class.from_pretrained(name, **kwargs)` that never leaves a weight to chance.
+
+    Raises:
+        ModelError: it cannot be loaded, or the checkpoint lacks weights of the model (transformers would draw them at
+            random).
+    """
+    from safetensors import SafetensorError
+
+    path = resolve_model(name)
+    try:
+        model, info = auto_class.from_pretrained(path, output_loading_info=True, **kwargs)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{key}: {_cannot(name, path)}: {error} -> {_USE}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{key}: the checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}:"
+            f" {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''} -> is it the checkpoint of another kind of"
+            " model, such as a critic?"
+        )
+    return model
+
+
+def _cannot(name: str, path: str) -> str:
+    return f"{name!r} cannot be loaded" + ("" if Path(path).exists() else " (there is no such folder, so as a hub id)")
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a pad token; raises ModelError if it cannot be had."""
     from transformers import AutoTokenizer
 
+    path = resolve_model(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model: the tokenizer of {name!r} cannot be loaded: {error}") from error
+        raise ModelError(f"model: the tokenizer of {_cannot(name, path)}: {error} -> {_USE}") from error
+    # Where a checkpoint has no tokenizer files, transformers makes a tokenizer without a vocabulary.
+    if not tokenizer.encode("0", add_special_tokens=False):
+        raise ModelError(f"model: {name!r} has no tokenizer (one that encodes nothing was loaded) -> {_USE}")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -36,24 +83,16 @@ def load_policy(
     """A causal language model and its tokenizer.
 
     Args:
-        name: local folder, hub id, or `tiny:qwen2`.
+        name: local folder, hub id, or a `tiny:` name.
         dtype: torch dtype or its name; `auto` keeps the checkpoint's.
         trust_remote_code: run code that the checkpoint ships; off unless a recipe says so.
         kwargs: passed to `from_pretrained`.
 
     Raises:
-        ModelError: the model or its tokenizer cannot be loaded.
+        ModelError: the model or its tokenizer cannot be loaded, or the checkpoint lacks weights.
     """
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            resolve_model(name), dtype=dtype, trust_remote_code=trust_remote_code, **kwargs
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model: {name!r} cannot be loaded: {error} -> give a folder with config.json and weights, a hub id, "
-            "or 'tiny:qwen2'"
-        ) from error
+    model = load_weights(AutoModelForCausalLM, name, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs)
     return model, tokenizer

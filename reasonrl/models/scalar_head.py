@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from reasonrl.errors import ModelError
+from reasonrl.models.loading import load_weights, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,24 +90,36 @@ class ScalarHeadModel(nn.Module):
     ) -> ScalarHeadModel:
         """Load a saved scalar-head model, or put a fresh head on the backbone of any checkpoint.
 
+        Args:
+            path: local folder, hub id, or a `tiny:` name.
+            n_outputs: numbers read at every position.
+            init: start of a fresh head; a saved head is loaded as it is.
+            seed: seed of a fresh head.
+            dtype: of backbone and head.
+            trust_remote_code: run code that the checkpoint ships; off unless a recipe says so.
+
         Raises:
-            ModelError: the checkpoint cannot be loaded, or its head has another number of outputs.
+            ModelError: the checkpoint cannot be loaded, lacks weights, or its head has another number of outputs.
         """
         from transformers import AutoModel
 
-        try:
-            backbone = AutoModel.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"critic_model: {str(path)!r} cannot be loaded: {error}") from error
+        backbone = load_weights(
+            AutoModel, str(path), key="critic_model", dtype=dtype, trust_remote_code=trust_remote_code
+        )
         model = cls(backbone, n_outputs=n_outputs, init=init, seed=seed)
-        saved = Path(path) / HEAD_WEIGHTS
+        saved = Path(resolve_model(str(path))) / HEAD_WEIGHTS
         if saved.is_file():
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
-            weight = load_file(saved)["weight"]
+            try:
+                weight = load_file(saved)["weight"]
+            except (SafetensorError, KeyError) as error:
+                raise ModelError(f"{saved}: the head cannot be read: {error!r} -> the file is damaged") from error
             if weight.shape != model.head.weight.shape:
                 raise ModelError(
                     f"{saved}: the head is {tuple(weight.shape)}, expected {tuple(model.head.weight.shape)}"
+                    " (outputs, hidden size)"
                 )
             with torch.no_grad():
                 model.head.weight.copy_(weight)

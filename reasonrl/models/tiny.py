@@ -2,13 +2,13 @@
 `from_pretrained` path.
 
 `model: tiny:qwen2` in a recipe is Qwen2's architecture at about 0.4 M parameters. Sizes can be set in the name:
-`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. The tokenizer is byte-level, so any text can be encoded; words of
-the chat frame and `\\boxed{` are tokens of their own, digits never merge.
+`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. The tokenizer is byte-level, so any text can be encoded (in Unicode's
+NFC form, as by all of Qwen2's tokenizers); words of the chat frame and `\\boxed{` are tokens of their own, digits never
+merge.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import json
@@ -59,7 +59,11 @@ def is_tiny(name: str) -> bool:
 
 
 def parse_tiny(name: str) -> dict[str, int]:
-    """Sizes of a name such as `tiny:qwen2:hidden_size=256`; raises ModelError for an unknown architecture or size."""
+    """Sizes of a name such as `tiny:qwen2:hidden_size=256`.
+
+    Raises:
+        ModelError: the architecture or a size is unknown, or the sizes fit no model.
+    """
     architecture, _, options = name.removeprefix(PREFIX).partition(":")
     if architecture != "qwen2":
         raise ModelError(f"model: {name!r} names an unknown tiny architecture {architecture!r} -> use 'tiny:qwen2'")
@@ -70,19 +74,39 @@ def parse_tiny(name: str) -> dict[str, int]:
             near = difflib.get_close_matches(key, sizes, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(sizes)}"
             raise ModelError(f"model: {name!r} sets an unknown size {key!r} -> {hint}")
-        if not value.isdigit():
+        if not (value.isascii() and value.isdigit()):
             raise ModelError(f"model: {name!r} sets {key}={value!r}, which is not a whole number")
+        least, most = (0, 2**63 - 1) if key == "seed" else (1, 2**31 - 1)
+        if not least <= int(value) <= most:
+            raise ModelError(f"model: {name!r} sets {key}={value}, allowed are {least} to {most}")
         sizes[key] = int(value)
+    _check_fit(name, sizes)
     return sizes
+
+
+def _check_fit(name: str, sizes: dict[str, int]) -> None:
+    hidden, heads, shared = (sizes[key] for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    if hidden % heads or hidden // heads % 2:
+        raise ModelError(
+            f"model: {name!r}: hidden_size={hidden} over num_attention_heads={heads} -> every head needs the same, even"
+            " size; set both"
+        )
+    if heads % shared:
+        raise ModelError(
+            f"model: {name!r}: num_attention_heads={heads} is not a multiple of num_key_value_heads={shared}"
+        )
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with ChatML's special tokens and chat template; made without any file."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    # transformers loads the tokenizer of every qwen2 checkpoint as its own class, which normalises; so does this one,
+    # and it is the same before and after it was saved.
+    core.normalizer = normalizers.NFC()
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
@@ -116,7 +140,8 @@ def build_tiny(name: str, directory: Path) -> Path:
         **sizes,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # The CPU's generator alone: the seeding of all devices would reach past the fork.
+        torch.default_generator.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
@@ -128,17 +153,21 @@ def tiny_path(name: str) -> Path:
     """A folder that holds this tiny model, built at its first use and kept in the user's cache.
 
     The folder's name is a hash of the sizes, the tokenizer's words and the chat template, so a changed definition
-    never meets an old model.
+    never meets an old model. Processes may ask at the same time.
     """
     definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE], sort_keys=True)
-    root = Path(os.environ.get("REASONRL_CACHE", Path.home() / ".cache" / "reasonrl"))
+    root = Path(os.environ.get("REASONRL_CACHE") or Path.home() / ".cache" / "reasonrl")
     target = root / "tiny" / hashlib.sha256(definition.encode()).hexdigest()[:16]
     if not (target / "config.json").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=target.parent))
-        build_tiny(name, staging)
-        # Another process may have won the race: its folder holds the same bytes.
-        with contextlib.suppress(OSError):
+        try:
+            build_tiny(name, staging)
             staging.rename(target)
-        shutil.rmtree(staging, ignore_errors=True)
+        except OSError:
+            # Another process may have won the race: its folder holds the same bytes.
+            if not (target / "config.json").exists():
+                raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return target
