@@ -1,8 +1,7 @@
 """Chains of arithmetic with a written solution: the world of the quickstart.
 
 A problem is a chain such as `7+5*3-8`, worked strictly from left to right with every value taken modulo `modulus`.
-Its written solution has one step a
-line and a boxed answer:
+Its written solution has one step a line and a boxed answer:
 
     7+5=2
     2*3=6
@@ -80,8 +79,8 @@ class ArithmeticWorld:
         Raises:
             DataError: an argument is out of range, or the split has fewer distinct problems than asked for.
         """
-        lengths = [operations] if isinstance(operations, int) else list(operations)
-        _check(n, split, lengths, modulus, {"hard_facts": hard_facts, "slip": slip, "self_correction": self_correction})
+        lengths = _lengths(operations)
+        _check(n, split, modulus, {"hard_facts": hard_facts, "slip": slip, "self_correction": self_correction})
         teacher = _Teacher(modulus, hard_facts, slip, self_correction, teacher_seed)
         draw = random.Random(f"arithmetic/{split}/{seed}")
         rows: list[dict[str, Any]] = []
@@ -118,15 +117,24 @@ class ArithmeticWorld:
 Chain = list[tuple[str, int]]
 
 
-def _check(n: int, split: str, lengths: list[int], modulus: int, shares: dict[str, float]) -> None:
+def _lengths(operations: Any) -> list[int]:
+    several = isinstance(operations, Sequence) and not isinstance(operations, str)
+    lengths = list(operations) if several else [operations]
+    if not lengths or any(isinstance(length, bool) or not isinstance(length, int) or length < 1 for length in lengths):
+        raise DataError(
+            f"arithmetic: operations = {operations!r}, allowed are the steps of a chain, a whole number from 1 on, or a"
+            " list of such to draw from"
+        )
+    return lengths
+
+
+def _check(n: int, split: str, modulus: int, shares: dict[str, float]) -> None:
     if split not in SPLITS:
         raise DataError(f"arithmetic: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
     if n < 1:
         raise DataError(f"arithmetic: n = {n}, but at least 1 row must be asked for")
-    if not lengths or any(length < 1 for length in lengths):
-        raise DataError(f"arithmetic: operations = {lengths}, but every chain needs at least 1 operation")
-    if not 2 <= modulus <= 10:
-        raise DataError(f"arithmetic: modulus = {modulus}, allowed are 2 to 10 (values are single digits)")
+    if not isinstance(modulus, int) or not 2 <= modulus <= 10:
+        raise DataError(f"arithmetic: modulus = {modulus!r}, allowed are 2 to 10 (values are single digits)")
     for name, share in shares.items():
         if not 0.0 <= share <= 1.0:
             raise DataError(f"arithmetic: {name} = {share}, allowed are 0 to 1")
