@@ -97,6 +97,18 @@ def train(
 
 def _say_progress() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_not_said_already)
+
+
+def _not_said_already(record: logging.LogRecord) -> bool:
+    """Whether no library further down has a handler of its own that has written this record to the terminal."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger is not logging.getLogger():
+        if any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
+            return False
+        logger = logger.parent
+    return True
 
 
 @main.group()
@@ -161,6 +173,16 @@ def runs_tail(run: Path, lines: int, follow: bool) -> None:
 
     for line in tail_run(run, lines, follow=follow):
         click.echo(line)
+
+
+@runs.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@_reports_errors
+def runs_report(run: Path) -> None:
+    """Write report.html and the pictures of the run directory RUN anew; it may be running or half done."""
+    from reasonrl.observe.report import write_report
+
+    click.echo(f"wrote {write_report(run)}")
 
 
 @runs.command("compare")

@@ -151,3 +151,28 @@ def test_an_interrupted_terminal_gets_no_traceback(tmp_path):
     command = f"{sys.executable} -m reasonrl recipes show quickstart | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+def test_a_report_of_a_half_done_run(tmp_path):
+    """A run that was killed has written none itself."""
+    stage = tmp_path / "run" / "stages" / "rl"
+    stage.mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("recipe: half\nstages: {rl: {kind: ppo}}\n")
+    (stage / "metrics.jsonl").write_text('{"step": 1, "reward": 0.25}\n{"step": 2, "rew')
+    result = CliRunner().invoke(main, ["runs", "report", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "half" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_library_that_writes_its_own_warnings_is_not_repeated(tmp_path):
+    code = (
+        "import logging\n"
+        "from reasonrl.cli import _say_progress\n"
+        "_say_progress()\n"
+        "library = logging.getLogger('loud')\n"
+        "library.addHandler(logging.StreamHandler())\n"
+        "logging.getLogger('loud.inner').warning('once')\n"
+        "logging.getLogger('silent').warning('also once')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr.splitlines() == ["once", "also once"]

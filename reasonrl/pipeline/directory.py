@@ -223,7 +223,7 @@ class RunDirectory:
             return
         try:
             content = [item for item in self.path.iterdir() if item.name != LOCK_FILE]
-            content = [item for item in content if not item.name.startswith(TEMPORARY_PREFIX)]
+            content = [item for item in content if not item.name.startswith(TEMPORARY_PREFIX) and not _is_study(item)]
             marker = read_json(self.path / ENVIRONMENT) if (self.path / ENVIRONMENT).exists() else None
         except ValueError:
             marker = None
@@ -262,3 +262,11 @@ class RunDirectory:
             return list(read_json(self.path / ENVIRONMENT)["starts"])
         except (OSError, ValueError, KeyError, TypeError):
             return []
+
+
+def _is_study(folder: Path) -> bool:
+    """Whether a folder beside a run's own files is that of a study: it holds run directories and its tables alone."""
+    if not folder.is_dir():
+        return False
+    items = [item for item in folder.iterdir() if not item.name.startswith("study.")]
+    return bool(items) and all((item / ENVIRONMENT).is_file() for item in items)

@@ -9,10 +9,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasonrl.errors import RunError
-from reasonrl.pipeline.directory import DoneRecord, RunDirectory, StageDirectory, StageRecord
+from reasonrl.errors import ReasonRLError, RunError
+from reasonrl.pipeline.directory import DONE_BEFORE, DoneRecord, RunDirectory, StageDirectory, StageRecord
 from reasonrl.pipeline.environment import changed_versions, versions
 from reasonrl.pipeline.keys import Growth, StageIdentity, differences, growth, identify
+from reasonrl.pipeline.stages import resume_point
 
 if TYPE_CHECKING:
     from reasonrl.recipe import Reference, StageInstance
@@ -164,13 +165,20 @@ def _compare(stage: PlannedStage, record: StageRecord, done: DoneRecord | None) 
     before, identity = record.identity, stage.identity
     if before.key != identity.key:
         changed = differences(before.identity, identity.identity)
+        if changed and not _holds_work(stage, done):
+            return _anew(
+                stage, Action.REDO, f"was begun with other values, but had saved nothing yet: {'; '.join(changed)}"
+            )
         if changed:
             raise RunError(_refusal(stage, "was begun with other values", changed))
         return _anew(
             stage, Action.REDO, f"made anew, because what it reads has changed: {_changed_inputs(before, identity)}"
         )
     if growth(before.extensible, identity.extensible) is Growth.SHRUNK:
-        raise RunError(_refusal(stage, "can grow but not shrink", differences(before.extensible, identity.extensible)))
+        changed = differences(before.extensible, identity.extensible)
+        if not _holds_work(stage, done):
+            return _anew(stage, Action.REDO, f"was begun with more, but had saved nothing yet: {'; '.join(changed)}")
+        raise RunError(_refusal(stage, "can grow but not shrink", changed))
     if done is None:
         return replace(stage, action=Action.RESUME)
     made = done.stage.identity.extensible
@@ -178,6 +186,20 @@ def _compare(stage: PlannedStage, record: StageRecord, done: DoneRecord | None) 
         return replace(stage, action=Action.SKIP, done=done)
     grew = "; ".join(differences(made, identity.extensible))
     return replace(stage, action=Action.EXTEND, notes=(*stage.notes, f"goes on from what is there: {grew}"))
+
+
+def _holds_work(stage: PlannedStage, done: DoneRecord | None) -> bool:
+    """Whether the stage's folder holds anything that a resumed stage would start from.
+
+    A stage that failed before its first checkpoint (a slip in a reward function, say) holds nothing: mending the recipe
+    must not need `--restart-stage`.
+    """
+    if done is not None or (stage.directory.path / DONE_BEFORE).exists():
+        return True
+    try:
+        return resume_point(stage.kind, stage.directory.path) is not None
+    except ReasonRLError:
+        return True  # what is there cannot be read: not ours to call it nothing
 
 
 def _decide_linked(stage: PlannedStage, done: DoneRecord, restart: bool, peers: Peers) -> PlannedStage:
@@ -221,8 +243,7 @@ def _anew(stage: PlannedStage, action: Action, why: str) -> PlannedStage:
     except RunError:
         record = None
     before = max(record.attempt if record is not None else 0, stage.directory.times_set_aside())
-    notes = tuple(note for note in (why, f"the folder there is kept as {stage.name}.old-<n>") if note)
-    return replace(stage, action=action, attempt=before + 1, notes=notes)
+    return replace(stage, action=action, attempt=before + 1, notes=(why,) if why else ())
 
 
 def _changed_inputs(before: StageIdentity, now: StageIdentity) -> str:

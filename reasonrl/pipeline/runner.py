@@ -22,7 +22,7 @@ from reasonrl.pipeline.lock import run_lock, wait_for_orphans
 from reasonrl.pipeline.planning import ANEW, CARRIED_ON, Action, Peers, PlannedStage, plan_run
 from reasonrl.pipeline.progress import LineProgress, StageClock, duration, logs_said
 from reasonrl.pipeline.signals import StopFlag, stop_on_signals
-from reasonrl.pipeline.stages import as_stage, stage_module
+from reasonrl.pipeline.stages import as_stage, resume_point, stage_module
 
 if TYPE_CHECKING:
     from reasonrl.recipe import ResolvedRecipe
@@ -73,6 +73,7 @@ def train(
     peers: Sequence[Path] = (),
     say: Say | None = None,
     command: str | None = None,
+    stop: StopFlag | None = None,
 ) -> RunSummary:
     """Run a recipe, or carry on with what its run directory holds.
 
@@ -86,6 +87,7 @@ def train(
         say: takes each line for the user; default the logger `reasonrl.pipeline`.
         command: what resumes this run, shown when it is stopped; default this process's command line without
             `--restart-stage`.
+        stop: set when this run is asked to stop; a study has one for all its runs.
 
     Raises RunError (nothing was started), Interrupted (asked to stop; everything is saved), StageFailed, or what a
     stage raised.
@@ -120,7 +122,7 @@ def train(
             say(f"{run.path}: the process that held it is gone; taking over")
         planned = plan()
         run.write_recipe(resolved)
-        walk = _Walk(resolved, run, say, command or resume_command(sys.argv))
+        walk = _Walk(resolved, run, say, command or resume_command(sys.argv), stop or StopFlag())
         return walk.go(planned)
 
 
@@ -152,14 +154,15 @@ def _program_words(program: str) -> list[str]:
 class _Walk:
     """One pass over the planned stages, holding the run's lock."""
 
-    def __init__(self, resolved: ResolvedRecipe, run: RunDirectory, say: Say, command: str) -> None:
+    def __init__(self, resolved: ResolvedRecipe, run: RunDirectory, say: Say, command: str, stop: StopFlag) -> None:
         self.resolved = resolved
         self.run = run
         self.say = say
         self.command = command
-        self.stop = StopFlag()
+        self.stop = stop
         self.results: dict[str, StageResult] = {}
         self.summaries: list[StageSummary] = []
+        self.began = False
 
     def go(self, planned: list[PlannedStage]) -> RunSummary:
         began = time.monotonic()
@@ -167,11 +170,15 @@ class _Walk:
         if anew:
             self.say(f"to be made anew: {', '.join(anew)} (restarted, or reading what changes); the old are kept")
         with stop_on_signals(self.stop, self.say, kill_children), logs_said(self.say):
-            for number, stage in enumerate(planned, start=1):
-                self._stage(stage, f"[{number}/{len(planned)}] {stage.name} ({stage.kind})")
-                if self.stop.is_set() and number < len(planned):
-                    raise self._interrupted(f"after stage {stage.name!r}")
-        report = self._report()
+            try:
+                for number, stage in enumerate(planned, start=1):
+                    self._stage(stage, f"[{number}/{len(planned)}] {stage.name} ({stage.kind})")
+                    if self.stop.is_set() and number < len(planned):
+                        raise self.stop.interrupted(f"after stage {stage.name!r}", self.command)
+            except ReasonRLError:
+                self._report()  # of what is there: a run that stopped is looked at more, not less
+                raise
+            report = self._report()
         self.say(f"done in {duration(time.monotonic() - began)}: {self.run.path}")
         return RunSummary(self.run.path, tuple(self.summaries), report)
 
@@ -208,6 +215,7 @@ class _Walk:
         clock = StageClock(directory.path / CLOCK)
         context = self._context(stage, clock, label)
         self.say(f"{label}: {_verb(stage)}")
+        self.began = True
         result = self._run(stage, context, label)
         clock.save()
         filled = replace(
@@ -249,7 +257,7 @@ class _Walk:
             return as_stage(stage_module(stage.kind)).run(config, context)
         except Interrupted as error:
             context.clock.save()
-            raise self._interrupted(f"in stage {stage.name!r}") from error
+            raise self.stop.interrupted(f"in stage {stage.name!r}", self.command) from error
         except Exception as error:
             context.clock.save()
             write_text(failure, "".join(traceback.format_exception(error)))
@@ -261,20 +269,15 @@ class _Walk:
                 f"-> once it is mended, carry on with: {self.command}"
             ) from error
 
-    def _interrupted(self, where: str) -> Interrupted:
-        error = Interrupted(f"stopped {where}; everything is saved -> carry on with: {self.command}")
-        error.exit_status = self.stop.exit_status
-        return error
-
     def _report(self) -> Path:
         report = self.run.path / REPORT
-        if not report.exists() or any(stage.action is not Action.SKIP for stage in self.summaries):
+        if not report.exists() or self.began or any(stage.action is not Action.SKIP for stage in self.summaries):
             from reasonrl.observe.report import write_report
 
             try:
                 write_report(self.run.path)
             except (ReasonRLError, OSError) as error:
-                self.say(f"warning: all stages are done, but the report could not be written: {error}")
+                self.say(f"warning: the report could not be written: {error}")
         return report
 
 
@@ -282,14 +285,6 @@ def _verb(stage: PlannedStage) -> str:
     """`started`, or `resumed at step 40`."""
     if stage.action not in CARRIED_ON:
         return "started"
-    module = stage_module(stage.kind)
-    point = module.resume_point(stage.directory.path) if hasattr(module, "resume_point") else _last_checkpoint(stage)
+    point = resume_point(stage.kind, stage.directory.path)
     word = "extended" if stage.action is Action.EXTEND else "resumed"
     return f"{word} at {point}" if point else f"{word} from its start (nothing was saved yet)"
-
-
-def _last_checkpoint(stage: PlannedStage) -> str | None:
-    """`step N` of the newest `checkpoint-N` folder, as transformers names them."""
-    folders = stage.directory.path.glob("checkpoint-*")
-    steps = [int(number) for folder in folders if (number := folder.name.removeprefix("checkpoint-")).isdigit()]
-    return f"step {max(steps)}" if steps else None

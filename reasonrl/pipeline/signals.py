@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from reasonrl.errors import Interrupted
+
 STOP_FILE = "stop"
 
 
@@ -38,6 +40,17 @@ class StopFlag:
     def exit_status(self) -> int:
         """What a process stopped by this signal exits with: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signal_number or signal.SIGINT)
+
+    def interrupted(self, where: str, command: str) -> Interrupted:
+        """The error of a run that stopped because it was asked to.
+
+        Args:
+            where: such as `in stage 'rl'`.
+            command: what carries the run on.
+        """
+        error = Interrupted(f"stopped {where}; everything is saved -> carry on with: {command}")
+        error.exit_status = self.exit_status
+        return error
 
 
 @contextmanager

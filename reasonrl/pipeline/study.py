@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasonrl.errors import Problem, RecipeError
-from reasonrl.pipeline.runner import RunSummary, Say, train
+from reasonrl.pipeline.runner import RunSummary, Say, resume_command, train
+from reasonrl.pipeline.signals import StopFlag, stop_on_signals
 
 if TYPE_CHECKING:
     from reasonrl.recipe import ResolvedRecipe
@@ -59,6 +61,7 @@ def run_study(
     from reasonrl.recipe import load_recipe
 
     say = say or _log.info
+    command = command or resume_command(sys.argv)
     recipe = load_recipe(path, overrides).recipe
     if study not in recipe.studies:
         raise RecipeError([_no_study(study, tuple(recipe.studies), path)])
@@ -68,17 +71,22 @@ def run_study(
         (arm, seed): load_recipe(path, overrides, arm=arm, seed=seed) for arm in plan.arms for seed in plan.seeds
     }
     runs: dict[tuple[str, int], RunSummary] = {}
-    for number, ((arm, seed), one) in enumerate(resolved.items(), start=1):
-        say(f"study {study}, run {number} of {len(resolved)}: arm {arm}, seed {seed}")
-        runs[arm, seed] = train(
-            one,
-            dry_run=dry_run,
-            restart_stages=restart_stages,
-            run_directory=directory / f"{arm}-seed{seed}",
-            peers=[done.directory for done in runs.values()],
-            say=say,
-            command=command,
-        )
+    stop = StopFlag()
+    with stop_on_signals(stop, say):
+        for number, ((arm, seed), one) in enumerate(resolved.items(), start=1):
+            if stop.is_set():
+                raise stop.interrupted(f"before run {number} of study {study!r}", command)
+            say(f"study {study}, run {number} of {len(resolved)}: arm {arm}, seed {seed}")
+            runs[arm, seed] = train(
+                one,
+                dry_run=dry_run,
+                restart_stages=restart_stages,
+                run_directory=directory / f"{arm}-seed{seed}",
+                peers=[done.directory for done in runs.values()],
+                say=say,
+                command=command,
+                stop=stop,
+            )
     return StudySummary(directory, runs, () if dry_run else _compare(directory, study, resolved, runs, say))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainValidator, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, PlainValidator, Tag
 from pydantic_core import PydanticCustomError
 
 from reasonrl.expressions import Expression, ExpressionError
@@ -178,4 +178,5 @@ RewardSpec = Annotated[
         Discriminator(_reward_tag),
     ],
     AfterValidator(_plain_reward),
+    PlainSerializer(lambda value: value),  # plain already: the union's own serializer would warn about it
 ]

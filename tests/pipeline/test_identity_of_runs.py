@@ -199,3 +199,25 @@ def test_foreign_stage_folder_is_refused(bench):
     assert "--restart-stage third" in refused.stderr
     bench.ok("--restart-stage", "third")
     assert (bench.output / "stages/third.old-1/notes.txt").read_text() == "mine"
+
+
+def test_a_stage_that_failed_before_it_saved_anything_takes_other_values(bench):
+    failed = bench.run(COUNT_FAIL_AT=1)
+    assert failed.returncode == 1
+    out = bench.ok("stages.first.learning_rate=0.3", "stages.first.max_steps=2")
+    assert "was begun with other values, but had saved nothing yet: learning_rate: 0.1 -> 0.3" in out
+    assert (bench.output / "stages/first.old-1/failure.txt").exists(), "the old folder is kept all the same"
+    assert done(bench, "first")["attempt"] == 1
+
+
+def test_a_stage_that_failed_before_it_saved_anything_may_shrink(bench):
+    assert bench.run(COUNT_FAIL_AT=1).returncode == 1
+    assert "was begun with more, but had saved nothing yet: max_steps: 4 -> 2" in bench.ok("stages.first.max_steps=2")
+
+
+def test_a_stage_that_failed_later_is_not_thrown_away(bench):
+    assert bench.run(COUNT_FAIL_AT=2).returncode == 1
+    for change in ("stages.first.learning_rate=0.3", "stages.first.max_steps=2"):
+        refused = bench.run(change)
+        assert refused.returncode == 2 and "--restart-stage first" in refused.stderr
+    assert bench.ok().count("resumed at step 1") == 1

@@ -191,3 +191,15 @@ def test_clock_counts_over_attempts(bench):
     bench.ok()
     done = json.loads((bench.output / "stages/first/done.json").read_text())
     assert 1.0 < done["result"]["wall_seconds"] < 30
+
+
+def test_a_stopped_or_failed_run_has_a_report(bench):
+    assert bench.run(COUNT_FAIL_AT=2).returncode == 1
+    report = bench.output / "report.html"
+    assert "first" in report.read_text()
+    before = report.read_text()
+    process = bench.start(COUNT_SLEEP=0.3)
+    bench.wait_for(lambda: any("second" in line for line in bench.log))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and report.read_text() != before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 
 import pytest
 
@@ -122,3 +123,26 @@ def test_study_ends_in_one_table_over_arms_and_seeds(bench):
     assert (bench.output / "both/study.md").exists()
     assert done(bench, "longer-seed0", "before")["shared_from"] is not None
     assert done(bench, "longer-seed0", "after")["shared_from"] is None
+
+
+def test_a_stop_in_a_runs_last_stage_ends_the_study(study):
+    """The last stage never asks whether to stop, and finishes: the study must not go on with the next run."""
+    process = study.start("--study", "both", COUNT_SLEEP=0.5, COUNT_DEAF=1)
+    # From this file on the last stage's only step is under way.
+    study.wait_for((study.output / "both/default-seed0/stages/second/stage.json").exists)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, out + err
+    assert "stopped before run 2 of study 'both'" in err and "--study both" in err
+    assert study.log == [f"default-seed0 {step}" for step in ("first 1", "first 2", "second 1")]
+    assert study.ok("--study", "both").count("skipped") == 2
+
+
+def test_a_run_and_a_study_share_an_output(study):
+    study.ok("--study", "both")
+    assert "started" in study.ok(), "the study's folder does not stand in the way of a run of the recipe itself"
+    assert study.ok().count("skipped") == 2
+    (study.output / "notes").mkdir()
+    (study.output / "environment.json").unlink()
+    refused = study.run()
+    assert refused.returncode == 2 and "no run of reasonrl wrote it (it holds config.input.yaml" in refused.stderr

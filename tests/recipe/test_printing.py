@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,12 @@ def test_nothing_is_written(recipe):
     before = sorted(recipe.parent.iterdir())
     CliRunner().invoke(main, ["train", "recipe.yaml", "--print-config"])
     assert sorted(recipe.parent.iterdir()) == before
+
+
+def test_dumping_a_weighted_reward_warns_of_nothing(recipe):
+    """The stages dump their config when they build the reward: pydantic's warning stood in the middle of a run."""
+    stage = load_recipe(recipe).recipe.stages["rl"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        terms = stage.model_dump(mode="python")["reward"]
+    assert terms == [{"name": "math", "weight": 2.0, "args": {}}, {"name": "format", "weight": 1.0, "args": {}}]
