@@ -17,7 +17,7 @@ from reasonrl.errors import DataError
 from reasonrl.trainers.checkpoints import mark_complete, prune
 
 IGNORED = -100
-CPU_FILE = "cpu_seconds.json"
+TOKENS_FILE = "num_tokens.json"
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,11 @@ class SFTCallback(TrainerCallback):
         self.interrupted = False
         self._last = time.perf_counter()
         self._last_step = 0
+        self._tokens_before = self._num_tokens = 0.0
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on counting tokens where a checkpoint left off."""
+        self._tokens_before = self._num_tokens = json.loads((checkpoint / TOKENS_FILE).read_text())["num_tokens"]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -130,6 +135,10 @@ class SFTCallback(TrainerCallback):
         self._last, self._last_step = time.perf_counter(), state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_save:
+            # A logged loss is a mean since the last line: with a line at every checkpoint, a resumed run's lines are
+            # those of an unbroken one.
+            control.should_log = True
         if self.should_stop():
             self.interrupted = control.should_save = control.should_training_stop = True
         if self.max_cpu_seconds is not None and self.cpu_seconds() >= self.max_cpu_seconds:
@@ -149,12 +158,16 @@ class SFTCallback(TrainerCallback):
         line = {"step": state.global_step, **{name: value for name, value in logs.items() if value is not None}}
         line["time/step"] = (now - self._last) / max(1, state.global_step - self._last_step)
         self._last, self._last_step = now, state.global_step
+        if "num_tokens" in line:
+            # TRL counts from the process's start.
+            line["num_tokens"] += self._tokens_before
+            self._num_tokens = line["num_tokens"]
         self.on_metrics(line)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             checkpoint = self.output / f"checkpoint-{state.global_step}"
-            (checkpoint / CPU_FILE).write_text(json.dumps({"cpu_seconds": self.cpu_seconds()}))
+            (checkpoint / TOKENS_FILE).write_text(json.dumps({"num_tokens": self._num_tokens}))
             mark_complete(checkpoint, state.global_step)
             best = state.best_model_checkpoint
             prune(self.output, keep_last=self.keep_checkpoints, keep={Path(best)} if best else set())

@@ -55,6 +55,10 @@ def plant(point, count):
         die_at(MetricsWriter, "write", count, before=False)
     elif point == "after the completions":
         die_at(CompletionsWriter, "write", count, before=False)
+    elif point == "supervised step":
+        from reasonrl.trainers.sft import SFTCallback
+
+        die_at(SFTCallback, "on_step_end", count)
     elif point == "done.json half written":
         original = os.replace
 

@@ -53,6 +53,8 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     trainer.remove_callback(PrinterCallback)
     found = latest_complete(output) if context.resuming else None
     watch.rewind(found[0] if found else 0)
+    if found is not None:
+        callback.resume(found[1])
     if context.is_main:
         prune(output, keep_last=config.save_total_limit, keep=set())
     outcome = trainer.train(resume_from_checkpoint=str(found[1]) if found else None)

@@ -1,0 +1,38 @@
+"""One PPO run under however many processes `accelerate launch` gives; rank 0 writes the weights. Used by
+test_ppo_ranks.py.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from helpers import even_share, make_run
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    settings = json.loads(sys.argv[2])
+
+    def some(completions, completion_ids, **columns):
+        """One answer cannot be scored: the ranks then hold different numbers of counting tokens."""
+        return [
+            None if ids[0] % 7 == 0 else score
+            for ids, score in zip(completion_ids, even_share(completions, completion_ids), strict=True)
+        ]
+
+    run = make_run(out / "run", rewards=[some], dtype=torch.float64, **settings)
+    run.trainer.train()
+    if run.trainer.accelerator.is_main_process:
+        unwrap = run.trainer.accelerator.unwrap_model
+        torch.save(
+            {
+                "policy": unwrap(run.trainer.model).state_dict(),
+                "critic": run.trainer.critic.unwrapped.state_dict() if run.trainer.critic else {},
+                "start": run.start,
+                "critic_start": run.critic_start,
+            },
+            out / "weights.pt",
+        )
+        (out / "metrics.json").write_text(json.dumps(run.metrics))
