@@ -6,7 +6,6 @@ A failure here after an upgrade of TRL says what to look at; nothing else in the
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import inspect
 from pathlib import Path
@@ -34,10 +33,10 @@ def look(at: str, what: str) -> str:
     return f"TRL {trl.__version__}: {what} -> look at reasonrl/trainers/{at}"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture
+def run(tmp_path):
     """A real trainer of ours, whose base class is the installed GRPOTrainer."""
-    return make_run(tmp_path_factory.mktemp("contract"))
+    return make_run(tmp_path)
 
 
 # --- names and signatures
@@ -124,20 +123,13 @@ def test_hooks_keep_their_parameters(name, parameters):
     assert ours == parameters, f"PPOTrainer.{name} takes {ours}, TRL calls it with {parameters}"
 
 
-def test_the_trainer_takes_what_we_hand_it():
+HANDED = ["model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "callbacks"]
+
+
+@pytest.mark.parametrize("name", [*HANDED, "peft_config", "rollout_func"])
+def test_the_trainer_takes_what_we_hand_it(name):
     theirs = inspect.signature(GRPOTrainer.__init__).parameters
-    for name in [
-        "model",
-        "reward_funcs",
-        "args",
-        "train_dataset",
-        "eval_dataset",
-        "processing_class",
-        "callbacks",
-        "peft_config",
-        "rollout_func",
-    ]:
-        assert name in theirs, look("_trl.py and ppo.py", f"GRPOTrainer.__init__ takes no {name}")
+    assert name in theirs, look("_trl.py and ppo.py", f"GRPOTrainer.__init__ takes no {name}")
 
 
 def test_the_fused_head_keeps_its_signature_and_output_fields():
@@ -179,9 +171,7 @@ def test_the_fields_our_config_builds_on_are_there():
     assert not set(FIELDS) - theirs, look("ppo_config.py", f"GRPOConfig has no {sorted(set(FIELDS) - theirs)}")
     added = {field.name for field in dataclasses.fields(PPOConfig)} - theirs
     redefined = set(PPOConfig.__annotations__) - added
-    assert not redefined, look(
-        "ppo_config.py", f"GRPOConfig now has {sorted(redefined)} of its own: what do they mean?"
-    )
+    assert not redefined, look("ppo_config.py", f"GRPOConfig now has its own {sorted(redefined)}")
 
 
 def test_every_setting_that_our_trainer_reads_is_a_field():
@@ -202,7 +192,7 @@ def config(tmp_path, cls=PPOConfig, **settings):
 
 def test_trl_still_asks_for_two_samples_a_prompt(tmp_path):
     # The reason why PPOConfig shows TRL another number first; if this no longer raises, that detour can go.
-    with pytest.raises(ValueError, match="num_generations|generation"):
+    with pytest.raises(ValueError, match=r"[Gg]eneration"):
         config(tmp_path, GRPOConfig, num_generations=1, per_device_train_batch_size=4)
 
 
@@ -218,7 +208,7 @@ def test_our_config_survives_trl_s_checks_with_its_own_numbers(tmp_path, prompts
 # --- a collected batch
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def collected(run):
     rows = [dict(row) for row in run.trainer.train_dataset][:4] * 2
     run.trainer.model.train()
@@ -352,9 +342,10 @@ def test_both_ways_of_the_trainer_s_forward_agree(run, monkeypatch):
     monkeypatch.setattr(_trl, "PLAIN_LOGITS", 0)
     seen = []
     hook = model.register_forward_hook(lambda module, args, output: seen.append(type(output).__name__))
-    with contextlib.closing(contextlib.ExitStack()) as stack:
-        stack.callback(hook.remove)
+    try:
         fused = run.trainer.forward_logprobs(model, labels, **inputs)
+    finally:
+        hook.remove()
     assert seen == ["FusedCausalLMOutput"], look("_trl.py, forward_logprobs", "GRPOTrainer adds no fused head")
     assert temperature == 1.0
     for ours, theirs in zip(plain, fused, strict=True):
@@ -368,9 +359,7 @@ def test_use_adapter_switches_an_adapter_off_and_on_again():
     base = model(**inputs).logits.detach()
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["q_proj"]))
     with_adapter = adapted(**inputs).logits.detach()
-    where = look(
-        "_trl.py, reference", "use_adapter(model, adapter_name=None) does not give the model without its adapter"
-    )
+    where = look("_trl.py, reference", "use_adapter with adapter_name=None is not the model without its adapter")
     with _trl.use_adapter(adapted, adapter_name=None):
         torch.testing.assert_close(adapted(**inputs).logits, base, msg=lambda m: f"{where}\n{m}")
     torch.testing.assert_close(adapted(**inputs).logits, with_adapter)
