@@ -1,0 +1,175 @@
+"""Every shipped recipe, as a user runs it: rehearsed, and trained in a cut-down form to its table and report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasonrl.observe import read_metrics
+from reasonrl.recipe import expand_stages, load_recipe, shipped_recipes
+
+TREE = Path(__file__).resolve().parents[2]
+ROWS = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
+
+# What brings each recipe down to some seconds of work; `rows.jsonl` is made beside it.
+CUT_DOWN: dict[str, list[str]] = {
+    "quickstart": [
+        "data.lessons.n=64",
+        "data.problems.n=64",
+        "data.quiz.n=8",
+        "data.exam.n=16",
+        "stages.cold_start.max_steps=3",
+        "stages.cold_start.per_device_train_batch_size=8",
+        "stages.cold_start.logging_steps=1",
+        "stages.rl.prompts_per_step=4",
+        "stages.rl.max_steps=2",
+        "stages.rl.eval_steps=1",
+        "stages.rl.log_completions_steps=1",
+        "stages.rl.max_completion_length=16",
+        "stages.more_cold_start.data.n=64",
+        "stages.more_cold_start.max_cpu_seconds=1.0",
+        "stages.more_cold_start.per_device_train_batch_size=8",
+        "stages.more_cold_start.logging_steps=1",
+        *(f"stages.{exam}.suites.exam.{key}" for exam in ("exam_before", "exam_after", "exam_control")
+          for key in ("n=2", "k=[1,2]", "max_tokens=16")),
+    ],
+    "text_rl": ["data.train.path=rows.jsonl", "stages.rl.prompts_per_step=2", "stages.rl.max_completion_length=16"],
+}  # fmt: skip
+
+
+def reasonrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "reasonrl", *arguments], cwd=cwd, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def stages_of(name: str, folder: Path) -> list[str]:
+    """The stages of a recipe whose `rows.jsonl` lies in a folder."""
+    overrides = [one.replace("rows.jsonl", str(folder / "rows.jsonl")) for one in CUT_DOWN[name]]
+    return [instance.name for instance in expand_stages(load_recipe(name, overrides).recipe)]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working directory with some rows of questions and answers."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run directories by recipe, filled by `run_of`: one cut-down run serves all tests of its recipe."""
+    return {"": tmp_path_factory.mktemp("runs")}
+
+
+def run_of(name: str, finished: dict[str, Path]) -> tuple[Path, str]:
+    """The cut-down run of a recipe and what it printed."""
+    home = finished[""]
+    if name not in finished:
+        (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        done = reasonrl("train", name, *CUT_DOWN[name], cwd=home)
+        (home / f"{name}.log").write_text(done.stdout + done.stderr)
+        finished[name] = home / "runs" / name
+    return finished[name], (home / f"{name}.log").read_text()
+
+
+def test_the_table_above_knows_every_recipe():
+    assert set(CUT_DOWN) == set(shipped_recipes())
+
+
+@pytest.mark.parametrize("name", CUT_DOWN)
+def test_a_dry_run_goes_through_all_stages_and_writes_nothing(name, folder):
+    overrides = [one for one in CUT_DOWN[name] if one.startswith("data.train.path=")]
+    before = files_in(folder)
+    done = reasonrl("train", name, "--dry-run", *overrides, cwd=folder)
+    assert "dry run: nothing wrong was found" in done.stdout
+    assert re.findall(r"^\[\d+/\d+\] (\S+) \(", done.stdout, re.MULTILINE) == stages_of(name, folder)
+    assert files_in(folder) == before
+
+
+@pytest.mark.parametrize("name", CUT_DOWN)
+def test_it_trains_to_the_end_and_a_second_start_does_nothing_again(name, finished):
+    run, _ = run_of(name, finished)
+    stages = stages_of(name, finished[""])
+    assert {path.name for path in (run / "stages").iterdir()} == set(stages)
+    for stage in stages:
+        assert json.loads((run / "stages" / stage / "done.json").read_text())["result"]["wall_seconds"] > 0
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in report and not re.search(r"<script|src=\"https?:", report)
+    again = reasonrl("train", name, *CUT_DOWN[name], cwd=finished[""])
+    assert again.stdout.count("skipped (done ") == len(stages) and "started" not in again.stdout
+
+
+def test_the_quickstart_ends_in_a_table_of_before_and_after(finished):
+    run, printed = run_of("quickstart", finished)
+    rows = ["before (cold start)", "after (PPO)", "control (more cold start)"]
+    assert all(printed.count(f" {row} ") >= 3 for row in rows)
+    table = run / "stages" / "table"
+    assert {path.name for path in table.iterdir()} >= {"table.md", "table.csv", "table.json", "table.png"}
+    with (table / "table.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert {cell["row"] for cell in cells} == set(rows)
+    assert {cell["metric"] for cell in cells} == {"accuracy", "greedy", "pass@2"}
+    exam = json.loads((run / "stages" / "exam_after" / "results.json").read_text())["suites"]["exam"]
+    assert exam["n_problems"] == 16 and exam["n_samples"] == 32
+    lines = read_metrics(run / "stages" / "rl" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2] and all("eval/accuracy_low" in line for line in lines)
+
+
+def names_of(run: Path) -> dict[str, set[str]]:
+    """Every metric name that a run wrote, by where it stands."""
+    found: dict[str, set[str]] = {"metrics.jsonl": set(), "results.json": set(), "done.json": set()}
+    for file in run.glob("stages/*/metrics.jsonl"):
+        found["metrics.jsonl"].update(name for line in read_metrics(file) for name in line)
+    for file in run.glob("stages/*/results.json"):
+        suites: dict[str, Any] = json.loads(file.read_text())["suites"]
+        found["results.json"].update(name for entry in suites.values() for name in entry)
+    for file in run.glob("stages/*/done.json"):
+        record = json.loads(file.read_text())
+        if record["identity"]["kind"] in ("sft", "ppo"):
+            found["done.json"].update(record["result"]["metrics"])
+    return found
+
+
+@pytest.mark.parametrize("name", CUT_DOWN)
+def test_the_glossary_has_every_name_that_a_run_writes(name, finished):
+    glossary = (TREE / "docs" / "metrics.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`([^`\s]+)`", glossary))
+    run, _ = run_of(name, finished)
+    for place, names in names_of(run).items():
+        missing = sorted(names - explained)
+        assert not missing, f"{place} of {name} holds names that docs/metrics.md does not explain: {missing}"
+    assert len(names_of(run)["metrics.jsonl"]) > 25
+
+
+def test_recipes_can_be_listed_shown_and_copied(folder):
+    listed = reasonrl("recipes", "ls", cwd=folder).stdout.splitlines()
+    summaries = {line.split()[0]: line.split(maxsplit=1)[1] for line in listed}
+    assert set(summaries) == set(CUT_DOWN)
+    assert all(len(summary) > 15 for summary in summaries.values())
+    for name in CUT_DOWN:
+        shown = reasonrl("recipes", "show", name, cwd=folder).stdout
+        assert shown == shipped_recipes()[name].read_text(encoding="utf-8")
+        reasonrl("recipes", "cp", name, "mine", cwd=folder)
+        assert (folder / "mine" / f"{name}.yaml").read_text(encoding="utf-8") == shown
+
+
+@pytest.mark.parametrize("name", CUT_DOWN)
+def test_each_recipe_has_a_short_readme_with_its_command_cost_and_expected_number(name):
+    text = shipped_recipes()[name].with_suffix(".md").read_text(encoding="utf-8")
+    assert f"reasonrl train {name}" in text
+    assert all(f"## {heading}" in text for heading in ("Command", "Cost", "Expected"))
