@@ -248,6 +248,10 @@ class PPOStage(TrainingStage):
             issues.append(
                 Issue("eval_data", "is given, but eval_steps does not say how often to validate", "add eval_steps: 10")
             )
+        save, validate = given.get("save_steps"), given.get("eval_steps")
+        if given.get("load_best_model_at_end") and save and validate and save % validate:
+            message = f"is {save}, but load_best_model_at_end keeps checkpoints of validated steps, every {validate}"
+            issues.append(Issue("save_steps", message, f"use a multiple of {validate}, or leave save_steps out"))
         return issues
 
 

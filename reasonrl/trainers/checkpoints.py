@@ -49,6 +49,17 @@ def latest_complete(directory: Path) -> tuple[int, Path] | None:
     return max(found.items()) if found else None
 
 
+def best_of(directory: Path) -> set[Path]:
+    """The checkpoint that the latest whole one remembers as the best so far, if it is still there."""
+    found = latest_complete(directory)
+    state = found[1] / "trainer_state.json" if found else None
+    if state is None or not state.is_file():
+        return set()
+    best = json.loads(state.read_text()).get("best_model_checkpoint")
+    # The run may have been moved since: what counts is the folder's name.
+    return {directory / Path(best).name} if best else set()
+
+
 def prune(directory: Path, *, keep_last: int | None, keep: set[Path]) -> None:
     """Remove torn checkpoints, and whole ones beyond the last `keep_last` that are not in `keep`."""
     whole = complete_checkpoints(directory)

@@ -91,7 +91,6 @@ class PPOTrainer(RolloutHooks):
         )
         self.args: PPOConfig
         self._prompt_ids = prompt_ids
-        self._renders: dict[str, tuple[int, ...]] = {}
         self.critic = CriticEngine(critic, args, self.accelerator) if critic is not None else None
         self.engine = engine or TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
         self.meter = Meter(self.accelerator)
@@ -147,12 +146,12 @@ class PPOTrainer(RolloutHooks):
         requests = [
             Request(
                 id=str(place),
-                prompt_ids=self._render(row),
+                prompt_ids=prompt,
                 seed=sample_seed(
                     self.args.seed, self.args.stage_name, self.state.global_step, str(row["id"]), start + place
                 ),
             )
-            for place, row in enumerate(rows)
+            for place, (row, prompt) in enumerate(zip(rows, self._render(rows), strict=True))
         ]
         params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
         with self.meter.timed("time/generate"), self._for_inference():
@@ -167,9 +166,11 @@ class PPOTrainer(RolloutHooks):
         # The same seeds at every evaluation: differences between steps are the policy's, not the draw's.
         requests = [
             Request(
-                str(i), self._render(row), sample_seed(self.args.seed, self.args.stage_name, "eval", str(row["id"]), i)
+                id=str(place),
+                prompt_ids=prompt,
+                seed=sample_seed(self.args.seed, self.args.stage_name, "eval", str(row["id"]), place),
             )
-            for i, row in enumerate(rows)
+            for place, (row, prompt) in enumerate(zip(rows, self._render(rows), strict=True))
         ]
         params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
         with self._for_inference():
@@ -203,11 +204,13 @@ class PPOTrainer(RolloutHooks):
             return iter(())
         return iter(self.accelerator.unwrap_model(self.model).named_parameters())
 
-    def _render(self, row: dict[str, Any]) -> tuple[int, ...]:
-        key = str(row["id"])
-        if key not in self._renders:
-            self._renders[key] = tuple(self._prompt_ids(row["prompt"]))
-        return self._renders[key]
+    def _render(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
+        """Each row's prompt as tokens; the samples of a prompt stand together, so it is rendered once."""
+        prompts: list[tuple[int, ...]] = []
+        for place, row in enumerate(rows):
+            again = place > 0 and row["prompt"] == rows[place - 1]["prompt"]
+            prompts.append(prompts[-1] if again else tuple(self._prompt_ids(row["prompt"])))
+        return prompts
 
     @contextlib.contextmanager
     def _for_inference(self) -> Iterator[None]:

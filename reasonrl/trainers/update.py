@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -214,8 +215,7 @@ class PPOUpdate:
         weights = self._weights(targets.mask, rows, args.loss_type)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for micro, last in self.micro_batches(batch, rows):
-            hold = self.accelerator.no_sync(model) if not last else None
-            with hold or torch.enable_grad():
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 logprobs, entropy = self.forward(model, micro.labels, **micro.inputs)
                 logprobs = micro.gather(logprobs)
                 old = logprobs.detach() if targets.logprobs is None else rows_of(targets.logprobs, micro)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from helpers import TINY, make_run, movement_gap
 
 from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
 from reasonrl.trainers import batch as batch_module
 from reasonrl.trainers import update as update_module
-from reasonrl.trainers.ppo import PPOTrainer
-from reasonrl.trainers.ppo_config import PPOConfig
 
-TINY = "tiny:qwen2:hidden_size=64,intermediate_size=64,num_attention_heads=1,num_hidden_layers=2"
-STEPS, PROMPTS, SAMPLES = 3, 4, 4
-CLIP_VALUE = 0.02
+SETTINGS = {
+    "prompts_per_step": 4,
+    "num_generations": 4,
+    "max_steps": 3,
+    "max_completion_length": 12,
+    "actor_steps": 2,
+    "num_iterations": 2,
+    "critic_steps": 4,
+    "gamma": 0.97,
+    "lam": 0.9,
+    "cliprange_value": 0.02,
+    "learning_rate": 3e-3,
+    "critic_learning_rate": 1e-2,
+    "adam_beta2": 0.95,
+    "tokens_per_microbatch": 150,
+}
 
 
 def load_oracle():
@@ -30,108 +40,37 @@ def load_oracle():
     return module
 
 
-def even_share(completions, completion_ids, **columns):
-    """A reward that differs between samples and is exact in float32: eighths."""
-    return [round(8 * sum(token % 2 == 0 for token in ids) / len(ids)) / 8 for ids in completion_ids]
-
-
-class Recorder:
-    def __init__(self):
-        self.rollouts = []
-        self.metrics = []
-
-
-def run_trainer(tmp_path, recorder, **changes):
-    """Train on ragged prompts and responses in float64; returns (start, end) weights of policy and critic."""
-    policy, tokenizer = load_policy(TINY, dtype=torch.float64)
-    critic = ScalarHeadModel.from_pretrained(tiny_path(TINY), dtype=torch.float64, seed=3)
-    start = (copy.deepcopy(policy.state_dict()), copy.deepcopy(critic.state_dict()))
-    rows = [{"id": str(i), "prompt": [{"role": "user", "content": "?" * (1 + 3 * i)}], "answer": "0"} for i in range(8)]
-    settings = {
-        "prompts_per_step": PROMPTS,
-        "num_generations": SAMPLES,
-        "max_steps": STEPS,
-        "max_completion_length": 12,
-        "actor_steps": 2,
-        "num_iterations": 2,
-        "critic_steps": 4,
-        "gamma": 0.97,
-        "lam": 0.9,
-        "cliprange_value": CLIP_VALUE,
-        "learning_rate": 3e-3,
-        "critic_learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "adam_beta2": 0.95,
-        "tokens_per_microbatch": 150,
-        "reward_requires_stop": False,
-        **changes,
-    }
-    args = PPOConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        **settings,
-    )
-
-    def record(step, samples):
-        recorder.rollouts.append(samples)
-
-    trainer = PPOTrainer(
-        policy,
-        args,
-        Dataset.from_list(rows),
-        [even_share],
-        prompt_ids=lambda messages: tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"],
-        critic=critic,
-        engine=RaggedEngine(policy, tokenizer),
-        processing_class=tokenizer,
-        on_metrics=recorder.metrics.append,
-        on_completions=record,
-    )
-    recorder.trainer = trainer
-    recorder.batches = []
-    original = trainer.update.targets
+def train(tmp_path, **changes):
+    """A trained run in float64, with the rollout batches it trained on."""
+    run = make_run(tmp_path, dtype=torch.float64, **{**SETTINGS, **changes})
+    batches = []
+    original = run.trainer.update.targets
 
     def keep_batch(model, batch, *rest):
-        recorder.batches.append(batch)
+        batches.append(batch)
         return original(model, batch, *rest)
 
-    trainer.update.targets = keep_batch
-    trainer.train()
-    return start, (policy.state_dict(), critic.state_dict()), args
+    run.trainer.update.targets = keep_batch
+    run.trainer.train()
+    return run, batches
 
 
-class RaggedEngine:
-    """The real engine, with a stop set of a sixth of the vocabulary, so that a random model's lengths are ragged."""
-
-    def __new__(cls, policy, tokenizer):
-        from reasonrl.rollout import build_engine
-
-        engine = build_engine("transformers", policy, tokenizer)
-        engine.stop_ids = frozenset(range(0, len(tokenizer), 6)) | engine.stop_ids
-        return engine
-
-
-def episodes_of(oracle, recorder):
-    rollouts = []
-    for batch in recorder.batches:
-        episodes = []
-        for ids, prompt, score in zip(batch.sequences, batch.prompt_lengths, batch.scores.tolist(), strict=True):
-            episodes.append(oracle.Episode(ids[:prompt].tolist(), ids[prompt:].tolist(), score))
-        rollouts.append(episodes)
-    return rollouts
+def episodes_of(oracle, batches):
+    return [
+        [
+            oracle.Episode(ids[:prompt].tolist(), ids[prompt:].tolist(), score)
+            for ids, prompt, score in zip(batch.sequences, batch.prompt_lengths, batch.scores.tolist(), strict=True)
+        ]
+        for batch in batches
+    ]
 
 
-def run_oracle(recorder, start, args):
-    oracle = load_oracle()
+def run_oracle(run, batches):
+    oracle, args = load_oracle(), run.trainer.args
     policy, _ = load_policy(TINY, dtype=torch.float64)
     critic = ScalarHeadModel.from_pretrained(tiny_path(TINY), dtype=torch.float64, seed=3)
-    policy.load_state_dict(start[0])
-    critic.load_state_dict(start[1])
+    policy.load_state_dict(run.start)
+    critic.load_state_dict(run.critic_start)
     settings = oracle.Settings(
         seed=args.seed,
         stage=args.stage_name,
@@ -148,30 +87,26 @@ def run_oracle(recorder, start, args):
         adam_epsilon=args.adam_epsilon,
         max_grad_norm=args.max_grad_norm,
     )
-    clipped = oracle.train(policy, critic, episodes_of(oracle, recorder), settings)
+    clipped = oracle.train(policy, critic, episodes_of(oracle, batches), settings)
     return policy.state_dict(), critic.state_dict(), clipped
 
 
-def movement_gap(start, ours, theirs):
-    """||a - b|| / ||b - start|| over all parameters."""
-    gap = sum(float((ours[name] - theirs[name]).square().sum()) for name in start)
-    moved = sum(float((theirs[name] - start[name]).square().sum()) for name in start)
-    return (gap / moved) ** 0.5
-
-
-def gaps(tmp_path, recorder):
-    start, end, args = run_trainer(tmp_path, recorder)
-    policy, critic, clipped = run_oracle(recorder, start, args)
-    return movement_gap(start[0], end[0], policy), movement_gap(start[1], end[1], critic), clipped
+def gaps(run, batches):
+    policy, critic, clipped = run_oracle(run, batches)
+    return (
+        movement_gap(run.start, run.policy.state_dict(), policy),
+        movement_gap(run.critic_start, run.critic.state_dict(), critic),
+        clipped,
+    )
 
 
 def test_the_trainer_walks_the_oracles_path(tmp_path):
-    recorder = Recorder()
-    policy_gap, critic_gap, clipped = gaps(tmp_path, recorder)
-    lengths = {len(ids) - p for b in recorder.batches for ids, p in zip(b.sequences, b.prompt_lengths, strict=True)}
+    run, batches = train(tmp_path)
+    policy_gap, critic_gap, clipped = gaps(run, batches)
+    lengths = {len(ids) - p for b in batches for ids, p in zip(b.sequences, b.prompt_lengths, strict=True)}
     assert len(lengths) >= 5, "the responses must be ragged"
     assert clipped >= 0.05, "the value clip must be active, or it is not tested"
-    assert any(line["clip_fraction"] > 0 for line in recorder.metrics), "the policy clip must be active"
+    assert any(line["clip_fraction"] > 0 for line in run.metrics), "the policy clip must be active"
     assert policy_gap <= 1e-9
     assert critic_gap <= 1e-9
 
@@ -244,15 +179,12 @@ def prompt_counts_as_response(monkeypatch):
 )
 def test_a_planted_fault_is_caught(tmp_path, monkeypatch, fault):
     fault(monkeypatch)
-    policy_gap, critic_gap, _ = gaps(tmp_path, Recorder())
+    policy_gap, critic_gap, _ = gaps(*train(tmp_path))
     assert max(policy_gap, critic_gap) > 1e-6
 
 
 def test_the_split_into_micro_batches_changes_nothing(tmp_path):
-    ends = []
-    for budget in (40, 150, 100_000):
-        start, end, _ = run_trainer(tmp_path, Recorder(), tokens_per_microbatch=budget)
-        ends.append(end)
-    for other in ends[1:]:
-        assert movement_gap(start[0], other[0], ends[0][0]) <= 1e-9
-        assert movement_gap(start[1], other[1], ends[0][1]) <= 1e-9
+    runs = [train(tmp_path / str(budget), tokens_per_microbatch=budget)[0] for budget in (40, 150, 100_000)]
+    for other in runs[1:]:
+        assert movement_gap(other.start, other.policy.state_dict(), runs[0].policy.state_dict()) <= 1e-9
+        assert movement_gap(other.critic_start, other.critic.state_dict(), runs[0].critic.state_dict()) <= 1e-9

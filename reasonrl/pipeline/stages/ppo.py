@@ -19,7 +19,7 @@ from reasonrl.pipeline.stages.common import (
 )
 from reasonrl.recipe import PPOStage, Reference
 from reasonrl.rewards import get_reward
-from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
+from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune
 
 if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer
@@ -38,7 +38,7 @@ def run(config: PPOStage, context: StageContext) -> StageResult:
     found = latest_complete(output) if context.resuming else None
     watch.rewind(found[0] if found else 0)
     if context.is_main:
-        prune(output, keep_last=config.save_total_limit, keep=set())
+        prune(output, keep_last=config.save_total_limit, keep=best_of(output))
     trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     watch.close()
     stopped_early = trainer.state.global_step < config.max_steps
@@ -201,8 +201,8 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "stage_name": context.name,
         "seed": context.seed,
         "logging_steps": 1,
-        "save_strategy": "steps" if config.save_steps else "no",
-        "save_steps": config.save_steps or 500,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps or _save_steps(config),
         "eval_strategy": "steps" if validates else "no",
         "eval_steps": config.eval_steps,
         "metric_for_best_model": "eval_accuracy" if validates else None,
@@ -213,3 +213,10 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "remove_unused_columns": False,
     }
     return PPOConfig(**{**settings, **config.trl_args})
+
+
+def _save_steps(config: PPOStage) -> int:
+    """How often to save when the recipe does not say: a tenth of the run, on validated steps where the best is kept."""
+    if config.load_best_model_at_end and config.eval_steps is not None:
+        return config.eval_steps
+    return max(1, config.max_steps // 10)

@@ -9,7 +9,7 @@ from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, quiet_libraries, resume_point
 from reasonrl.recipe import Reference, SFTStage
-from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
+from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune
 
 if TYPE_CHECKING:
     from reasonrl.trainers.sft import Examples
@@ -56,7 +56,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     if found is not None:
         callback.resume(found[1])
     if context.is_main:
-        prune(output, keep_last=config.save_total_limit, keep=set())
+        prune(output, keep_last=config.save_total_limit, keep=best_of(output))
     outcome = trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     watch.close()
     if callback.interrupted:
@@ -139,8 +139,9 @@ def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: 
         "bf16": config.bf16,
         "gradient_checkpointing": config.gradient_checkpointing,
         "logging_steps": config.logging_steps,
-        "save_strategy": "steps" if config.save_steps else "no",
-        "save_steps": config.save_steps or 500,
+        "save_strategy": "steps",
+        # A share of all steps, for transformers: whoever says nothing loses a tenth of the work at most.
+        "save_steps": config.save_steps or 0.1,
         "eval_strategy": "steps" if evaluate else "no",
         "eval_steps": config.logging_steps if evaluate else None,
         "seed": context.seed,
