@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from reasonrl.errors import Problem, RecipeError
 from reasonrl.recipe.fields import near
+from reasonrl.recipe.kept_steps import Saving, not_kept, saving_of
 from reasonrl.recipe.references import Reference, is_reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.sources import Loop
@@ -47,12 +48,14 @@ class StageGraph:
         kinds: stage -> kind, in order; an unknown kind is allowed and makes anything.
         looped, times: the stages of the loop and its passes (0 without a loop).
         max_steps: stage -> steps, where known.
+        saves: stage -> how it saves checkpoints, where known.
     """
 
     kinds: Mapping[str, str]
     looped: tuple[str, ...] = ()
     times: int = 0
     max_steps: Mapping[str, int] | None = None
+    saves: Mapping[str, Saving] | None = None
 
     def resolve(self, reference: Reference, key: str, stage: str, turn: int) -> Reference | str | None:
         """What a reference at `stage` (pass `turn`, 0 outside the loop) and `key` means.
@@ -142,6 +145,10 @@ class StageGraph:
             raise ReferenceProblem(
                 f"{str(reference)!r}: stage {name!r} has the steps 1 to {steps}", f"use a step of at most {steps}"
             )
+        if isinstance(reference.step, int):
+            problem = not_kept(name, reference.step, steps, (self.saves or {}).get(name))
+            if problem is not None:
+                raise ReferenceProblem(f"{str(reference)!r}: {problem[0]}", problem[1])
 
 
 def _at(reference: Reference, instance: str) -> Reference:
@@ -160,12 +167,17 @@ def graph_of(tree: Mapping[str, Any]) -> StageGraph:
         for name, stage in (stages.items() if isinstance(stages, Mapping) else ())
         if isinstance(stage, Mapping) and isinstance(stage.get("max_steps"), int)
     }
+    saves = {
+        name: found
+        for name, stage in (stages.items() if isinstance(stages, Mapping) else ())
+        if isinstance(stage, Mapping) and (found := saving_of(stage)) is not None
+    }
     loop = tree.get("loop")
     looped = loop.get("stages") if isinstance(loop, Mapping) else None
     times = loop.get("times") if isinstance(loop, Mapping) else None
     if not isinstance(looped, list) or not isinstance(times, int) or times < 1:
-        return StageGraph(kinds, max_steps=steps)
-    return StageGraph(kinds, tuple(name for name in looped if name in kinds), times, steps)
+        return StageGraph(kinds, max_steps=steps, saves=saves)
+    return StageGraph(kinds, tuple(name for name in looped if name in kinds), times, steps, saves)
 
 
 def reference_problems(tree: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -311,7 +323,15 @@ def expand_stages(recipe: Recipe) -> list[StageInstance]:
     loop = recipe.loop or Loop(stages=(next(iter(recipe.stages)),), times=1)
     looped = loop.stages if recipe.loop else ()
     graph = StageGraph(
-        {name: stage.kind for name, stage in recipe.stages.items()}, looped, loop.times if looped else 0, steps
+        {name: stage.kind for name, stage in recipe.stages.items()},
+        looped,
+        loop.times if looped else 0,
+        steps,
+        {
+            name: Saving(stage.save_steps, stage.save_total_limit)
+            for name, stage in recipe.stages.items()
+            if isinstance(stage, (SFTStage, PPOStage))
+        },
     )
     problems: list[Problem] = []
     instances: list[StageInstance] = []

@@ -140,7 +140,8 @@ recipe: looping
 output: {output}
 model: base
 stages:
-  grow: {{kind: sft, model: "${{previous:grow}}", data: {{path: {data}}}, max_steps: 2, learning_rate: 0.1}}
+  grow: {{kind: sft, model: "${{previous:grow}}", data: {{path: {data}}}, max_steps: 2, learning_rate: 0.1,
+    save_steps: 1, save_total_limit: 3}}
   after: {{kind: sft, model: "${{stage:grow}}", data: {{path: {data}}}, max_steps: 1}}
   checkpoint: {{kind: sft, model: "${{stage:grow@step=1}}", data: {{path: {data}}}, max_steps: 1}}
 loop: {{stages: [grow], times: 3}}

@@ -153,7 +153,7 @@ def test_references_stay_texts_in_the_tree(tmp_path):
     path = write(
         tmp_path,
         recipe=DATA
-        + STAGES
+        + STAGES.replace("max_steps: 5", "max_steps: 5, save_steps: 3")
         + '  more: {kind: sft, model: "${stage:sft@step=3}", data: "${data.train}", max_cpu_seconds: "${stage:sft}"}\n',
     )
     resolved = load_recipe(path)

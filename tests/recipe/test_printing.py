@@ -27,6 +27,7 @@ stages:
     prompts_per_step: 4
     max_completion_length: 8
     max_steps: 1
+    save_steps: 1
   ev: {kind: eval, model: "${stage:rl@step=1}", n: 2, max_tokens: 3, suites: {a-b: {data: "${data.train}", k: [1, 2]}}}
   table: {kind: compare, rows: {"before: 1e-4": "${stage:ev}"}, baseline: "before: 1e-4"}
 arms: {hot: {stages.rl.temperature: 1.5, stages.rl.model: "${model}"}}
@@ -62,13 +63,13 @@ def test_every_value_has_its_origin(recipe):
         return line.rpartition("  # ")[2]
 
     assert origin("learning_rate: 0.0001", "rl:") == "command line 'stages.rl.learning_rate=1e-4'"
-    assert origin("temperature: 1.5", "rl:") == "recipe.yaml:16"
+    assert origin("temperature: 1.5", "rl:") == "recipe.yaml:17"
     assert origin("gamma: 1.0") == "default"
     assert origin("recipe: printed") == "ground.yaml:1"
     assert origin("prompts_per_step: 4") == "recipe.yaml:11"
     assert origin("batch_size: 2", "rl:") == "inherited from rollout.batch_size (ground.yaml:3)"
     assert origin("optim: sgd") == "recipe.yaml:5"
-    assert origin("n: 2", "a-b:") == "inherited from stages.ev.n (recipe.yaml:14)"
+    assert origin("n: 2", "a-b:") == "inherited from stages.ev.n (recipe.yaml:15)"
     assert origin("seed: 0") == "default"
     valued = [line for line in lines if re.match(r"\s*\S+: \S", line)]
     assert len(valued) > 100 and all("  # " in line for line in valued)
