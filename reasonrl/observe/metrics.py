@@ -249,32 +249,54 @@ _LINE_ITEMS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+LINE_WIDTH = 100
+_EXPENDABLE = ("split", "learning_rate", "rate", "explained_variance", "clip_fraction", "approx_kl", "entropy")
+"""Parts of a step's line that are left out, in this order, while it is wider than `LINE_WIDTH`."""
+
+
 def step_line(metrics: Mapping[str, Any], total: int | None = None) -> str:
-    """The one readable line of a step: what matters, in a fixed order; absent metrics are left out.
+    """The one readable line of a step: what matters, in a fixed order; absent and undefined metrics are left out.
+
+    It keeps to `LINE_WIDTH` columns by leaving out what a reader misses least: how the time was spent, the learning
+    rate, the throughput. `metrics.jsonl` and the report hold all of it.
 
     Args:
         metrics: a metrics line: `step`, `reward`, `loss`, `accuracy`, `completions/mean_length`, `time/step`, ...
         total: number of steps of the stage, shown as `step 3/40`.
     """
     step = f"{metrics['step']:>{len(str(total))}}/{total}" if total is not None else str(metrics["step"])
-    parts = [f"step {step}"]
+    parts = {"step": f"step {step}"}
     for name, label, style in _LINE_ITEMS:
         value = metrics.get(name)
         if not isinstance(value, int | float) or (style == "count" and not value):
             continue
-        parts.append(f"{label} {100 * value:.1f}%" if style == "percent" else f"{label} {format_number(value)}")
+        if name == "explained_variance" and not math.isfinite(value):
+            continue  # all returns are equal: there is no variance to explain
+        parts[name] = f"{label} {100 * value:.1f}%" if style == "percent" else f"{label} {format_number(value)}"
     seconds = metrics.get("time/step")
     if isinstance(seconds, int | float):
-        split = [
-            (name.removeprefix("time/"), value)
-            for name, value in metrics.items()
-            if name.startswith("time/") and name != "time/step"
-        ]
-        named = ", ".join(
-            f"{name} {value:.1f}" for name, value in split if isinstance(value, int | float) and value >= 0.05
-        )
-        parts.append(format_seconds(seconds) + (f" ({named})" if named else ""))
+        parts["time"] = format_seconds(seconds)
+        named = _time_split(metrics)
+        if named:
+            parts["split"] = f"({named})"
     rate = metrics.get("rate/tokens_per_second")
     if isinstance(rate, int | float):
-        parts.append(f"{rate:,.0f} tok/s")
-    return "  ".join(parts)
+        parts["rate"] = f"{rate:,.0f} tok/s"
+    for name in _EXPENDABLE:
+        if len(_joined(parts)) <= LINE_WIDTH:
+            break
+        parts.pop(name, None)
+    return _joined(parts)
+
+
+def _joined(parts: Mapping[str, str]) -> str:
+    return "  ".join(parts.values()).replace("  (", " (")
+
+
+def _time_split(metrics: Mapping[str, Any]) -> str:
+    split = [
+        (name.removeprefix("time/"), value)
+        for name, value in metrics.items()
+        if name.startswith("time/") and name != "time/step"
+    ]
+    return ", ".join(f"{name} {value:.1f}" for name, value in split if isinstance(value, int | float) and value >= 0.05)

@@ -63,7 +63,7 @@ def list_runs(root: str | Path) -> str:
     body = []
     for path in found:
         run = RunView(path)
-        stages = ", ".join(f"{stage.name} {stage.state}" for stage in run.stages)
+        stages = _states(run)
         trained = [stage for stage in run.stages if stage.metrics]
         figures: list[tuple[str, str]] = []
         for stage in run.stages:
@@ -72,6 +72,16 @@ def list_runs(root: str | Path) -> str:
         steps = f"{trained[-1].metrics[-1]['step']:,}" if trained else ""
         body.append([name, run.recipe, stages, steps, ", ".join(f"{key} {value}" for key, value in figures), _age(run)])
     return _table(["run", "recipe", "stages", "steps", "last figures", "age"], body)
+
+
+def _states(run: RunView) -> str:
+    """`5 done`, or the stages that are not and how many are: `rl unfinished, exam waiting (2 of 4 done)`."""
+    left = [f"{stage.name} {stage.state}" for stage in run.stages if stage.state != "done"]
+    finished = len(run.stages) - len(left)
+    if not left:
+        return f"{finished} done"
+    more = f", {len(left) - 2} more" if len(left) > 2 else ""
+    return f"{', '.join(left[:2])}{more} ({finished} of {len(run.stages)} done)"
 
 
 def _metrics_file(path: Path) -> Path:

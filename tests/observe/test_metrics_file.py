@@ -141,10 +141,26 @@ def test_step_line_shows_what_is_there_and_nothing_else() -> None:
         "rate/tokens_per_second": 2100.4,
     }
     assert step_line(metrics, total=40) == (
-        "step  3/40  reward 0.431  acc 50.0%  len 84.2  cut 2.1%  lr 1.0e-06  1 min 15 s (generate 60.0)  2,100 tok/s"
+        "step  3/40  reward 0.431  acc 50.0%  len 84.2  cut 2.1%  lr 1.0e-06  1 min 15 s  2,100 tok/s"
+    )
+    del metrics["learning_rate"]
+    assert step_line(metrics, total=40) == (
+        "step  3/40  reward 0.431  acc 50.0%  len 84.2  cut 2.1%  1 min 15 s (generate 60.0)  2,100 tok/s"
     )
     assert step_line({"step": 7}) == "step 7"
     assert "unscored 2" in step_line({"step": 7, "unscored": 2})
+
+
+def test_step_line_fits_a_terminal() -> None:
+    metrics = {"step": 400, "reward": -0.43125, "accuracy": 1.0, "eval/accuracy": 1.0, "approx_kl": 1.234e-4}
+    metrics |= {"completions/mean_length": 1084.25, "completions/truncated_fraction": 0.121, "entropy": 0.321}
+    metrics |= {"clip_fraction": 0.111, "explained_variance": -0.123, "learning_rate": 1e-6, "unscored": 12}
+    metrics |= {"time/step": 3975.2, "time/generate": 3060.01, "time/actor": 900.2, "rate/tokens_per_second": 21004.0}
+    line = step_line(metrics, total=900)
+    assert len(line) <= 100, line
+    for shown in ("step 400/900", "reward -0.431", "acc 100.0%", "eval 100.0%", "unscored 12", "1 h 06 min"):
+        assert shown in line
+    assert "ev" not in step_line({"step": 1, "explained_variance": float("nan")}), "nothing to explain"
 
 
 def test_durations_read_well() -> None:

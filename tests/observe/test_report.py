@@ -19,6 +19,7 @@ from reasonrl.errors import RunError
 from reasonrl.observe import MetricsWriter, read_metrics
 from reasonrl.observe.plots import TRAINING_PLOTS, plot_pass_at_k, running_mean
 from reasonrl.observe.report import pick, shorten, write_report
+from reasonrl.observe.rundir import RunView
 from reasonrl.observe.runs import compare_runs, list_runs, tail_run
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -168,8 +169,9 @@ def test_stages_of_a_loop_and_of_a_shared_run_are_found(tmp_path: Path) -> None:
     (run / "stages" / "late" / "done.json").write_text(json.dumps(record))
     (run / "config.yaml").write_text(json.dumps(config))
     write_report(run)
+    assert [stage.name for stage in RunView(run).stages] == ["warm", "a.1", "b.1", "a.2", "a.10", "late"]
     listing = list_runs(run)
-    assert "warm done, a.1 done, b.1 done, a.2 done, a.10 done, late done" in listing and "old" not in listing
+    assert "  6 done " in listing and "old" not in listing
     assert (run / "plots" / "late_reward.png").exists()
 
 
@@ -182,9 +184,11 @@ def test_listing_shows_every_run_with_state_and_figures(demo: Path, tmp_path: Pa
         writer.write(ppo_line(1))
     lines = list_runs(root).splitlines()
     assert len(lines) == 4 and lines[0].split() == ["run", "recipe", "stages", "steps", "last", "figures", "age"]
-    assert "start done, rl done, evaluate done, compare done" in lines[2] and "72.0 [69.0, 75.0]" in lines[2]
+    assert "  4 done " in lines[2] and "72.0 [69.0, 75.0]" in lines[2]
     assert (
-        "study/default-seed0" in lines[3] and "rl unfinished, evaluate waiting" in lines[3] and "accuracy" in lines[3]
+        "study/default-seed0" in lines[3]
+        and "rl unfinished, evaluate waiting (0 of 2 done)" in lines[3]
+        and "accuracy" in lines[3]
     )
     assert list_runs(tmp_path / "none") == f"no runs under {tmp_path / 'none'}"
     shutil.rmtree(root / "study")
