@@ -9,7 +9,7 @@ from reasonrl.recipe.stages import SFTStage
 
 
 class Saving(NamedTuple):
-    """How a training stage saves: every so many steps (None: none), keeping the last so many."""
+    """How a training stage saves: every so many steps (None: as it sees fit), keeping the last so many."""
 
     every: int | None
     kept: int
@@ -31,20 +31,22 @@ def not_kept(name: str, step: int, steps: int | None, saving: Saving | None) -> 
         name: of the stage.
         step: the step referred to.
         steps: steps of the stage in all; None if unknown.
-        saving: how it saves; None if unknown. The last step is always saved where any is.
+        saving: how it saves; None if unknown. The last step is always kept.
     """
     if saving is None:
         return None
     every, kept = saving
+    if step == steps:
+        return None
     if every is None:
         fix = f"set stages.{name}.save_steps to {step}, or use ${{stage:{name}}}"
-        return f"stage {name!r} has no save_steps, so it keeps no step", fix
-    if step % every and step != steps:
+        return f"stage {name!r} does not say save_steps, so nobody can tell whether it keeps that one", fix
+    if step % every:
         near_by = [at for at in (step // every * every, (step // every + 1) * every) if 0 < at <= (steps or at)]
         use = " or ".join(map(str, near_by)) or str(steps)
         fix = f"use step {use}, or change stages.{name}.save_steps"
         return f"stage {name!r} saves every {every} steps, and {step} is none of them", fix
-    if steps is None or step == steps:
+    if steps is None:
         return None
     later = steps // every - step // every + (steps % every > 0)
     if later < kept:

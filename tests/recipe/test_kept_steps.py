@@ -40,7 +40,11 @@ def test_only_kept_steps_are_taken(tmp_path, steps, every, kept):
 @pytest.mark.parametrize(
     ("step", "saving", "message"),
     [
-        (2, "", "has no save_steps, so it keeps no step -> set stages.sft.save_steps to 2"),
+        (
+            2,
+            "",
+            "does not say save_steps, so nobody can tell whether it keeps that one -> set stages.sft.save_steps to 2",
+        ),
         (3, ", save_steps: 2", "saves every 2 steps, and 3 is none of them -> use step 2 or 4, or change"),
         (2, ", save_steps: 2", "keeps its last 2 checkpoints, and saves 2 after step 2 -> set"),
     ],
@@ -51,3 +55,8 @@ def test_the_message_says_what_to_set(tmp_path, step, saving, message):
         load_recipe(tmp_path / "recipe.yaml")
     (problem,) = raised.value.problems
     assert message in str(problem) and "recipe.yaml:7" in str(problem)
+
+
+def test_the_last_step_is_always_kept(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(steps=6, step=6, saving=""))
+    assert load_recipe(tmp_path / "recipe.yaml")
