@@ -147,25 +147,27 @@ def test_the_end_token_of_the_model_is_that_of_the_tokenizer(folder, tokenizer):
     assert tokenizer.padding_side == "left"
 
 
-# One process imports, then four are forked and start at the same moment.
-FIRST_USE = f"""
+# One process imports, then four are forked and start each round at the same moment; every round is another model.
+FIRST_USE = """
 import hashlib, json, multiprocessing
 import transformers.models.qwen2.modeling_qwen2
 from reasonrl.models import load_policy, tiny_path
 
 def use(barrier, answers):
-    barrier.wait(60)
-    path = tiny_path({TINY!r})
-    model, tokenizer = load_policy({TINY!r})
-    digest = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-    answers.put([str(path), digest, len(tokenizer)])
+    for seed in range(3):
+        name = f"tiny:qwen2:hidden_size=256,seed={seed}"
+        barrier.wait(60)
+        path = tiny_path(name)
+        digest = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+        model, tokenizer = load_policy(name)
+        answers.put([seed, str(path), digest, len(tokenizer)])
 
 fork = multiprocessing.get_context("fork")
 barrier, answers = fork.Barrier(4), fork.Queue()
 processes = [fork.Process(target=use, args=(barrier, answers)) for _ in range(4)]
 for process in processes:
     process.start()
-print(json.dumps([answers.get(timeout=100) for _ in processes]))
+print(json.dumps([answers.get(timeout=60) for _ in range(12)]))
 for process in processes:
     process.join()
     assert process.exitcode == 0
@@ -176,9 +178,11 @@ def test_four_processes_may_use_a_model_for_the_first_time_at_once(tmp_path):
     environment = {**os.environ, "REASONRL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", FIRST_USE], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
-    assert len(answers) == 4 and all(answer == answers[0] for answer in answers)
-    assert [path.name for path in (tmp_path / "cache" / "tiny").iterdir()] == [answers[0][0].rsplit("/", 1)[1]]
+    answers = {tuple(answer) for answer in json.loads(done.stdout)}
+    assert len(answers) == 3, "processes disagree about a model"
+    assert len({digest for _, _, digest, _ in answers}) == 3
+    folders = {path.rsplit("/", 1)[1] for _, path, _, _ in answers}
+    assert {path.name for path in (tmp_path / "cache" / "tiny").iterdir()} == folders
 
 
 def test_the_cache_is_used_again_and_keeps_models_of_other_sizes_apart(tmp_path, monkeypatch):
