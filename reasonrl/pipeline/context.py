@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class StageResult:
             "model": _relative(self.model, directory),
             "critic": _relative(self.critic, directory),
             "data": _relative(self.data, directory),
-            "metrics": dict(self.metrics),
+            "metrics": {name: _strict(value) for name, value in self.metrics.items()},
             "cpu_seconds": self.cpu_seconds,
             "wall_seconds": self.wall_seconds,
             "checkpoints": {str(step): _relative(path, directory) for step, path in sorted(self.checkpoints.items())},
@@ -73,6 +74,11 @@ class StageResult:
             wall_seconds=float(record["wall_seconds"]),
             checkpoints={int(step): directory / path for step, path in record["checkpoints"].items()},
         )
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are written as text, as in `metrics.jsonl`."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _relative(path: Path | None, directory: Path) -> str | None:

@@ -64,6 +64,13 @@ class MicroBatch:
         return values.gather(1, self.positions.clamp(max=values.shape[1] - 1))
 
 
+def total_scores(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """(B, F) rewards and (F,) weights to (B,) totals; a missing reward (NaN) counts as 0, and all missing give NaN."""
+    totals = (rewards * weights.to(rewards).unsqueeze(0)).nansum(dim=1)
+    totals[rewards.isnan().all(dim=1)] = torch.nan
+    return totals
+
+
 def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bool) -> RolloutBatch:
     """Unpad what TRL collected and add up the rewards.
 
@@ -84,9 +91,7 @@ def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bo
     mask = tensors["completion_mask"].clone()
     if tensors.get("tool_mask") is not None:
         mask = mask * tensors["tool_mask"]
-    rewards = collected.rewards_per_function
-    scores = (rewards * weights.to(rewards).unsqueeze(0)).nansum(dim=1)
-    scores[rewards.isnan().all(dim=1)] = torch.nan
+    scores = total_scores(collected.rewards_per_function, weights)
     finished = torch.tensor([sample.finish_reason == "stop" for sample in collected.samples], device=device)
     if requires_stop:
         scores = torch.where(finished, scores, torch.zeros_like(scores))

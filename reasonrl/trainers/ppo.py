@@ -25,7 +25,7 @@ from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingPara
 from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks
-from reasonrl.trainers.batch import RolloutBatch, make_batch
+from reasonrl.trainers.batch import RolloutBatch, make_batch, total_scores
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
@@ -129,7 +129,8 @@ class PPOTrainer(RolloutHooks):
         self._refuse_unscored(batch)
         with self.meter.timed("time/values"):
             ref_logprobs = self._reference_logprobs(model, batch)
-            targets = self.update.targets(model, batch, ref_logprobs, self._token_rewards(collected, batch))
+            token_rewards = self._token_rewards(collected, batch)
+            targets = self.update.targets(model, batch, ref_logprobs, token_rewards)
         if self.critic is not None:
             with self.meter.timed("time/critic"):
                 self.update.train_critic(batch, targets, self.state.global_step)
@@ -177,7 +178,7 @@ class PPOTrainer(RolloutHooks):
             samples = in_order(self.engine.stream(requests, params), len(rows))
         rewards, extra = self.score(rows, samples)
         metrics = summarize(
-            rewards @ self.reward_weights.to(rewards).nan_to_num(),
+            total_scores(rewards, self.reward_weights),
             extra.get("verdict"),
             samples,
             samples_per_row,
@@ -256,6 +257,8 @@ class PPOTrainer(RolloutHooks):
                         " -> give one per response token, the stop token included"
                     )
                 total[place, : len(rewards)] += torch.tensor(list(rewards), device=total.device)
+        total *= batch.mask
+        self.meter.add("token_reward", total.sum(), len(rows))
         return total
 
     def _refuse_unscored(self, batch: RolloutBatch) -> None:
@@ -281,7 +284,7 @@ class PPOTrainer(RolloutHooks):
             meter.add("accuracy", float(right), len(verdicts))
         if targets.kl is not None:
             meter.add("kl", targets.kl.sum(), float(targets.mask.sum()))
-        metrics: dict[str, Any] = {**collected.metrics, **meter.means()}
+        metrics: dict[str, Any] = {**self._logged_by_rewards(collected), **meter.means()}
         metrics["reward_std"] = max(metrics.pop("reward_square", 0.0) - metrics.get("reward", 0.0) ** 2, 0.0) ** 0.5
         if targets.values is not None and targets.returns is not None:
             moments = residual_moments(targets.values, targets.returns, targets.mask)
@@ -301,6 +304,16 @@ class PPOTrainer(RolloutHooks):
         }
         self.step_metrics = metrics
         self._hand_out_completions(collected, batch, targets)
+
+    def _logged_by_rewards(self, collected: Collected) -> dict[str, float]:
+        """Scalars that reward functions logged, averaged over the ranks that logged them (all hold equally many
+        samples).
+        """
+        logged: dict[str, list[float]] = {}
+        for scalars in gather_object([collected.metrics]):
+            for name, value in scalars.items():
+                logged.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in sorted(logged.items())}
 
     def _hand_out_completions(self, collected: Collected, batch: RolloutBatch, targets: Targets) -> None:
         if self._on_completions is None:

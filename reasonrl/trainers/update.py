@@ -244,8 +244,14 @@ class PPOUpdate:
         return total
 
     def _parts(self, size: int, parts: int, *name: str | int) -> list[list[int]]:
-        # Every rank shuffles its own share by the same seed; a mini-batch is the union of the ranks' parts.
-        return shuffled_parts(size, parts, self.args.seed, self.args.stage_name, *name, self.accelerator.process_index)
+        # The whole rollout batch is shuffled, and each rank takes what it holds of every part: mini-batches, and so the
+        # trajectory, do not depend on the number of ranks.
+        start = self.accelerator.process_index * size
+        everyone = size * self.accelerator.num_processes
+        return [
+            [place - start for place in part if start <= place < start + size]
+            for part in shuffled_parts(everyone, parts, self.args.seed, self.args.stage_name, *name)
+        ]
 
     def _weights(self, mask: torch.Tensor, rows: list[int], loss_type: Any) -> torch.Tensor:
         part = torch.zeros_like(mask)

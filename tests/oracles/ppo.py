@@ -114,7 +114,7 @@ def train(policy, critic, rollouts, s: Settings):
         mean = math.fsum(flat) / len(flat)
         std = math.sqrt(max(math.fsum((a - mean) ** 2 for a in flat) / len(flat), 1e-8))
 
-        for part in parts_of(len(episodes), s.critic_steps, s.seed, s.stage, "critic", number, 0):
+        for part in parts_of(len(episodes), s.critic_steps, s.seed, s.stage, "critic", number):
             tokens = sum(len(episodes[i].response) for i in part)
             loss = 0.0
             for i in part:
@@ -127,7 +127,7 @@ def train(policy, critic, rollouts, s: Settings):
             step(critic, critic_optimizer, loss, s.max_grad_norm)
 
         for epoch in range(s.epochs):
-            for part in parts_of(len(episodes), s.actor_steps, s.seed, s.stage, "actor", number, epoch, 0):
+            for part in parts_of(len(episodes), s.actor_steps, s.seed, s.stage, "actor", number, epoch):
                 tokens = sum(len(episodes[i].response) for i in part)
                 loss = 0.0
                 for i in part:

@@ -15,12 +15,11 @@ if __name__ == "__main__":
     out = Path(sys.argv[1])
     settings = json.loads(sys.argv[2])
 
-    def some(completions, completion_ids, **columns):
-        """One answer cannot be scored: the ranks then hold different numbers of counting tokens."""
-        return [
-            None if ids[0] % 7 == 0 else score
-            for ids, score in zip(completion_ids, even_share(completions, completion_ids), strict=True)
-        ]
+    def some(completions, completion_ids, log_metric, **columns):
+        """Some answers cannot be scored: the ranks then hold different numbers of counting tokens."""
+        log_metric("first_token", sum(ids[0] for ids in completion_ids) / len(completion_ids))
+        scores = even_share(completions, completion_ids)
+        return [None if ids[0] % 7 == 0 else score for ids, score in zip(completion_ids, scores, strict=True)]
 
     run = make_run(out / "run", rewards=[some], dtype=torch.float64, **settings)
     run.trainer.train()

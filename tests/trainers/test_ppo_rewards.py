@@ -88,6 +88,8 @@ def test_token_rewards_alone_are_enough(tmp_path):
     run = make_run(tmp_path, rewards=[token_rewards], max_steps=1)
     run.trainer.train()
     assert run.metrics[0]["reward"] == 0
+    per_sample = [sum(token_rewards([range(sample["length"])])[0]) for sample in run.samples[1]]
+    assert run.metrics[0]["token_reward"] == pytest.approx(sum(per_sample) / len(per_sample))
     assert run.metrics[0]["critic_grad_norm"] > 0
 
 
@@ -124,3 +126,15 @@ def test_kl_is_taken_from_every_token(tmp_path):
         penalties = (0.5 * (targets.logprobs[row] - reference[row]))[:length].tolist()
         expected = [score - sum(penalties[t:]) for t in range(length)]
         assert targets.returns[row, :length].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_missing_reward_counts_nothing_in_training_and_validation(tmp_path):
+    def sometimes(completions, completion_ids, **columns):
+        return [None if place % 2 else 1.0 for place in range(len(completion_ids))]
+
+    run = make_run(tmp_path, rewards=[even_share, sometimes], eval_rows=4, max_steps=1)
+    run.trainer.train()
+    assert run.metrics[0]["unscored"] == 0
+    halves = [sample["reward"] >= 1 for sample in run.samples[1]]
+    assert halves == [place % 2 == 0 or sample["reward"] == 1 for place, sample in enumerate(run.samples[1])]
+    assert 0.5 <= run.trainer.evaluate()["eval_reward"] <= 1.5

@@ -73,6 +73,26 @@ def test_validation_and_the_best_checkpoint(tmp_path):
     assert all(torch.equal(now[name], tensor) for name, tensor in best.state_dict().items())
 
 
+def test_rows_of_equal_ids_keep_their_own_prompts(tmp_path):
+    run = make_run(tmp_path, eval_rows=4, max_steps=1)
+    run.trainer.eval_dataset = run.trainer.eval_dataset.map(lambda row, place: {"id": str(place)}, with_indices=True)
+    asked = []
+    stream = run.trainer.engine.stream
+
+    def keep(requests, params):
+        asked.append([request.prompt_ids for request in requests])
+        return stream(requests, params)
+
+    run.trainer.engine.stream = keep
+    run.trainer.eval_dataset = run.trainer.eval_dataset.map(
+        lambda row: {"prompt": [{"role": "user", "content": "!" + row["prompt"][0]["content"]}]}
+    )
+    run.trainer.train()
+    run.trainer.evaluate()
+    trained, validated = ({run.trainer.processing_class.decode(ids) for ids in prompts} for prompts in asked)
+    assert all("!" not in text for text in trained) and all("!" in text for text in validated)
+
+
 def test_a_stop_saves_and_a_resume_goes_on_exactly(tmp_path):
     settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 100, "actor_steps": 2, "critic_steps": 2}
     whole = make_run(tmp_path / "whole", **settings)

@@ -4,6 +4,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    # TRL prints whole rows when a reward gives none; such samples are counted and stand in the completions.
+    logging.getLogger("trl").setLevel(logging.ERROR)
 
 
 def resume_point(directory: Path) -> str | None:

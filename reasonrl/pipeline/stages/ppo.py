@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.errors import DataError
+from reasonrl.observe import read_metrics
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import (
     Source,
@@ -18,7 +19,7 @@ from reasonrl.pipeline.stages.common import (
     resume_point,
 )
 from reasonrl.recipe import PPOStage, Reference
-from reasonrl.rewards import get_reward
+from reasonrl.rewards import get_rewards
 from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ REQUIRED = ("problem", "answer")
 
 def run(config: PPOStage, context: StageContext) -> StageResult:
     """Train, with checkpoints that a killed run resumes from exactly; final weights stand in `model/` and `critic/`."""
+    from reasonrl.trainers.ppo_callbacks import CRITIC_FOLDER
+
     quiet_libraries()
     output = context.directory / "checkpoints"
     watch = Watch(context, config.max_steps)
@@ -44,17 +47,21 @@ def run(config: PPOStage, context: StageContext) -> StageResult:
     stopped_early = trainer.state.global_step < config.max_steps
     if stopped_early:
         context.raise_if_stopping()
-    best = trainer.state.best_model_checkpoint if config.load_best_model_at_end else None
+    best = _best_step(trainer) if config.load_best_model_at_end else None
+    if best is not None and trainer.critic is not None:
+        # The Trainer has put the best policy back; its critic goes with it.
+        trainer.critic.load(output / f"checkpoint-{best}" / CRITIC_FOLDER)
     if context.is_main:
         policy = trainer.accelerator.unwrap_model(trainer.model)
         export_model(policy, trainer.processing_class, context.directory / "model")
         if trainer.critic is not None:
             export_model(trainer.critic.unwrapped, trainer.processing_class, context.directory / "critic")
     metrics: dict[str, Any] = {"steps": trainer.state.global_step, "prompts_too_long": dropped}
-    metrics |= {name: value for name, value in trainer.step_metrics.items() if value is not None}
     if best is not None:
-        metrics["best_step"] = int(Path(best).name.removeprefix("checkpoint-"))
-        metrics["best_eval_accuracy"] = trainer.state.best_metric
+        metrics["best_step"] = best
+    # Of the step whose weights are handed on. Read back: a run that was killed after its last step has no other record.
+    lines = read_metrics(context.directory / "metrics.jsonl") if context.is_main else []
+    metrics |= {k: v for line in lines if line["step"] == (best or metrics["steps"]) for k, v in line.items()}
     return StageResult(
         model=Path("model"),
         critic=Path("critic") if trainer.critic is not None else None,
@@ -72,7 +79,7 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
     tokenizer = load_tokenizer(name or "tiny:qwen2")
     if name is None:
         lines.append(f"model {config.model}: not there yet; the tokenizer below is a stand-in (tiny:qwen2)")
-    get_reward(_reward(config), base_dir=context.base_directory)
+    get_rewards(_reward(config), base_dir=context.base_directory)
     if isinstance(config.data, Reference) and not context.is_available(config.data):
         return [*lines, f"data {config.data}: not there yet; unchecked"]
     source = load_source(config.data, context, REQUIRED)
@@ -84,6 +91,11 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
         f"first prompt: {render_prompt(tokenizer, source.messages(source.rows[0]))!r}",
     ]
     return lines
+
+
+def _best_step(trainer: PPOTrainer) -> int | None:
+    best = trainer.state.best_model_checkpoint
+    return int(Path(best).name.removeprefix("checkpoint-")) if best else None
 
 
 def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch) -> tuple[PPOTrainer, int]:
@@ -113,7 +125,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         policy,
         _arguments(config, context, output, validation is not None),
         Dataset.from_list(rows),
-        [get_reward(_reward(config), base_dir=context.base_directory)],
+        get_rewards(_reward(config), base_dir=context.base_directory),
         prompt_ids=lambda messages: prompt_ids(tokenizer, messages),
         critic=critic,
         engine=build_engine(config.rollout.engine, policy, tokenizer, **options),
@@ -211,6 +223,7 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
         "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
     }
     return PPOConfig(**{**settings, **config.trl_args})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
+from reasonrl.observe import read_metrics
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, quiet_libraries, resume_point
 from reasonrl.recipe import Reference, SFTStage
@@ -57,7 +58,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         callback.resume(found[1])
     if context.is_main:
         prune(output, keep_last=config.save_total_limit, keep=best_of(output))
-    outcome = trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     watch.close()
     if callback.interrupted:
         context.raise_if_stopping()
@@ -67,7 +68,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         model=Path("model"),
         metrics={
             "steps": trainer.state.global_step,
-            "train_loss": outcome.training_loss,
+            **_last_line(context),
             "examples": len(examples.rows),
             "examples_too_long": examples.too_long,
             "tokens": examples.tokens,
@@ -111,6 +112,12 @@ def _examples(source: Source, tokenizer: Any, config: SFTStage, at_most: int | N
         max_length=config.max_length,
         completion_only_loss=config.completion_only_loss,
     )
+
+
+def _last_line(context: StageContext) -> dict[str, Any]:
+    """The figures of the last line; the Trainer's own summary forgets what a resumed run did before."""
+    lines = read_metrics(context.directory / "metrics.jsonl") if context.is_main else []
+    return {name: value for name, value in lines[-1].items() if name != "step"} if lines else {}
 
 
 def _budget(config: SFTStage, context: StageContext) -> float | None:
