@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class Collected:
         rewards_per_function: (B, F) raw rewards; NaN where a function gave none.
         extra: per-sample columns that reward functions logged, such as `verdict`.
         metrics: scalars that reward functions logged.
+        reward_seconds: wall time of the reward functions.
     """
 
     rows: list[dict[str, Any]]
@@ -71,6 +73,7 @@ class Collected:
     rewards_per_function: torch.Tensor
     extra: dict[str, list[Any]]
     metrics: dict[str, float]
+    reward_seconds: float
 
 
 class RolloutHooks(GRPOTrainer):
@@ -88,6 +91,7 @@ class RolloutHooks(GRPOTrainer):
         self._raw_rewards: torch.Tensor | None = None
         self._extra: dict[str, list[Any]] = {}
         self._scalars: dict[str, float] = {}
+        self._reward_seconds = 0.0
 
     def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
         """Draw one sample per row, in the order of the rows; the subclass says how."""
@@ -112,6 +116,7 @@ class RolloutHooks(GRPOTrainer):
             rewards_per_function=self._raw_rewards[start : start + len(rows)],
             extra=self._extra,
             metrics=self._scalars,
+            reward_seconds=self._reward_seconds,
         )
 
     def score(self, rows: list[dict[str, Any]], samples: Sequence[Sample]) -> tuple[torch.Tensor, dict[str, list[Any]]]:
@@ -177,7 +182,9 @@ class RolloutHooks(GRPOTrainer):
         }
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        started = time.perf_counter()
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._reward_seconds = time.perf_counter() - started
         self._raw_rewards = rewards
         self._extra = {name: list(values) for name, values in self._pending_extra_logs.items()}
         self._scalars = {name: sum(values) / len(values) for name, values in self._pending_metrics.items() if values}

@@ -94,7 +94,8 @@ def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bo
     scores = total_scores(collected.rewards_per_function, weights)
     finished = torch.tensor([sample.finish_reason == "stop" for sample in collected.samples], device=device)
     if requires_stop:
-        scores = torch.where(finished, scores, torch.zeros_like(scores))
+        # What could not be scored stays so: a missing gold is not the response's fault.
+        scores = torch.where(finished | scores.isnan(), scores, torch.zeros_like(scores))
     logprobs = torch.zeros(mask.shape, device=device)
     for row, sample in enumerate(collected.samples):
         logprobs[row, : len(sample.logprobs_sampled)] = torch.tensor(sample.logprobs_sampled, device=device)

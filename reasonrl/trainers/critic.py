@@ -102,6 +102,10 @@ class CriticEngine:
         self.optimizer.zero_grad()
         return float(norm)
 
+    def end_step(self) -> None:
+        """Advance the schedule: once a trainer step, as the policy's, whatever the number of critic steps in it."""
+        self.scheduler.step()
+
     def save(self, directory: Path) -> None:
         """Write model, optimizer and schedule into `directory`."""
         self.unwrapped.save_pretrained(directory)

@@ -138,7 +138,10 @@ class PPOTrainer(RolloutHooks):
         if self.state.global_step >= self.args.critic_warmup_steps:
             with self.meter.timed("time/actor"):
                 loss = self.update.train_policy(model, self.optimizer, batch, targets, self.state.global_step)
+        self.meter.times["time/reward"] = collected.reward_seconds
         self._record(collected, batch, targets, time.perf_counter() - started)
+        if self.critic is not None:
+            self.critic.end_step()
         return loss
 
     def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
@@ -280,8 +283,9 @@ class PPOTrainer(RolloutHooks):
         meter.add("completions/truncated_fraction", float((~batch.finished).sum()), len(lengths))
         verdicts = collected.extra.get("verdict")
         if verdicts:
-            right = sum(v == "correct" and bool(f) for v, f in zip(verdicts, batch.finished.tolist(), strict=True))
-            meter.add("accuracy", float(right), len(verdicts))
+            flags = zip(verdicts, batch.finished.tolist(), scored.tolist(), strict=True)
+            right = sum(verdict == "correct" and stopped for verdict, stopped, counts in flags if counts)
+            meter.add("accuracy", float(right), float(scored.sum()))
         if targets.kl is not None:
             meter.add("kl", targets.kl.sum(), float(targets.mask.sum()))
         metrics: dict[str, Any] = {**self._logged_by_rewards(collected), **meter.means()}

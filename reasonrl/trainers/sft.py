@@ -18,6 +18,8 @@ from reasonrl.trainers.checkpoints import mark_complete, prune
 
 IGNORED = -100
 TOKENS_FILE = "num_tokens.json"
+#: What an evaluation on held-out examples adds to the step's line, as `eval/…`.
+EVALUATED = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class SFTCallback(TrainerCallback):
         self._last = time.perf_counter()
         self._last_step = 0
         self._tokens_before = self._num_tokens = 0.0
+        self._line: dict[str, Any] | None = None
 
     def resume(self, checkpoint: Path) -> None:
         """Go on counting tokens where a checkpoint left off."""
@@ -162,7 +165,27 @@ class SFTCallback(TrainerCallback):
             # TRL counts from the process's start.
             line["num_tokens"] += self._tokens_before
             self._num_tokens = line["num_tokens"]
-        self.on_metrics(line)
+        self._line = line
+        if not control.should_evaluate:
+            self._flush()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        for name, value in (metrics or {}).items():
+            if self._line is not None and name in EVALUATED:
+                self._line["eval/" + name.removeprefix("eval_")] = value
+        self._flush()
+
+    def _flush(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            self.on_metrics(line)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from reasonrl.models import tiny_path
 from reasonrl.observe import is_time_field, read_metrics, read_parquet
 from reasonrl.observe.completions import completion_files
 
 STEPS = 6
+TINY = "tiny:qwen2:hidden_size=64,intermediate_size=64,num_attention_heads=1,num_hidden_layers=1"
 RECIPE = """
 recipe: kill
-model: tiny:qwen2:hidden_size=64,intermediate_size=64,num_attention_heads=1,num_hidden_layers=1
+model: TINY
 stages:
   rl:
     kind: ppo
@@ -66,7 +68,7 @@ def reasonrl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def prepared(folder: Path) -> Path:
-    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "recipe.yaml").write_text(RECIPE.replace("TINY", TINY))
     (folder / "reward.py").write_text(REWARD)
     return folder
 
@@ -121,3 +123,9 @@ def test_the_unbroken_run_moved(unbroken):
     assert len({line["reward"] for line in records}) == STEPS
     assert all(line["grad_norm"] > 0 and line["critic_grad_norm"] > 0 for line in records)
     assert [line["step"] for line in records if "eval/accuracy" in line] == [3, 6]
+    assert max(line["learning_rate"] for line in records) == pytest.approx(1e-3)
+    assert max(line["critic_learning_rate"] for line in records) == pytest.approx(1e-3)
+    start = load_file(Path(tiny_path(TINY)) / "model.safetensors")
+    trained = load_file(unbroken / "critic" / "model.safetensors")
+    moved = {name: float((trained[name] - start[f"model.{name}"]).abs().max()) for name in trained}
+    assert min(moved.values()) > 0

@@ -138,3 +138,16 @@ def test_a_missing_reward_counts_nothing_in_training_and_validation(tmp_path):
     halves = [sample["reward"] >= 1 for sample in run.samples[1]]
     assert halves == [place % 2 == 0 or sample["reward"] == 1 for place, sample in enumerate(run.samples[1])]
     assert 0.5 <= run.trainer.evaluate()["eval_reward"] <= 1.5
+
+
+def test_a_cut_sample_without_a_gold_stays_unscored(tmp_path):
+    run = make_run(
+        tmp_path,
+        rewards=[lambda completions, **columns: [None, *[1.0] * (len(completions) - 1)]],
+        reward_requires_stop=True,
+        max_steps=1,
+        max_completion_length=1,
+    )
+    run.trainer.train()
+    assert run.samples[1][0]["reward"] is None
+    assert run.metrics[0]["unscored"] == 1

@@ -73,6 +73,24 @@ def test_validation_and_the_best_checkpoint(tmp_path):
     assert all(torch.equal(now[name], tensor) for name, tensor in best.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["linear", "constant_with_warmup", "cosine"])
+def test_the_critics_schedule_is_the_policys(tmp_path, kind):
+    run = make_run(
+        tmp_path,
+        max_steps=5,
+        warmup_steps=2,
+        lr_scheduler_type=kind,
+        learning_rate=1e-3,
+        critic_learning_rate=5e-3,
+        critic_steps=2,
+        actor_steps=2,
+    )
+    run.trainer.train()
+    policy, critic = ([line[name] for line in run.metrics] for name in ("learning_rate", "critic_learning_rate"))
+    assert critic == pytest.approx([5 * rate for rate in policy])
+    assert policy[0] == 0 and max(policy) > 0
+
+
 def test_rows_of_equal_ids_keep_their_own_prompts(tmp_path):
     run = make_run(tmp_path, eval_rows=4, max_steps=1)
     run.trainer.eval_dataset = run.trainer.eval_dataset.map(lambda row, place: {"id": str(place)}, with_indices=True)
