@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,14 +221,51 @@ def study_markdown(study: StudyComparison) -> str:
             for line in lines
         ]
         parts.append(f"### {suite}: {metric}\n\n{markdown_table(header, body)}")
-    seeds = "; ".join(f"{arm}: {', '.join(map(str, numbers))}" for arm, numbers in study.seeds.items())
-    level = f"{100 * study.confidence:g} %"
-    parts.append(
-        f"Seeds: {seeds}. Means over seeds and differences over paired seeds with {level} t intervals"
-        f" (none for one seed); by seed, differences with {level} intervals over problems.\n"
-    )
+    parts.append(study_legend(study) + "\n")
     parts += [f"* Note: {note}" for note in study.notes]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def study_legend(study: StudyComparison) -> str:
+    """Which seeds there are, and what the intervals are over."""
+    seeds = "; ".join(f"{arm}: {', '.join(map(str, numbers))}" for arm, numbers in study.seeds.items())
+    level = f"{100 * study.confidence:g} %"
+    return (
+        f"Seeds: {seeds}. Means over seeds and differences over paired seeds with {level} t intervals"
+        f" (none for one seed); by seed, differences with {level} intervals over problems."
+    )
+
+
+def study_table(study: StudyComparison) -> str:
+    """The study for a terminal, within about 100 columns: means and paired differences over seeds, then each seed's."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    output = io.StringIO()
+    console = Console(file=output, width=110, force_terminal=False)
+    against = {line.versus for line in study.lines if line.versus}
+    for suite, metric in dict.fromkeys((line.suite, line.metric) for line in study.lines):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for place, name in enumerate((f"{suite}: {metric}", "percent", "difference", "each seed", "against")):
+            if place < 4 or len(against) > 1:
+                table.add_column(name, justify="right" if place in (1, 2) else "left")
+        for line in study.lines:
+            if (line.suite, line.metric) != (suite, metric):
+                continue
+            name = line.label if len(study.seeds) == 1 else f"{line.arm}: {line.label}"
+            shown = [
+                f"{100 * one.value:{'.1f' if line.difference is None else '+.1f'}}" for one in line.by_seed.values()
+            ]
+            difference = "" if line.difference is None else points(line.difference)
+            cells = (name, percent(line.estimate), difference, "  ".join(shown), line.versus)
+            table.add_row(*map(Text, cells[: len(table.columns)]))
+        console.print(table)
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    notes = [f"Note: {note}" for note in study.notes]
+    notes += [f"Differences are to {next(iter(against))}."] if len(against) == 1 else []
+    return "\n".join([*lines, "", *textwrap.wrap(study_legend(study), 100), *notes]) + "\n"
 
 
 @styled

@@ -16,19 +16,17 @@ if TYPE_CHECKING:
 
 
 def percent(interval: Interval) -> str:
-    """An estimate in percent with its interval: `52.1 [49.0, 55.2]`."""
-    return f"{100 * interval.value:.1f}" + _ends(interval, "")
+    """An estimate in percent with its interval: `52.1 [49.0, 55.2]`; a share's interval is shown within 0 and 100."""
+    if interval.low is None or interval.high is None:
+        return f"{100 * interval.value:.1f}"
+    return f"{100 * interval.value:.1f} [{100 * max(0.0, interval.low):.1f}, {100 * min(1.0, interval.high):.1f}]"
 
 
 def points(interval: Interval) -> str:
     """A difference in percentage points with its sign: `+21.3 [+18.9, +23.6]`."""
-    return f"{100 * interval.value:+.1f}" + _ends(interval, "+")
-
-
-def _ends(interval: Interval, sign: str) -> str:
     if interval.low is None or interval.high is None:
-        return ""
-    return f" [{100 * interval.low:{sign}.1f}, {100 * interval.high:{sign}.1f}]"
+        return f"{100 * interval.value:+.1f}"
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
 def decoding_text(context: Mapping[str, Any]) -> str:

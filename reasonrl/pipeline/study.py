@@ -106,7 +106,7 @@ def _compare(
     say: Say,
 ) -> tuple[Path, ...]:
     """One table over arms and seeds; nothing for a recipe that evaluates nothing."""
-    from reasonrl.eval.study import compare_study, study_markdown, write_study
+    from reasonrl.eval.study import compare_study, study_table, write_study
 
     _, baseline, confidence = _rows(next(iter(resolved.values())))
     if baseline is None:
@@ -121,7 +121,7 @@ def _compare(
             label: data.parent for label, data in found.items() if data is not None
         }
     comparison = compare_study(evaluations, baseline=baseline, confidence=confidence)
-    say(study_markdown(comparison))
+    say(study_table(comparison))
     return tuple(write_study(comparison, directory))
 
 

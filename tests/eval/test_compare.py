@@ -15,7 +15,7 @@ import pytest
 from reasonrl.errors import RunError
 from reasonrl.eval.compare import compare_evaluations, read_comparison, write_comparison
 from reasonrl.eval.metrics import paired_difference, proportion_interval
-from reasonrl.eval.study import compare_study, study_markdown, write_study
+from reasonrl.eval.study import compare_study, study_markdown, study_table, write_study
 from reasonrl.eval.tables import comparison_csv, comparison_markdown, format_table
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -136,6 +136,12 @@ def test_a_study_pairs_by_seed_within_arms_and_between_them(tmp_path: Path) -> N
     assert [path.name for path in write_study(study, tmp_path)] == ["study.md", "study.json", "study.png"]
     text = study_markdown(study)
     assert "Seeds: default: 0, 1, 2; short: 0, 1, 2." in text and f"{100 * lift.difference.value:+.1f} [" in text
+    table = study_table(study)
+    assert max(map(len, table.splitlines())) <= 110
+    row = next(line for line in table.splitlines() if line.strip().startswith("default: after"))
+    for figure in (lift.difference.value, *singles):
+        assert f"{100 * figure:+.1f}" in row
+    assert "row before" in row, "with two kinds of difference the table says which is which"
 
 
 def test_a_study_with_missing_seeds_says_so_and_one_seed_has_no_interval(evaluations: dict[str, Path]) -> None:

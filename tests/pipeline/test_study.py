@@ -119,7 +119,7 @@ def test_study_ends_in_one_table_over_arms_and_seeds(bench):
     places = {(line["arm"], line["label"], line["versus"]) for line in table["lines"]}
     assert ("longer", "after", "row before") in places
     assert ("longer", "after", "arm default") in places
-    assert "difference over seeds" in out
+    assert "each seed" in out and "Seeds: default: 0, 1; longer: 0, 1." in out
     assert (bench.output / "both/study.md").exists()
     assert done(bench, "longer-seed0", "before")["shared_from"] is not None
     assert done(bench, "longer-seed0", "after")["shared_from"] is None
