@@ -1,7 +1,6 @@
-"""One thread a process, before torch is imported: tests run side by side, and equal runs must be equal to the last bit.
+"""One thread a process, before torch is imported.
 
-With several threads the arithmetic library may split a product differently when the machine is busy, which moves the
-last bits of a float32 sum.
+Tests run side by side on few cores, and two busy threads in each of them make a tiny model many times slower.
 """
 
 import os
