@@ -32,7 +32,7 @@ from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.sampler import PromptStream
 from reasonrl.trainers.update import PPOUpdate, Targets
-from reasonrl.trainers.validation import summarize
+from reasonrl.trainers.validation import Judged, summarize
 
 TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]
 PromptRenderer = Callable[[Any], Sequence[int]]
@@ -167,30 +167,39 @@ class PPOTrainer(RolloutHooks):
         started = time.perf_counter()
         samples_per_row = self.args.num_generations_eval or 1
         rows = [row for row in self.eval_dataset for _ in range(samples_per_row)]
+        # Every rank takes an equal share; the last one fills up with its last row, which counts once all the same.
+        share = -(-len(rows) // self.accelerator.num_processes)
+        first = share * self.accelerator.process_index
+        places = [min(place, len(rows) - 1) for place in range(first, first + share)]
+        judged = dict(sorted(gather_object(self._judge([(place, rows[place]) for place in places]))))
+        metrics = summarize(list(judged.values()), samples_per_row, requires_stop=self.args.reward_requires_stop)
+        metrics["eval_time"] = time.perf_counter() - started
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _judge(self, placed: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, Judged]]:
+        """Draw and score validation samples: this rank's, each with its place among all of them."""
+        rows = [row for _, row in placed]
         # The same seeds at every evaluation: differences between steps are the policy's, not the draw's.
         requests = [
             Request(
-                id=str(place),
+                id=str(number),
                 prompt_ids=prompt,
                 seed=sample_seed(self.args.seed, self.args.stage_name, "eval", str(row["id"]), place),
             )
-            for place, (row, prompt) in enumerate(zip(rows, self._render(rows), strict=True))
+            for number, ((place, row), prompt) in enumerate(zip(placed, self._render(rows), strict=True))
         ]
         params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
         with self._for_inference():
             samples = in_order(self.engine.stream(requests, params), len(rows))
         rewards, extra = self.score(rows, samples)
-        metrics = summarize(
-            total_scores(rewards, self.reward_weights),
-            extra.get("verdict"),
-            samples,
-            samples_per_row,
-            requires_stop=self.args.reward_requires_stop,
-        )
-        metrics["eval_time"] = time.perf_counter() - started
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        verdicts = extra.get("verdict") or [None] * len(rows)
+        totals = total_scores(rewards, self.reward_weights).tolist()
+        return [
+            (place, Judged(total, verdict, sample.finish_reason == "stop", len(sample.token_ids)))
+            for (place, _), total, verdict, sample in zip(placed, totals, verdicts, samples, strict=True)
+        ]
 
     # The prompt stream replaces TRL's sampler: its shuffles restart at every resumed epoch.
     def _get_train_sampler(self, dataset: Any = None) -> PromptStream:

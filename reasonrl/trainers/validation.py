@@ -4,44 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-
-from reasonrl.rollout.engine import Sample
 
 
-def summarize(
-    rewards: torch.Tensor,
-    verdicts: Sequence[str] | None,
-    samples: Sequence[Sample],
-    samples_per_row: int,
-    *,
-    requires_stop: bool,
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Judged:
+    """One validation sample: its total reward (NaN if unscored), verdict if the reward gives one, end, and tokens."""
+
+    reward: float
+    verdict: str | None
+    stopped: bool
+    length: int
+
+    def counts(self, requires_stop: bool) -> bool:
+        """Whether the sample may earn anything: with `requires_stop`, one that its length cut may not."""
+        return self.stopped or not requires_stop
+
+
+def summarize(judged: Sequence[Judged], samples_per_row: int, *, requires_stop: bool) -> dict[str, float]:
     """Accuracy, its 95 % interval, mean reward, mean length and truncated share.
 
     Args:
-        rewards: (P * G,) total reward of each sample; the samples of a row stand together.
-        verdicts: one per sample where the reward gives verdicts; else a reward of at least 1 counts as right.
-        samples: what was drawn, in the same order.
+        judged: (P * G,) samples; those of a row stand together. Where the reward gives no verdict, at least 1 is right.
         samples_per_row: G.
-        requires_stop: a sample cut by its length is wrong.
+        requires_stop: a sample cut by its length is wrong and earns nothing.
     """
-    stopped = np.array([sample.finish_reason == "stop" for sample in samples])
-    scores = rewards.double().cpu().numpy()
-    right = np.array([verdict == "correct" for verdict in verdicts]) if verdicts else scores >= 1
-    if requires_stop:
-        right, scores = right & stopped, np.where(stopped, scores, 0.0)
-    per_row = right.reshape(-1, samples_per_row).mean(axis=1)
+    right = [
+        one.counts(requires_stop) and (one.verdict == "correct" if one.verdict is not None else one.reward >= 1)
+        for one in judged
+    ]
+    rewards = [one.reward if one.counts(requires_stop) else 0.0 for one in judged]
+    per_row = np.array(right, dtype=float).reshape(-1, samples_per_row).mean(axis=1)
     low, high = _interval(per_row, samples_per_row)
     return {
         "eval_accuracy": float(per_row.mean()),
         "eval_accuracy_low": low,
         "eval_accuracy_high": high,
-        "eval_reward": float(np.nanmean(scores)) if not np.isnan(scores).all() else float("nan"),
-        "eval_mean_length": float(np.mean([len(sample.token_ids) for sample in samples])),
-        "eval_truncated_fraction": float(1 - stopped.mean()),
+        "eval_reward": float(np.nanmean(rewards)) if not np.isnan(rewards).all() else float("nan"),
+        "eval_mean_length": float(np.mean([one.length for one in judged])),
+        "eval_truncated_fraction": float(np.mean([not one.stopped for one in judged])),
     }
 
 

@@ -44,6 +44,10 @@ def run_on(processes: int, out: Path, settings: dict) -> tuple[dict, list[dict]]
             "actor_steps": 3,
             "critic_steps": 4,
             "critic_warmup_steps": 1,
+            "eval_rows": 5,
+            "num_generations_eval": 3,
+            "eval_strategy": "steps",
+            "eval_steps": 3,
         },
         {"advantage": "group", "prompts_per_step": 2, "num_generations": 3, "max_steps": 2, "num_iterations": 2},
     ],
@@ -57,7 +61,9 @@ def test_two_ranks_equal_one(tmp_path, settings):
         assert movement_gap(one["critic_start"], two["critic"], one["critic"]) <= 1e-9
     # How the batch is cut into micro-batches, and the norm of a rank's share, differ by nature.
     names = ["reward", "reward_std", "unscored", "completions/mean_length", "entropy", "advantage_std", "policy_loss"]
-    for name in [*names, "first_token", "approx_kl"]:
+    validated = [name for name in lines_of_one[-1] if name.startswith("eval/")]
+    assert bool(validated) == ("eval_rows" in settings)
+    for name in [*names, "first_token", "approx_kl", *validated]:
         one_rank, two_ranks = ([line[name] for line in lines if name in line] for lines in (lines_of_one, lines_of_two))
         assert two_ranks == pytest.approx(one_rank), name
         assert one_rank, name
