@@ -57,6 +57,13 @@ def load_source(source: DataSource | Reference, context: StageContext, require: 
     return Source(rows, source.system_prompt, source.template)
 
 
+def held_out_line(source: DataSource | Reference | None, context: StageContext, require: Sequence[str]) -> list[str]:
+    """For a dry run: what the validation rows are, if there are any and they can be read yet."""
+    if source is None or (isinstance(source, Reference) and not context.is_available(source)):
+        return []
+    return [f"eval_data: {load_source(source, context, require).rows.report}"]
+
+
 @dataclass
 class Watch:
     """Where a training stage's lines go: metrics file, trackers, terminal; taken back to a step on resume.

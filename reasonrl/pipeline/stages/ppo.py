@@ -14,6 +14,7 @@ from reasonrl.pipeline.stages.common import (
     Watch,
     engine_options,
     export_model,
+    held_out_line,
     load_source,
     quiet_libraries,
     resume_point,
@@ -74,23 +75,20 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
     """Render the first prompts, build the reward, and say what a step would hold."""
     from reasonrl.models import load_tokenizer
 
-    lines = []
     name = context.model_of(config.model) if context.is_available(config.model) else None
     tokenizer = load_tokenizer(name or "tiny:qwen2")
-    if name is None:
-        lines.append(f"model {config.model}: not there yet; the tokenizer below is a stand-in (tiny:qwen2)")
     get_rewards(_reward(config), base_dir=context.base_directory)
     if isinstance(config.data, Reference) and not context.is_available(config.data):
-        return [*lines, f"data {config.data}: not there yet; unchecked"]
+        return [f"data {config.data}: not there yet; unchecked"]
     source = load_source(config.data, context, REQUIRED)
     lengths = sorted(len(prompt_ids(tokenizer, source.messages(row))) for row in source.rows[:256])
-    lines += [
+    return [
         f"data: {source.rows.report}",
         f"first {len(lengths)} prompts: {lengths[0]} to {lengths[-1]} tokens; with responses up to"
         f" {lengths[-1] + config.max_completion_length}",
         f"first prompt: {render_prompt(tokenizer, source.messages(source.rows[0]))!r}",
+        *held_out_line(config.eval_data, context, REQUIRED),
     ]
-    return lines
 
 
 def _best_step(trainer: PPOTrainer) -> int | None:

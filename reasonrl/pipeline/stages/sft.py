@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.observe import read_metrics
 from reasonrl.pipeline.context import StageContext, StageResult
-from reasonrl.pipeline.stages.common import Source, Watch, export_model, load_source, quiet_libraries, resume_point
+from reasonrl.pipeline.stages.common import (
+    Source,
+    Watch,
+    export_model,
+    held_out_line,
+    load_source,
+    quiet_libraries,
+    resume_point,
+)
 from reasonrl.recipe import Reference, SFTStage
 from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune
 
@@ -81,23 +89,20 @@ def dry_run(config: SFTStage, context: StageContext) -> list[str]:
     """Tokenize some examples and say what a step would hold."""
     from reasonrl.models import load_tokenizer
 
-    lines = []
     name = context.model_of(config.model) if context.is_available(config.model) else None
     tokenizer = load_tokenizer(name or "tiny:qwen2")
-    if name is None:
-        lines.append(f"model {config.model}: not there yet; the tokenizer below is a stand-in (tiny:qwen2)")
     if isinstance(config.data, Reference) and not context.is_available(config.data):
-        return [*lines, f"data {config.data}: not there yet; unchecked"]
+        return [f"data {config.data}: not there yet; unchecked"]
     source = load_source(config.data, context, REQUIRED)
     examples = _examples(source, tokenizer, config, at_most=64)
     lengths = sorted(len(example["input_ids"]) for example in examples.rows)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.launch.num_processes
-    lines += [
+    return [
         f"data: {source.rows.report}",
         f"first {len(lengths)} examples: {lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}",
         f"a step holds {batch} sequences; first prompt: {render_prompt(tokenizer, source.messages(source.rows[0]))!r}",
+        *held_out_line(config.eval_data, context, REQUIRED),
     ]
-    return lines
 
 
 def _examples(source: Source, tokenizer: Any, config: SFTStage, at_most: int | None = None) -> Examples:
