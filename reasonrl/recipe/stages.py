@@ -120,6 +120,8 @@ class SFTStage(TrainingStage):
             steps, epochs = given["max_steps"], given["num_train_epochs"]
             message = f"max_steps ({steps}) and num_train_epochs ({epochs}) both say how long to train"
             return [Issue("max_steps", message, "keep one and remove the other, or set it to null")]
+        if given.get("packing") and "max_length" in given and given["max_length"] is None:
+            return [Issue("packing", "is true, but max_length does not say how long a packed row is", "set max_length")]
         return []
 
     @property
@@ -248,6 +250,9 @@ class PPOStage(TrainingStage):
             issues.append(
                 Issue("eval_data", "is given, but eval_steps does not say how often to validate", "add eval_steps: 10")
             )
+        if advantage in ("group", "rloo") and given.get("critic_warmup_steps"):
+            message = f"is {given['critic_warmup_steps']}, but advantage: {advantage} has no critic to warm up"
+            issues.append(Issue("critic_warmup_steps", message, "remove it, or use advantage: gae"))
         save, validate = given.get("save_steps"), given.get("eval_steps")
         if given.get("load_best_model_at_end") and save and validate and save % validate:
             message = f"is {save}, but load_best_model_at_end keeps checkpoints of validated steps, every {validate}"

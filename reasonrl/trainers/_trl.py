@@ -92,6 +92,7 @@ class RolloutHooks(GRPOTrainer):
         self._extra: dict[str, list[Any]] = {}
         self._scalars: dict[str, float] = {}
         self._reward_seconds = 0.0
+        self._collecting = False
 
     def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
         """Draw one sample per row, in the order of the rows; the subclass says how."""
@@ -99,12 +100,12 @@ class RolloutHooks(GRPOTrainer):
 
     def collect(self, rows: list[dict[str, Any]]) -> Collected:
         """Generate and score one rollout batch through TRL, without TRL's reference pass and advantages."""
-        self._rows = rows
+        self._rows, self._collecting = rows, True
         beta, self.beta = self.beta, 0.0
         try:
             tensors = self._generate_and_score_completions(rows)
         finally:
-            self.beta = beta
+            self.beta, self._collecting = beta, False
         assert self._raw_rewards is not None
         # TRL's own summaries are replaced by ours; left alone they would pile up until the next log.
         self._metrics["train"].clear()
@@ -124,10 +125,7 @@ class RolloutHooks(GRPOTrainer):
         logged.
         """
         prompts = [row["prompt"] for row in rows]
-        conversational = not isinstance(prompts[0], str)
-        completions: list[Any] = [
-            [{"role": "assistant", "content": sample.text}] if conversational else sample.text for sample in samples
-        ]
+        completions = _as_completions(prompts, samples)
         ids = [list(sample.token_ids) for sample in samples]
         rewards = self._calculate_rewards(rows, prompts, completions, ids)
         extra = self._extra
@@ -182,6 +180,10 @@ class RolloutHooks(GRPOTrainer):
         }
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        if self._collecting:
+            # TRL takes a reply apart where the tokenizer says how (reasoning, tools); a reward judges all that was
+            # written, in training as in validation.
+            completions = _as_completions(prompts, self._samples)
         started = time.perf_counter()
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._reward_seconds = time.perf_counter() - started
@@ -189,3 +191,10 @@ class RolloutHooks(GRPOTrainer):
         self._extra = {name: list(values) for name, values in self._pending_extra_logs.items()}
         self._scalars = {name: sum(values) / len(values) for name, values in self._pending_metrics.items() if values}
         return rewards
+
+
+def _as_completions(prompts: Sequence[Any], samples: Sequence[Sample]) -> list[Any]:
+    """What reward functions are given: text for text prompts, one assistant turn for conversations."""
+    if isinstance(prompts[0], str):
+        return [sample.text for sample in samples]
+    return [[{"role": "assistant", "content": sample.text}] for sample in samples]

@@ -78,6 +78,7 @@ class CriticEngine:
             optimizer=self.optimizer,
             num_warmup_steps=self.args.get_warmup_steps(max_steps),
             num_training_steps=max_steps,
+            scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
         )
 
     def values(self, **inputs: Any) -> torch.Tensor:

@@ -26,6 +26,7 @@ from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks
 from reasonrl.trainers.batch import RolloutBatch, make_batch, total_scores
+from reasonrl.trainers.checkpoints import latest_complete
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
@@ -109,10 +110,15 @@ class PPOTrainer(RolloutHooks):
         self.add_callback(StepCallback(self, on_metrics or (lambda metrics: None), should_stop or (lambda: False)))
         self.add_callback(CriticCallback(self))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; `resume_from_checkpoint` is a checkpoint folder of this trainer."""
-        self.resume_path = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
+        """Train; `resume_from_checkpoint` is a checkpoint folder of this trainer, or True for the latest whole one."""
+        if resume_from_checkpoint is True:
+            found = latest_complete(Path(str(self.args.output_dir)))
+            if found is None:
+                raise ModelError(f"{self.args.output_dir}: there is no whole checkpoint to resume from -> train anew")
+            resume_from_checkpoint = str(found[1])
+        self.resume_path = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint=str(self.resume_path) if self.resume_path else None, **kwargs)
 
     def training_step(
         self, model: torch.nn.Module, inputs: list[dict[str, Any]], num_items_in_batch: Any = None
@@ -126,16 +132,16 @@ class PPOTrainer(RolloutHooks):
             self.engine.sync_weights(self._weights(), self.state.global_step)
         collected = self.collect(inputs)
         batch = make_batch(collected, self.reward_weights, requires_stop=self.args.reward_requires_stop)
+        token_rewards = self._token_rewards(collected, batch)
         self._refuse_unscored(batch)
         with self.meter.timed("time/values"):
             ref_logprobs = self._reference_logprobs(model, batch)
-            token_rewards = self._token_rewards(collected, batch)
             targets = self.update.targets(model, batch, ref_logprobs, token_rewards)
         if self.critic is not None:
             with self.meter.timed("time/critic"):
                 self.update.train_critic(batch, targets, self.state.global_step)
         loss = torch.zeros((), device=self.accelerator.device)
-        if self.state.global_step >= self.args.critic_warmup_steps:
+        if self.critic is None or self.state.global_step >= self.args.critic_warmup_steps:
             with self.meter.timed("time/actor"):
                 loss = self.update.train_policy(model, self.optimizer, batch, targets, self.state.global_step)
         self.meter.times["time/reward"] = collected.reward_seconds
@@ -165,6 +171,7 @@ class PPOTrainer(RolloutHooks):
         """Draw `num_generations_eval` samples of every validation row and report accuracy with its 95 % interval."""
         del args, kwargs
         started = time.perf_counter()
+        self.engine.sync_weights(self._weights(), self.state.global_step)
         samples_per_row = self.args.num_generations_eval or 1
         rows = [row for row in self.eval_dataset for _ in range(samples_per_row)]
         # Every rank takes an equal share; the last one fills up with its last row, which counts once all the same.
@@ -194,7 +201,7 @@ class PPOTrainer(RolloutHooks):
         with self._for_inference():
             samples = in_order(self.engine.stream(requests, params), len(rows))
         rewards, extra = self.score(rows, samples)
-        verdicts = extra.get("verdict") or [None] * len(rows)
+        verdicts = _column(extra, "verdict", len(rows)) or [None] * len(rows)
         totals = total_scores(rewards, self.reward_weights).tolist()
         return [
             (place, Judged(total, verdict, sample.finish_reason == "stop", len(sample.token_ids)))
@@ -262,6 +269,7 @@ class PPOTrainer(RolloutHooks):
                 raise RewardError(f"reward {name}: {len(given)} lists of token rewards for {len(rows)} samples")
             for place, (rewards, sample) in enumerate(zip(given, samples, strict=True)):
                 if rewards is None:
+                    batch.scores[place] = torch.nan
                     continue
                 if len(rewards) != len(sample.token_ids):
                     raise RewardError(
@@ -287,11 +295,12 @@ class PPOTrainer(RolloutHooks):
         meter.add("reward", scores.sum(), len(scores))
         meter.add("reward_square", scores.square().sum(), len(scores))
         meter.add("unscored", float((~scored).sum()), 1 / self.accelerator.num_processes)
-        lengths = torch.tensor([len(sample.token_ids) for sample in collected.samples], dtype=torch.float64)
+        device = self.accelerator.device
+        lengths = torch.tensor([float(len(s.token_ids)) for s in collected.samples], dtype=torch.float64, device=device)
         meter.add("completions/mean_length", lengths.sum(), len(lengths))
         meter.add("completions/truncated_fraction", float((~batch.finished).sum()), len(lengths))
-        verdicts = collected.extra.get("verdict")
-        if verdicts:
+        verdicts = _column(collected.extra, "verdict", len(batch))
+        if verdicts is not None:
             flags = zip(verdicts, batch.finished.tolist(), scored.tolist(), strict=True)
             right = sum(verdict == "correct" and stopped for verdict, stopped, counts in flags if counts)
             meter.add("accuracy", float(right), float(scored.sum()))
@@ -303,7 +312,7 @@ class PPOTrainer(RolloutHooks):
             moments = residual_moments(targets.values, targets.returns, targets.mask)
             metrics["explained_variance"] = explained_variance(self.accelerator.reduce(moments, reduction="sum"))
             metrics["critic_learning_rate"] = self.critic.learning_rate if self.critic else None
-        everyone = self.accelerator.gather(lengths.to(self.accelerator.device))
+        everyone = self.accelerator.gather(lengths)
         tokens = float(everyone.sum()) + float(sum(self.accelerator.gather(_total(batch.prompt_lengths, lengths))))
         metrics |= {
             "completions/min_length": float(everyone.min()),
@@ -347,7 +356,7 @@ class PPOTrainer(RolloutHooks):
                     "advantage": advantages[place],
                     "length": len(sample.token_ids),
                     "finish_reason": sample.finish_reason,
-                    **{name: values[place] for name, values in collected.extra.items()},
+                    **{name: _column(collected.extra, name, len(batch))[place] for name in collected.extra},
                 }
             )
         everyone = gather_object(rows)
@@ -364,6 +373,18 @@ def in_order(samples: Iterable[Sample], count: int) -> list[Sample]:
             f"rollout: the engine gave no sample for {len(missing)} of {count} requests, first {missing[0]}"
         )
     return [placed[place] for place in range(count)]
+
+
+def _column(extra: dict[str, list[Any]], name: str, count: int) -> Any:
+    """A column that rewards logged, one value a sample; None if there is none."""
+    if name not in extra:
+        return None
+    if len(extra[name]) != count:
+        raise RewardError(
+            f"reward: the column {name!r} was logged with {len(extra[name])} values for {count} samples -> log each"
+            " column once a call, with one value per sample (do not name the same reward twice)"
+        )
+    return extra[name]
 
 
 def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:

@@ -61,6 +61,9 @@ class StepCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        if args.load_best_model_at_end:
+            # The best step can only be handed on if it was saved.
+            control.should_save = True
         if self.line is not None:
             names = {name: "eval/" + name.removeprefix("eval_") for name in metrics or {} if name.startswith("eval_")}
             self.line.update({new: (metrics or {})[old] for old, new in names.items() if old != "eval_time"})

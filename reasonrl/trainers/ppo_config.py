@@ -35,6 +35,8 @@ class PPOConfig(GRPOConfig):
     critic_warmup_steps: int = field(default=0, metadata={"help": "First steps that train the critic only."})
     reward_requires_stop: bool = field(default=True, metadata={"help": "A response cut by its length scores 0."})
     tokens_per_microbatch: int = field(default=16384, metadata={"help": "Padded tokens of a micro-batch and rank."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW, policy and critic."})
+    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Of policy and critic."})
     stage_name: str = field(default="ppo", metadata={"help": "Part of every sample's seed."})
 
     def __post_init__(self) -> None:

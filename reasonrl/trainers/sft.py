@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from reasonrl.errors import DataError
+from reasonrl.errors import DataError, ModelError
 from reasonrl.trainers.checkpoints import mark_complete, prune
 
 IGNORED = -100
-TOKENS_FILE = "num_tokens.json"
+SPENT_FILE = "spent.json"
 #: What an evaluation on held-out examples adds to the step's line, as `eval/…`.
 EVALUATED = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
 
@@ -45,6 +47,10 @@ def completion_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], promp
     to stop. A template that rewrites earlier turns, or a tokenizer without a template, gets the bare solution and the
     end token.
     """
+    if tokenizer.eos_token is None:
+        raise ModelError(
+            "sft: the tokenizer has no end token, so the model could not learn to stop -> set its eos_token"
+        )
     end = str(tokenizer.eos_token)
     if getattr(tokenizer, "chat_template", None):
         whole = tokenizer.apply_chat_template(
@@ -126,11 +132,15 @@ class SFTCallback(TrainerCallback):
         self._last = time.perf_counter()
         self._last_step = 0
         self._tokens_before = self._num_tokens = 0.0
+        # What counts is the work that is kept: after a kill the budget goes on from the checkpoint.
+        self._cpu_before, self._cpu_start = 0.0, 0.0
         self._line: dict[str, Any] | None = None
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on counting tokens where a checkpoint left off."""
-        self._tokens_before = self._num_tokens = json.loads((checkpoint / TOKENS_FILE).read_text())["num_tokens"]
+        """Go on counting tokens and CPU seconds where a checkpoint left off."""
+        spent = json.loads((checkpoint / SPENT_FILE).read_text())
+        self._tokens_before = self._num_tokens = spent["num_tokens"]
+        self._cpu_before, self._cpu_start = spent["cpu_seconds"], self.cpu_seconds()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -138,14 +148,23 @@ class SFTCallback(TrainerCallback):
         self._last, self._last_step = time.perf_counter(), state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if control.should_save:
-            # A logged loss is a mean since the last line: with a line at every checkpoint, a resumed run's lines are
-            # those of an unbroken one.
-            control.should_log = True
         if self.should_stop():
             self.interrupted = control.should_save = control.should_training_stop = True
-        if self.max_cpu_seconds is not None and self.cpu_seconds() >= self.max_cpu_seconds:
-            control.should_log = control.should_training_stop = True
+        if self.out_of_budget():
+            control.should_save = control.should_training_stop = True
+        if control.should_save or control.should_evaluate:
+            # A logged loss is a mean since the last line: with a line at every checkpoint, a resumed run's lines are
+            # those of an unbroken one; and what a validation finds has a line to stand in.
+            control.should_log = True
+
+    def out_of_budget(self) -> bool:
+        """Whether the CPU seconds are spent, on any rank: all of them then stop at the same step."""
+        if self.max_cpu_seconds is None:
+            return False
+        return any(gather_object([self._kept_cpu_seconds() >= self.max_cpu_seconds]))
+
+    def _kept_cpu_seconds(self) -> float:
+        return self._cpu_before + (self.cpu_seconds() - self._cpu_start)
 
     def on_log(
         self,
@@ -188,9 +207,13 @@ class SFTCallback(TrainerCallback):
             self.on_metrics(line)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # Every rank writes its own random state; the mark comes when all of them are there.
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = self.output / f"checkpoint-{state.global_step}"
-            (checkpoint / TOKENS_FILE).write_text(json.dumps({"num_tokens": self._num_tokens}))
+            spent = {"num_tokens": self._num_tokens, "cpu_seconds": self._kept_cpu_seconds()}
+            (checkpoint / SPENT_FILE).write_text(json.dumps(spent))
             mark_complete(checkpoint, state.global_step)
             best = state.best_model_checkpoint
             prune(self.output, keep_last=self.keep_checkpoints, keep={Path(best)} if best else set())
+        PartialState().wait_for_everyone()

@@ -96,6 +96,7 @@ class PPOUpdate:
         """(B, T) V(s_t), without gradient; s_t is the state before token t."""
         critic = self.critic
         assert critic is not None
+        critic.model.eval()
         return self._per_token(batch, lambda micro: micro.gather(critic.values(**micro.inputs)))
 
     def _per_token(self, batch: RolloutBatch, read: Callable[[MicroBatch], torch.Tensor]) -> torch.Tensor:
@@ -166,6 +167,7 @@ class PPOUpdate:
         critic = self.critic
         assert critic is not None and targets.values is not None and targets.returns is not None
         share = 1 / self.accelerator.num_processes
+        critic.model.train()
         for rows in self._parts(len(batch), self.args.critic_steps, "critic", step):
             weights = self._weights(targets.mask, rows, "dapo")
             for micro, last in self.micro_batches(batch, rows):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reasonrl.errors import RewardError
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -30,19 +32,33 @@ def summarize(judged: Sequence[Judged], samples_per_row: int, *, requires_stop: 
         judged: (P * G,) samples; those of a row stand together. Where the reward gives no verdict, at least 1 is right.
         samples_per_row: G.
         requires_stop: a sample cut by its length is wrong and earns nothing.
+
+    Raises:
+        RewardError: nothing could be scored. Single samples that could not are left out and counted.
     """
+    rows = [judged[start : start + samples_per_row] for start in range(0, len(judged), samples_per_row)]
+    scored = [[one for one in row if not math.isnan(one.reward)] for row in rows]
     right = [
-        one.counts(requires_stop) and (one.verdict == "correct" if one.verdict is not None else one.reward >= 1)
-        for one in judged
+        [
+            one.counts(requires_stop) and (one.verdict == "correct" if one.verdict is not None else one.reward >= 1)
+            for one in row
+        ]
+        for row in scored
+        if row
     ]
-    rewards = [one.reward if one.counts(requires_stop) else 0.0 for one in judged]
-    per_row = np.array(right, dtype=float).reshape(-1, samples_per_row).mean(axis=1)
+    rewards = [one.reward if one.counts(requires_stop) else 0.0 for row in scored for one in row]
+    if not rewards:
+        raise RewardError(
+            f"validation: none of the {len(judged)} samples could be scored -> look at the answers of eval_data"
+        )
+    per_row = np.array([np.mean(row) for row in right])
     low, high = _interval(per_row, samples_per_row)
     return {
         "eval_accuracy": float(per_row.mean()),
         "eval_accuracy_low": low,
         "eval_accuracy_high": high,
-        "eval_reward": float(np.nanmean(rewards)) if not np.isnan(rewards).all() else float("nan"),
+        "eval_reward": float(np.mean(rewards)),
+        "eval_unscored": float(len(judged) - len(rewards)),
         "eval_mean_length": float(np.mean([one.length for one in judged])),
         "eval_truncated_fraction": float(np.mean([not one.stopped for one in judged])),
     }

@@ -9,6 +9,7 @@ import torch
 from helpers import even_share, make_run
 
 from reasonrl.errors import RewardError
+from reasonrl.trainers.validation import Judged, summarize
 
 
 def test_a_sample_cut_by_its_length_scores_nothing(tmp_path):
@@ -151,3 +152,41 @@ def test_a_cut_sample_without_a_gold_stays_unscored(tmp_path):
     run.trainer.train()
     assert run.samples[1][0]["reward"] is None
     assert run.metrics[0]["unscored"] == 1
+
+
+def test_a_sample_without_token_rewards_is_left_out(tmp_path):
+    def some(completion_ids, **columns):
+        return [None if place == 2 else [0.5] * len(ids) for place, ids in enumerate(completion_ids)]
+
+    some.token_level = True
+    run = make_run(tmp_path, rewards=[even_share, some], max_steps=1)
+    run.trainer.train()
+    assert run.metrics[0]["unscored"] == 1
+    assert run.samples[1][2]["reward"] is None and run.samples[1][2]["advantage"] == 0
+
+
+def test_a_column_logged_twice_is_refused(tmp_path):
+    def twice(completions, log_extra, **columns):
+        for _ in range(2):
+            log_extra("verdict", ["correct"] * len(completions))
+        return [1.0] * len(completions)
+
+    with pytest.raises(RewardError, match="'verdict' was logged with 16 values for 8 samples"):
+        make_run(tmp_path, rewards=[twice]).trainer.train()
+
+
+def test_validation_leaves_out_what_it_cannot_score():
+    def judged(reward, verdict, stopped=True):
+        return Judged(reward, verdict, stopped, 5)
+
+    nan = float("nan")
+    found = summarize(
+        [judged(1, "correct"), judged(nan, "bad_gold"), judged(1, "correct", stopped=False), judged(0, "wrong")],
+        2,
+        requires_stop=True,
+    )
+    assert found["eval_unscored"] == 1
+    assert found["eval_accuracy"] == pytest.approx((1 / 1 + 0 / 2) / 2)
+    assert found["eval_reward"] == pytest.approx(1 / 3)
+    with pytest.raises(RewardError, match="none of the 1 samples"):
+        summarize([judged(nan, "bad_gold")], 1, requires_stop=True)

@@ -53,7 +53,7 @@ def test_validation_and_the_best_checkpoint(tmp_path):
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",
-        save_steps=1,
+        save_steps=3,  # the best step is saved because it was validated
         load_best_model_at_end=True,
         metric_for_best_model="eval_reward",
         greater_is_better=True,
@@ -129,6 +129,21 @@ def test_a_stop_saves_and_a_resume_goes_on_exactly(tmp_path):
     assert timeless[0] == timeless[1]
     assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), second.policy.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(whole.critic.parameters(), second.critic.parameters(), strict=True))
+
+
+def test_true_resumes_from_the_latest_whole_checkpoint(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    first = make_run(tmp_path, max_steps=2, **settings)
+    with pytest.raises(ModelError, match="no whole checkpoint"):
+        first.trainer.train(resume_from_checkpoint=True)
+    first.trainer.train()
+    second = make_run(tmp_path, max_steps=3, **settings)
+    second.trainer.train(resume_from_checkpoint=True)
+    assert [line["step"] for line in second.metrics] == [3]
+    assert not any(
+        torch.equal(now, start)
+        for now, start in zip(second.critic.parameters(), first.critic.parameters(), strict=True)
+    )
 
 
 def test_a_checkpoint_without_its_critic_is_refused(tmp_path):

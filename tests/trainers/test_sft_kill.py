@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from reasonrl.observe import is_time_field, read_metrics
+from reasonrl.trainers.checkpoints import latest_complete
+from reasonrl.trainers.sft import SFTCallback
 
 RECIPE = """
 recipe: kill
@@ -54,3 +57,26 @@ def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
     assert lines["killed"] == lines["whole"]
     weights = {name: load_file(stage / "model" / "model.safetensors") for name, stage in stages.items()}
     assert all(torch.equal(weights["killed"][key], tensor) for key, tensor in weights["whole"].items())
+
+
+def test_a_cpu_budget_counts_the_work_that_is_kept(tmp_path):
+    """Killed between checkpoints, the budget goes on from the last one; killed after its end, nothing more is
+    trained.
+    """
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.replace("max_steps: 40", "max_steps: 100000").replace("save_steps: 15", "save_steps: 5")
+        + "    max_cpu_seconds: 1.0\n"
+    )
+    stage = tmp_path / "runs" / "kill" / "stages" / "cold"
+    started = ["recipe.yaml", "stages.cold.max_cpu_seconds=100000"]
+    script = str(Path(__file__).with_name("kill_at.py"))
+    assert run(tmp_path, script, "supervised step", "13", *started) == -9
+    spent = json.loads((stage / "checkpoints" / "checkpoint-10" / "spent.json").read_text())["cpu_seconds"]
+    assert spent > 0
+    found = latest_complete(stage / "checkpoints")
+    callback = SFTCallback(stage / "checkpoints", print, lambda: False, lambda: 1000.0, spent + 1, None)
+    callback.resume(found[1])
+    assert not callback.out_of_budget(), "CPU seconds of lost steps do not count"
+    callback = SFTCallback(stage / "checkpoints", print, lambda: False, lambda: 1000.0, spent, None)
+    callback.resume(found[1])
+    assert callback.out_of_budget()

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reasonrl.data_tools.loading import Rows, load_rows
 from reasonrl.data_tools.prompts import Message, as_messages
+from reasonrl.errors import RunError
 from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_line
 from reasonrl.pipeline.context import StageContext
 from reasonrl.recipe import DataSource, Reference, RolloutConfig
@@ -123,6 +124,36 @@ def engine_options(rollout: RolloutConfig, max_tokens: int) -> dict[str, Any]:
         rows = max(1, rollout.max_batch_tokens // max_tokens)
         options["batch_size"] = min(rows, options.get("batch_size", rows))
     return options
+
+
+def required_columns(reward: Any) -> tuple[str, ...]:
+    """What a row must have for a reward: `math` checks against an answer, others name the columns they read."""
+    terms = reward if isinstance(reward, (list, tuple)) else [reward]
+    names = [term["name"] if isinstance(term, Mapping) else term for term in terms]
+    return ("problem", "answer") if "math" in names else ("problem",)
+
+
+def loading_options(trl_args: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """`trust_remote_code` and `model_init_kwargs` of a training stage: its model is loaded as TRL loads the
+    reference.
+    """
+    return bool(trl_args.get("trust_remote_code")), dict(trl_args.get("model_init_kwargs") or {})
+
+
+def one_device(context: StageContext) -> None:
+    """Refuse one process on a machine that shows several accelerators: TRL would refuse it less clearly.
+
+    Raises:
+        RunError: it is so.
+    """
+    import torch
+
+    seen = torch.cuda.device_count()
+    if context.world_size == 1 and seen > 1:
+        raise RunError(
+            f"stage {context.name!r} has launch.num_processes = 1, but this machine shows {seen} accelerators -> set"
+            f" launch.num_processes={seen}, or show one: CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def quiet_libraries() -> None:

@@ -105,10 +105,9 @@ def suites_of(config: EvalStage) -> dict[str, SuiteConfig]:
 
 
 def _source(suite: SuiteConfig, context: StageContext) -> Source:
-    from reasonrl.pipeline.stages.common import load_source
+    from reasonrl.pipeline.stages.common import load_source, required_columns
 
-    # Only `math` checks against a gold answer; other rewards name the columns they need themselves.
-    return load_source(suite.data, context, ("problem", "answer") if suite.reward == "math" else ("problem",))
+    return load_source(suite.data, context, required_columns(suite.reward))
 
 
 def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ from reasonrl.pipeline.stages.common import (
     export_model,
     held_out_line,
     load_source,
+    loading_options,
+    one_device,
     quiet_libraries,
+    required_columns,
     resume_point,
 )
 from reasonrl.recipe import PPOStage, Reference
@@ -27,8 +31,6 @@ if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer
 
 __all__ = ["dry_run", "resume_point", "run"]
-
-REQUIRED = ("problem", "answer")
 
 
 def run(config: PPOStage, context: StageContext) -> StageResult:
@@ -43,6 +45,10 @@ def run(config: PPOStage, context: StageContext) -> StageResult:
     watch.rewind(found[0] if found else 0)
     if context.is_main:
         prune(output, keep_last=config.save_total_limit, keep=best_of(output))
+    patience = config.early_stopping_patience
+    if found is not None and patience is not None and _waited(output) >= patience:
+        # Killed after its last step: the checkpoint is loaded, and no step is left to make.
+        trainer.args.max_steps = found[0]
     trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     watch.close()
     stopped_early = trainer.state.global_step < config.max_steps
@@ -80,14 +86,14 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
     get_rewards(_reward(config), base_dir=context.base_directory)
     if isinstance(config.data, Reference) and not context.is_available(config.data):
         return [f"data {config.data}: not there yet; unchecked"]
-    source = load_source(config.data, context, REQUIRED)
+    source = load_source(config.data, context, required_columns(_reward(config)))
     lengths = sorted(len(prompt_ids(tokenizer, source.messages(row))) for row in source.rows[:256])
     return [
         f"data: {source.rows.report}",
         f"first {len(lengths)} prompts: {lengths[0]} to {lengths[-1]} tokens; with responses up to"
         f" {lengths[-1] + config.max_completion_length}",
         f"first prompt: {render_prompt(tokenizer, source.messages(source.rows[0]))!r}",
-        *held_out_line(config.eval_data, context, REQUIRED),
+        *held_out_line(config.eval_data, context, required_columns(_reward(config))),
     ]
 
 
@@ -105,19 +111,29 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     from reasonrl.trainers.ppo import PPOTrainer
 
     name = context.model_of(config.model)
-    policy, tokenizer = load_policy(name)
+    one_device(context)
+    trust, options = loading_options(config.trl_args)
+    policy, tokenizer = load_policy(name, trust_remote_code=trust, **options)
     critic = None
     if config.advantage == "gae":
         start = name if config.critic_model is None else context.model_of(config.critic_model)
         critic = ScalarHeadModel.from_pretrained(
-            resolve_model(start), init=config.value_head_init, seed=context.seed, dtype=policy.dtype
+            resolve_model(start),
+            init=config.value_head_init,
+            seed=context.seed,
+            dtype=policy.dtype,
+            trust_remote_code=trust,
         )
-    rows, dropped = _prompt_rows(load_source(config.data, context, REQUIRED), tokenizer, config)
+    rows, dropped = _prompt_rows(
+        load_source(config.data, context, required_columns(_reward(config))), tokenizer, config
+    )
     validation = None
     if config.eval_data is not None:
-        held_out, _ = _prompt_rows(load_source(config.eval_data, context, REQUIRED), tokenizer, config)
+        held_out, _ = _prompt_rows(
+            load_source(config.eval_data, context, required_columns(_reward(config))), tokenizer, config
+        )
         validation = Dataset.from_list(held_out)
-    options = engine_options(config.rollout, config.max_completion_length)
+    engine = engine_options(config.rollout, config.max_completion_length)
     every = config.log_completions_steps
     trainer = PPOTrainer(
         policy,
@@ -126,7 +142,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         get_rewards(_reward(config), base_dir=context.base_directory),
         prompt_ids=lambda messages: prompt_ids(tokenizer, messages),
         critic=critic,
-        engine=build_engine(config.rollout.engine, policy, tokenizer, **options),
+        engine=build_engine(config.rollout.engine, policy, tokenizer, **engine),
         eval_dataset=validation,
         on_metrics=watch.line,
         on_completions=lambda step, samples: _write(watch, step, samples) if step % every == 0 else None,
@@ -136,8 +152,21 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     )
     trainer.remove_callback(PrinterCallback)
     if config.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.early_stopping_patience))
+        patience = EarlyStoppingCallback(early_stopping_patience=config.early_stopping_patience)
+        patience.early_stopping_patience_counter = _waited(output) if context.resuming else 0
+        trainer.add_callback(patience)
     return trainer, dropped
+
+
+def _waited(output: Path) -> int:
+    """Validations without a better one, as the latest checkpoint remembers them; transformers would start at 0 again."""
+    found = latest_complete(output)
+    if found is None:
+        return 0
+    callbacks = json.loads((found[1] / "trainer_state.json").read_text())["stateful_callbacks"]
+    if "EarlyStoppingCallback" not in callbacks:
+        return 0
+    return int(callbacks["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"])
 
 
 def _write(watch: Watch, step: int, samples: list[dict[str, Any]]) -> None:
@@ -153,6 +182,9 @@ def _prompt_rows(source: Source, tokenizer: Any, config: PPOStage) -> tuple[list
             dropped += 1
             continue
         rows.append({**row, "prompt": messages})
+    # A column that only some rows have is there for all of them: a data set takes its columns from the first row.
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    rows = [{name: row.get(name) for name in columns} for row in rows]
     if not rows:
         raise DataError(
             f"ppo: all {dropped} prompts are longer than max_prompt_length = {config.max_prompt_length} -> raise it"

@@ -14,6 +14,8 @@ from reasonrl.pipeline.stages.common import (
     export_model,
     held_out_line,
     load_source,
+    loading_options,
+    one_device,
     quiet_libraries,
     resume_point,
 )
@@ -39,7 +41,9 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
 
     quiet_libraries()
     output = context.directory / "checkpoints"
-    model, tokenizer = load_policy(context.model_of(config.model))
+    one_device(context)
+    trust, options = loading_options(config.trl_args)
+    model, tokenizer = load_policy(context.model_of(config.model), trust_remote_code=trust, **options)
     examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config)
     held_out = None
     if config.eval_data is not None:
@@ -66,6 +70,9 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         callback.resume(found[1])
     if context.is_main:
         prune(output, keep_last=config.save_total_limit, keep=best_of(output))
+    if found is not None and callback.out_of_budget():
+        # Killed after its last step: the checkpoint is loaded, and no step is left to make.
+        trainer.args.max_steps = found[0]
     trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     watch.close()
     if callback.interrupted:
@@ -152,8 +159,9 @@ def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: 
         "gradient_checkpointing": config.gradient_checkpointing,
         "logging_steps": config.logging_steps,
         "save_strategy": "steps",
-        # A share of all steps, for transformers: whoever says nothing loses a tenth of the work at most.
-        "save_steps": config.save_steps or 0.1,
+        # A share of all steps, for transformers: whoever says nothing loses a tenth of the work at most. A CPU budget
+        # ends long before `max_steps`, so its checkpoints are counted in steps.
+        "save_steps": config.save_steps or (0.1 if config.max_cpu_seconds is None else 100),
         "eval_strategy": "steps" if evaluate else "no",
         "eval_steps": config.logging_steps if evaluate else None,
         "seed": context.seed,
