@@ -159,7 +159,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
 
 
 def _waited(output: Path) -> int:
-    """Validations without a better one, as the latest checkpoint remembers them; transformers would start at 0 again."""
+    """Validations without a better one, as the latest checkpoint remembers them; transformers would start at 0."""
     found = latest_complete(output)
     if found is None:
         return 0
