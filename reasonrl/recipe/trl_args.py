@@ -99,6 +99,24 @@ _PPO_HINTS: dict[str, str] = {
     "eval_delay": _EVALUATION,
 }
 
+# The Trainer's own loops would read these; PPO's update and validation do not.
+_PPO_HINTS |= dict.fromkeys(
+    (
+        "average_tokens_across_devices",
+        "batch_eval_metrics",
+        "bf16_full_eval",
+        "eval_accumulation_steps",
+        "eval_do_concat_batches",
+        "eval_use_gather_object",
+        "fp16_full_eval",
+        "include_for_metrics",
+        "length_column_name",
+        "prediction_loss_only",
+        "train_sampling_strategy",
+    ),
+    "the update and the validation of PPO are the library's own: it would have no effect",
+)
+
 # Passed on, but not part of a stage's identity: they do not change what is learned.
 OPERATIONAL_ARGS = frozenset(
     {

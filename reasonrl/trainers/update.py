@@ -236,9 +236,11 @@ class PPOUpdate:
             self.meter.add("clip_fraction", sums.clipped, 0)
             self.meter.add("approx_kl", sums.approx_kl, 0)
             counts = rows_of(targets.mask, micro)
-            # The engine and the trainer should agree on what the tokens' probabilities were; they drift apart unseen.
-            drift = (old - rows_of(batch.sampled_logprobs, micro)).abs()
-            self.meter.add("sampling/logprob_difference", (drift * counts).sum(), float(counts.sum()))
+            if args.top_p == 1:
+                # The engine and the trainer should agree on what the tokens' probabilities were; they drift apart
+                # unseen. (With a nucleus the engine's are of another distribution.)
+                drift = (old - rows_of(batch.sampled_logprobs, micro)).abs()
+                self.meter.add("sampling/logprob_difference", (drift * counts).sum(), float(counts.sum()))
             if entropy is not None:
                 self.meter.add("entropy", (micro.gather(entropy.detach()) * counts).sum(), float(counts.sum()))
         for name in ("policy_loss", "clip_fraction", "approx_kl"):
