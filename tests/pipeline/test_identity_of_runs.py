@@ -18,10 +18,10 @@ def test_changed_identity_is_refused_with_the_difference(bench):
     bench.ok()
     before = sorted(path for path in bench.output.rglob("*"))
     config = (bench.output / "config.yaml").read_text()
-    refused = bench.run("stages.first.learning_rate=0.3", "stages.second.packing=true")
+    refused = bench.run("stages.first.learning_rate=0.3", "stages.second.completion_only_loss=false")
     assert refused.returncode == 2
     assert "learning_rate: 0.1 -> 0.3" in refused.stderr
-    assert "packing: false -> true" in refused.stderr, "all stages that changed are named at once"
+    assert "completion_only_loss: true -> false" in refused.stderr, "all stages that changed are named at once"
     assert "--restart-stage first" in refused.stderr
     assert sorted(path for path in bench.output.rglob("*")) == before
     assert (bench.output / "config.yaml").read_text() == config
