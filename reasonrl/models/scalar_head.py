@@ -7,7 +7,6 @@ transformers has no token-classification classes for vision-language models, so 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 HeadInit = Literal["normal", "zeros"]
 
 HEAD_WEIGHTS = "scalar_head.safetensors"
-HEAD_CONFIG = "scalar_head.json"
 
 
 class ScalarHeadModel(nn.Module):
@@ -75,7 +73,6 @@ class ScalarHeadModel(nn.Module):
         directory = Path(directory)
         self.backbone.save_pretrained(directory)
         save_file({"weight": self.head.weight.detach().cpu().contiguous()}, directory / HEAD_WEIGHTS)
-        (directory / HEAD_CONFIG).write_text(json.dumps({"n_outputs": self.head.out_features}))
 
     @classmethod
     def from_pretrained(

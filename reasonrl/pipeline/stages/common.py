@@ -7,9 +7,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from reasonrl.data_tools.loading import Rows, load_rows
 from reasonrl.data_tools.prompts import Message, as_messages
@@ -78,7 +80,6 @@ class Watch:
     context: StageContext
     total: int | None
     cpu_budget: float | None = None
-    config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         directory = self.context.directory
@@ -87,7 +88,8 @@ class Watch:
         self.trackers: Trackers | None = None
         if self.context.is_main and self.context.report_to:
             name = f"{self.context.recipe_name}/{self.context.name}"
-            self.trackers = Trackers(self.context.report_to, name, self.config, directory)
+            recipe = yaml.safe_load((self.context.run_directory / "config.yaml").read_text(encoding="utf-8"))
+            self.trackers = Trackers(self.context.report_to, name, recipe, directory)
 
     def rewind(self, step: int) -> None:
         """Forget what lies beyond a checkpoint: the resumed run writes it again."""

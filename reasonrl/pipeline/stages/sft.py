@@ -88,7 +88,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
             "examples_too_long": examples.too_long,
             "tokens": examples.tokens,
         },
-        checkpoints=dict(complete_checkpoints(output).items()),
+        checkpoints=complete_checkpoints(output),
     )
 
 
