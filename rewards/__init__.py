@@ -5,6 +5,7 @@ reward = get_reward([{"name": "math"}, {"name": "format", "weight": 0.1}])
 reward(prompts, completions, answer=golds)          # also as TRL's `reward_funcs=[reward]`
 """
 
+from reasonrl.rewards.combining import check_rows
 from reasonrl.rewards.math import verify
 from reasonrl.rewards.registry import RewardFunction, available_rewards, get_reward, get_rewards
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Verdict
@@ -15,6 +16,7 @@ __all__ = [
     "RewardFunction",
     "Verdict",
     "available_rewards",
+    "check_rows",
     "get_reward",
     "get_rewards",
     "verify",

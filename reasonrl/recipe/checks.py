@@ -15,7 +15,15 @@ from typing import Any
 
 from reasonrl.expressions import Expression, ExpressionError
 from reasonrl.recipe.fields import near
-from reasonrl.recipe.names import REWARDS, TINY_MODELS, WORLDS, known_names
+from reasonrl.recipe.names import (
+    ARG_CHOICES,
+    NESTED_REWARDS,
+    REQUIRED_ARGS,
+    REWARDS,
+    TINY_MODELS,
+    WORLDS,
+    known_names,
+)
 from reasonrl.recipe.references import is_reference
 from reasonrl.recipe.sources import COLUMNS
 
@@ -180,13 +188,40 @@ def _reward(key: str, reward: Any, folder: Path) -> Iterator[Finding]:
         if isinstance(name, str):
             yield from _reward(f"{key}.name", name, folder)
             if name in REWARDS:
-                yield from _args(f"{key}.args", reward.get("args"), REWARDS[name], f"the reward {name!r}")
+                yield from _reward_args(f"{key}.args", reward.get("args"), name, folder)
     elif isinstance(reward, str) and reward:
         if _is_file_name(reward):
             yield from _function(key, reward, folder)
         elif reward not in known_names("rewards"):
             fix = _hint(reward, known_names("rewards"), "rewards") + ", or file.py:function"
             yield key, f"there is no reward {reward!r}", fix
+        elif reward in REQUIRED_ARGS and not key.endswith(".name"):
+            yield from _reward_args(f"{key}.args", None, reward, folder)
+
+
+def _reward_args(key: str, args: Any, name: str, folder: Path) -> Iterator[Finding]:
+    """The arguments of one of our rewards: their names, those it needs, words to choose from, rewards inside it."""
+    yield from _args(key, args, REWARDS[name], f"the reward {name!r}")
+    given = dict(_items(args))
+    for needed in sorted(REQUIRED_ARGS.get(name, frozenset()) - set(given)):
+        yield f"{key}.{needed}", f"is needed by the reward {name!r}", f"write {{name: {name}, args: {{{needed}: …}}}}"
+    for (owner, argument), words in ARG_CHOICES.items():
+        value = given.get(argument)
+        if owner == name and isinstance(value, str) and value not in words:
+            yield (
+                f"{key}.{argument}",
+                f"is {value!r}, which the reward {name!r} does not know",
+                _hint(value, words, "allowed"),
+            )
+    inside = given.get(NESTED_REWARDS.get(name, ""))
+    if name == "route":
+        for label, part in _items(inside):
+            yield from _reward(f"{key}.rewards.{label}", part, folder)
+        default = given.get("default")
+        if isinstance(default, str) and isinstance(inside, Mapping) and default not in inside:
+            yield f"{key}.default", f"{default!r} is none of the rewards", _hint(default, inside, "rewards")
+    elif inside is not None:
+        yield from _reward(f"{key}.{NESTED_REWARDS[name]}", inside, folder)
 
 
 def _args(key: str, args: Any, known: frozenset[str], owner: str) -> Iterator[Finding]:

@@ -13,8 +13,36 @@ from importlib.metadata import entry_points
 # name -> the names of its arguments
 REWARDS: dict[str, frozenset[str]] = {
     "math": frozenset({"policy", "gold"}),
+    "choice": frozenset(),
     "format": frozenset({"style", "think_in_prompt"}),
     "length": frozenset({"max_tokens", "buffer_tokens"}),
+    "overlong": frozenset({"max_tokens", "buffer_tokens"}),
+    "length_band": frozenset({"max_tokens", "min_tokens", "part", "ramp_tokens", "unit", "end_ids"}),
+    "repetition": frozenset({"ngram_size", "max_penalty", "unit", "per_token"}),
+    "cosine": frozenset({"max_tokens", "correct", "wrong", "exceed", "reward", "unit"}),
+    "stop": frozenset({"eos_token_ids", "max_tokens"}),
+    "gate": frozenset({"parts"}),
+    "route": frozenset({"rewards", "column", "default"}),
+}
+# name -> the arguments that it cannot do without
+REQUIRED_ARGS: dict[str, frozenset[str]] = {
+    "length": frozenset({"max_tokens", "buffer_tokens"}),
+    "overlong": frozenset({"max_tokens", "buffer_tokens"}),
+    "length_band": frozenset({"max_tokens"}),
+    "cosine": frozenset({"max_tokens"}),
+    "gate": frozenset({"parts"}),
+    "route": frozenset({"rewards"}),
+}
+# name -> the arguments that hold rewards themselves: one, a list of them, or a mapping of names to them
+NESTED_REWARDS: dict[str, str] = {"gate": "parts", "route": "rewards", "cosine": "reward"}
+# (name, argument) -> the words it may be
+ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
+    ("format", "style"): frozenset({"boxed", "think", "think_answer"}),
+    ("length_band", "part"): frozenset({"whole", "think"}),
+    ("length_band", "unit"): frozenset({"tokens", "words", "characters"}),
+    ("repetition", "unit"): frozenset({"words", "tokens"}),
+    ("cosine", "unit"): frozenset({"tokens", "words", "characters"}),
+    ("code", "score"): frozenset({"all", "pass_rate"}),
 }
 WORLDS: dict[str, frozenset[str]] = {
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"})

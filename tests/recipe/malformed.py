@@ -268,6 +268,31 @@ FILES = [
         "a missing reward function", "reward: math", "reward: my_reward.py:scor", "@17", "defines no 'scor'", "'score'?"
     ),
     swap("a reward file without a function", "reward: math", "reward: my_reward.py", "@17", "names no function"),
+    swap("a reward without what it needs", "reward: math", "reward: length_band", "@17", "max_tokens", "is needed by"),
+    swap(
+        "a reward inside a gate that nobody knows",
+        "reward: math",
+        "reward: {name: gate, args: {parts: [stop, {name: fromat}]}}",
+        "@17",
+        "there is no reward 'fromat'",
+        "did you mean 'format'?",
+    ),
+    swap(
+        "a default that no route has",
+        "reward: math",
+        "reward: {name: route, args: {rewards: {math: math, brief: stop}, default: mth}}",
+        "@17",
+        "args.default",
+        "did you mean 'math'?",
+    ),
+    swap(
+        "a word an argument does not know",
+        "reward: math",
+        "reward: {name: format, args: {style: boxd}}",
+        "@17",
+        "args.style",
+        "did you mean 'boxed'?",
+    ),
     swap("a reward term without a name", "reward: math", "reward: [{weight: 1}]", "@17", "stages.rl.reward.0.name"),
     swap(
         "a suite nobody knows",

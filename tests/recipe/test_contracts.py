@@ -7,6 +7,7 @@ import inspect
 
 import pytest
 
+from reasonrl.errors import RewardError
 from reasonrl.recipe import names
 from reasonrl.recipe.generate_trl_fields import TABLE, build_table, render
 from reasonrl.recipe.stages import STAGES, PPOStage, Scheduler, SFTStage, TrainingStage
@@ -57,8 +58,23 @@ def test_passing_arguments_reach_the_config_of_trl():
 def test_rewards_are_the_registrys():
     registry = pytest.importorskip("reasonrl.rewards.registry")
     assert set(names.REWARDS) == set(registry.BUILT_IN)
-    for name, build in registry.BUILT_IN.items():
-        assert names.REWARDS[name] == set(inspect.signature(build).parameters), name
+    for name in registry.BUILT_IN:
+        parameters = inspect.signature(registry.built_in_class(name)).parameters
+        own = {key: value for key, value in parameters.items() if key not in registry.GIVEN}
+        assert names.REWARDS[name] == set(own), name
+        needed = {key for key, value in own.items() if value.default is inspect.Parameter.empty}
+        assert names.REQUIRED_ARGS.get(name, frozenset()) == needed, name
+
+
+def test_words_of_reward_arguments_are_those_of_the_rewards():
+    """Every word of the table is taken, and no other."""
+    registry = pytest.importorskip("reasonrl.rewards.registry")
+    base = {"length_band": {"max_tokens": 4}, "cosine": {"max_tokens": 4}}
+    for (name, argument), words in names.ARG_CHOICES.items():
+        for word in words:
+            registry.get_reward({"name": name, "args": {**base.get(name, {}), argument: word}})
+        with pytest.raises(RewardError, match=f"(?s){argument}.*allowed: {', '.join(sorted(words))}"):
+            registry.get_reward({"name": name, "args": {**base.get(name, {}), argument: "no such word"}})
 
 
 def test_worlds_are_the_registrys():
