@@ -2,106 +2,137 @@ r"""Finding the answer in a response, and the bare gold in a gold cell."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from reasonrl.latex import last_box
+from reasonrl.rewards.extract_boxes import listed_boxes
+from reasonrl.rewards.extract_gold import Kind, extract_gold, items_of, kind_of
+from reasonrl.rewards.extract_number import number_in, stated_number
+from reasonrl.rewards.extract_prose import in_prose
+from reasonrl.rewards.extract_stated import Statement, option_called_correct, statements
+from reasonrl.rewards.extract_text import after_thinking, last_tag, words
+from reasonrl.rewards.letters import first_named, lone_letters
 
-How = Literal["box", "tag", "hashes", "stated", "whole"]
+__all__ = ["Found", "How", "after_thinking", "extract_answer", "extract_gold"]
 
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_STATED = re.compile(r"\banswer\s*(?:\*\*)?\s*(?:is|are|:|=)\s*(?:\*\*)?\s*:?\s*([^\n]+)", re.IGNORECASE)
-_SENTENCE_END = re.compile(
-    r"[.!?](?=\s|$)|\*\*|(?:,|;|\s)\s*(?:because|since|as|so|which|and not|not)\b", re.IGNORECASE
-)
-_MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+How = Literal["box", "tag", "hashes", "stated", "whole", "prose_number", "prose_letter", "prose_formula", "prose_words"]
+
 _BARE_LENGTH = 600
 _BARE_WORDS = 8
+_LOOKED_AT = 400_000
+_LOOK_BACK = 6
 
 
 @dataclass(frozen=True)
-class Extracted:
-    """An answer and where it stood: in a box, in `<answer>` tags, after `####`, after "answer is", or as the whole
-    response.
+class Found:
+    """An answer and how it was found: in a box, in `<answer>` tags, after `####`, after "the answer is", as the whole
+    response, or (`prose_…`) in the last sentence of a response that states none.
     """
 
     text: str
     how: How
 
 
-def after_thinking(response: str) -> str:
-    """The response without its think block: what follows the last `</think>`; what stands before a block that never
-    ends.
-    """
-    _, end, rest = response.rpartition("</think>")
-    if end:
-        return rest
-    return response.partition("<think>")[0]
-
-
-def extract_answer(response: str) -> Extracted | None:
+def extract_answer(response: str, gold: str | None = None, policy: Any = None) -> Found | None:
     r"""The response's final answer, or None.
 
-    In this order, outside the think block: the last complete `\boxed{…}` (inside the last `<answer>` tags if there are
-    any), those tags' content, what follows the last `####`, what follows the last "answer is" or "answer:", and a
-    response that is nothing but an answer (one short line without prose). An empty box is no answer.
+    In this order, outside the think blocks: the last complete `\boxed{…}` (inside the last `<answer>` tags if there are
+    any); those tags' content; what follows the last `####`; what follows the last "the answer is", "Final answer:",
+    "答案是" and their like; a response that is nothing but an answer (one short line without prose); and, where the
+    policy looks into prose, the number, letter or formula that the last sentence ends in. An empty box is no answer.
+
+    Args:
+        response: the model's text; only its last 400,000 characters outside the think blocks are looked at.
+        gold: the bare gold (`extract_gold`); its kind, never its value, steers what is looked for. None: only what is
+            marked as the answer counts, as it is written.
+        policy: rules of comparison; its `prose_answers` says whether prose is looked into. None: it is.
     """
-    text = after_thinking(response)
-    tags = _ANSWER_TAG.findall(text)
-    tagged = tags[-1] if tags else None
-    box = last_box(tagged) if tagged is not None else None
-    if box is None:
-        box = last_box(text)
-    if box is not None:
-        return _found(box, "box")
+    text = after_thinking(response)[-_LOOKED_AT:]
+    kind: Kind = "other" if gold is None else kind_of(gold)
+    if gold and text.strip() == gold.strip():
+        return _found(gold, "whole")
+    prose = gold is not None and bool(getattr(policy, "prose_answers", True))
+    tagged = last_tag(text, "answer") if "</" in text else None
+    for place in (tagged, text):
+        box = listed_boxes(place, items_of(gold) if kind == "list" and gold else 1) if place else None
+        if box is not None:
+            return _found(box, "box")  # an empty box is no answer, whatever else is said
     if tagged is not None:
-        return _found(_inside(tagged), "tag")
-    _, hashes, tail = text.rpartition("####")
-    if hashes:
-        return _found(tail.strip().split("\n")[0], "hashes")
-    stated = _last_stated(text)
-    if stated is not None:
-        return _found(stated, "stated")
+        return _found(_inside(tagged, kind, prose), "tag")
+    hashes = _after_hashes(text)
+    if hashes is not None:
+        return _found(hashes, "hashes")
+    said = _stated(text, kind, prose)
+    if said is not None:
+        return _found(said, "stated")
     bare = text.strip()
-    if "\n" not in bare and len(bare) <= _BARE_LENGTH and len(_WORD.findall(bare)) <= _BARE_WORDS:
+    if _is_bare(bare, kind, prose):
         return _found(bare, "whole")
+    if prose and (found := in_prose(text, kind)) is not None:
+        return _found(*found)
+    one_line = bare and "\n" not in bare and len(bare) <= _BARE_LENGTH and words(bare) <= _BARE_WORDS
+    return _found(bare, "whole") if one_line and "\\boxed" not in bare else None
+
+
+def _found(text: str, how: How) -> Found | None:
+    return Found(text.strip(), how) if text.strip() else None
+
+
+def _inside(tagged: str, kind: Kind, prose: bool) -> str:
+    said = _stated(tagged, kind, prose)
+    return tagged if said is None else said
+
+
+def _after_hashes(text: str) -> str | None:
+    """What follows the last `####` that does not head a section: a line of a few words."""
+    end = len(text)
+    for _ in range(_LOOK_BACK):
+        end = text.rfind("####", 0, end)
+        if end < 0:
+            return None
+        line = text[end + 4 : end + 4 + _BARE_LENGTH].strip().split("\n")[0].strip()
+        if line and not line.startswith("#") and words(line) <= 3 and not line.endswith(":"):
+            return line.strip("*# ")
+        end = max(end - 1, 0)
     return None
 
 
-def extract_gold(gold: str) -> str:
-    r"""The bare gold: a final `#### x`, `<answer>` tags and a `\boxed{…}` are opened; anything else is taken as it is
-    written.
-    """
-    _, hashes, tail = gold.rpartition("####")
-    if hashes and "\n" not in tail.strip():
-        gold = tail
-    tags = _ANSWER_TAG.findall(gold)
-    gold = tags[-1] if tags else gold
-    box = last_box(gold)
-    return (gold if box is None else box).strip()
+def _stated(text: str, kind: Kind, prose: bool) -> str | None:
+    for statement in statements(text):
+        said = _value_of(statement, kind, prose)
+        if said:
+            return said
+    if kind == "letter":
+        return option_called_correct(text)
+    return None
 
 
-def _found(text: str, how: How) -> Extracted | None:
-    return Extracted(text.strip(), how) if text.strip() else None
+def _value_of(statement: Statement, kind: Kind, prose: bool) -> str | None:
+    """The answer of a statement, read for a kind of gold; None if it states none of that kind."""
+    answer = statement.answer
+    if kind == "letter" and lone_letters(answer) is None:
+        return first_named(statement.tail) or answer
+    if kind != "number" or not prose:
+        return answer
+    if not words(answer):
+        return (number_in(answer) or answer) if "=" in answer else answer
+    number = stated_number(answer)
+    if number is None or (not statement.last and words(answer) > 4):
+        return None if words(answer) > 4 else answer
+    return number
 
 
-def _inside(tagged: str) -> str:
-    stated = _last_stated(tagged)
-    return tagged if stated is None else stated
-
-
-def _last_stated(text: str) -> str | None:
-    tail = None
-    for match in _STATED.finditer(text):
-        tail = match.group(1)
-    if tail is None:
-        return None
-    spans = list(_MATH_SPAN.finditer(tail))
-    if len(spans) == 1 and not re.match(r"\s*(?:or|and|,)\b", tail[spans[0].end() :], re.IGNORECASE):
-        return next(group for group in spans[0].groups() if group is not None)
-    if spans:
-        return tail
-    end = _SENTENCE_END.search(tail)
-    return tail[: end.start()] if end and end.start() else tail
+def _is_bare(text: str, kind: Kind, prose: bool) -> bool:
+    """Whether a response is one line that is an answer as it stands, for this kind of gold."""
+    if not text or "\n" in text or len(text) > _BARE_LENGTH or "\\boxed" in text:
+        return False
+    count = words(text)
+    if kind == "text":
+        return True
+    if not prose:
+        return count <= _BARE_WORDS
+    if kind == "number":
+        return count == 0 and "=" not in text
+    if kind == "letter":
+        return lone_letters(text) is not None
+    return count <= (0 if kind == "other" else _BARE_WORDS)

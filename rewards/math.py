@@ -12,6 +12,7 @@ from reasonrl.plugins import near
 from reasonrl.rewards.compare import POLICIES, Policy, compare
 from reasonrl.rewards.cost import MAX_LENGTH
 from reasonrl.rewards.extract import after_thinking, extract_answer, extract_gold
+from reasonrl.rewards.letters import same_option
 from reasonrl.rewards.normalize import compact, normalize
 from reasonrl.rewards.symbolic import LIMIT_SECONDS, NoMainThread, OutOfTime
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, Status, Verdict
@@ -52,7 +53,7 @@ def _decide(gold: str, response: str, policy: Policy) -> tuple[Status, str | Non
     normal_gold = normalize(bare_gold)
     if not normal_gold:
         return "bad_gold", None, bare_gold, "the gold is empty"
-    found = extract_answer(response)
+    found = extract_answer(response, bare_gold, policy)
     if found is None:
         outside = after_thinking(response).strip()
         if outside and len(outside) <= _MAX_ANSWER and compact(normalize(outside)) == compact(normal_gold):
@@ -63,6 +64,9 @@ def _decide(gold: str, response: str, policy: Policy) -> tuple[Status, str | Non
     normal = normalize(found.text)
     if not normal:
         return "no_answer", found.text, bare_gold, "the answer is empty"
+    option = same_option(bare_gold, found.text)
+    if option is not None:
+        return ("correct" if option else "wrong"), found.text, bare_gold, "choice letter"
     try:
         compared = compare(normal_gold, normal, policy)
     except OutOfTime:

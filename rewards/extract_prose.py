@@ -1,0 +1,104 @@
+r"""The answer of a response that states none: what its last sentence ends in.
+
+Only a number, a letter, a formula or a few words are looked for, by the kind of the gold; a sentence that asks, doubts
+or takes back gives none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from reasonrl.rewards.extract_gold import Kind
+from reasonrl.rewards.extract_number import hedged, number_in
+from reasonrl.rewards.extract_text import last_sentences, math_spans, words
+from reasonrl.rewards.letters import first_named, last_named
+
+_LOOKED_AT = 2_000
+_LONGEST_SENTENCE = 600
+_SENTENCES = 3
+_LEADING_LETTER = re.compile(r"\s*[(\[*]*([A-J])[)\]*]*(?:\s*(?:[.):,。，、：]|$)|(?=[㐀-鿿가-힣]))")
+_BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+_LAST_PIECE = re.compile(r"(?<![<>!:=\\])=(?!=)")
+
+Prose = tuple[str, Literal["prose_number", "prose_letter", "prose_formula", "prose_words"]]
+
+
+def in_prose(text: str, kind: Kind) -> Prose | None:
+    """The answer in the last sentence of a text and how it was found; None if there is none of this kind."""
+    text = text.rstrip()[-_LOOKED_AT:]
+    if kind == "letter":
+        return _letter(text)
+    if kind == "text":
+        return None
+    for sentence in _sentences(text):
+        if hedged(sentence):
+            return None
+        found = _in_sentence(sentence, kind)
+        if found is not None:
+            return found
+        if any(symbol.isdigit() for symbol in sentence):
+            return None
+    return None
+
+
+def _sentences(text: str) -> list[str]:
+    display = _closing_display(text)
+    if display is not None:
+        return [f"${display}$"]
+    return [sentence[-_LONGEST_SENTENCE:] for sentence in last_sentences(text, _SENTENCES, _LOOKED_AT)]
+
+
+def _closing_display(text: str) -> str | None:
+    """The displayed formula that a text ends with; None if it ends with anything else."""
+    text = text.rstrip(" \t\n.。")
+    for opening, closing in (("\\[", "\\]"), ("$$", "$$")):
+        if text.endswith(closing):
+            start = text.rfind(opening, max(0, len(text) - _LONGEST_SENTENCE), len(text) - 2)
+            inside = text[start + 2 : -2].strip().rstrip(".") if start >= 0 else ""
+            return inside if inside and "$" not in inside else None
+    return None
+
+
+def _in_sentence(sentence: str, kind: Kind) -> Prose | None:
+    spans = math_spans(sentence)
+    if kind == "number":
+        if not spans and not words(sentence) and "=" not in sentence:
+            return None  # digits without a word state nothing
+        number = number_in(_without_dollars(sentence, spans))
+        return (number, "prose_number") if number else None
+    if kind == "words":
+        bold = _BOLD.findall(sentence)
+        return (bold[-1], "prose_words") if bold else None
+    if spans:
+        content, _, end = spans[-1]
+        return (_right_side(content), "prose_formula") if words(sentence[end:]) <= 3 else None
+    pieces = _LAST_PIECE.split(sentence) if kind == "other" else []
+    if len(pieces) > 1 and pieces[-1].strip() and not words(pieces[-1]):
+        return pieces[-1].strip().rstrip("."), "prose_formula"
+    return None
+
+
+def _without_dollars(sentence: str, spans: list[tuple[str, int, int]]) -> str:
+    for content, start, end in reversed(spans):
+        sentence = f"{sentence[:start]} {content} {sentence[end:]}"
+    return sentence
+
+
+def _right_side(formula: str) -> str:
+    """The last piece of a chain `f = a = b`; a single equation stays one."""
+    pieces = _LAST_PIECE.split(formula)
+    return pieces[-1].strip() if len(pieces) > 2 else formula
+
+
+def _letter(text: str) -> Prose | None:
+    leading = _LEADING_LETTER.match(text)
+    if leading is not None:
+        named = first_named(text[: text.find("\n") if "\n" in text else len(text)])
+        if named is not None:
+            return named, "prose_letter"
+    for sentence in last_sentences(text, _SENTENCES, _LOOKED_AT):
+        named = last_named(sentence[-_LONGEST_SENTENCE:])
+        if named is not None:
+            return named, "prose_letter"
+    return None
