@@ -2,12 +2,13 @@ r"""Finding the answer in a response, and the bare gold in a gold cell."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasonrl.rewards.extract_boxes import listed_boxes
 from reasonrl.rewards.extract_gold import Kind, extract_gold, items_of, kind_of
-from reasonrl.rewards.extract_number import number_in, stated_number
+from reasonrl.rewards.extract_number import hedged, number_in, stated_number
 from reasonrl.rewards.extract_prose import in_prose
 from reasonrl.rewards.extract_stated import Statement, option_called_correct, statements
 from reasonrl.rewards.extract_text import after_thinking, last_tag, words
@@ -19,8 +20,9 @@ How = Literal["box", "tag", "hashes", "stated", "whole", "prose_number", "prose_
 
 _BARE_LENGTH = 600
 _BARE_WORDS = 8
+_STATED_WORDS = 4
 _LOOKED_AT = 400_000
-_LOOK_BACK = 6
+_HEADING = re.compile(r"[:：]$|\b(?:answer|solution|conclusion|result|summary)\b[\s*:]*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ def extract_answer(response: str, gold: str | None = None, policy: Any = None) -
         return _found(bare, "whole")
     if prose and (found := in_prose(text, kind)) is not None:
         return _found(*found)
-    one_line = bare and "\n" not in bare and len(bare) <= _BARE_LENGTH and words(bare) <= _BARE_WORDS
-    return _found(bare, "whole") if one_line and "\\boxed" not in bare else None
+    if not bare or "\n" in bare or len(bare) > _BARE_LENGTH or words(bare) > _BARE_WORDS or "\\boxed" in bare:
+        return None
+    return None if prose and kind in ("number", "letter") and hedged(bare) else _found(bare, "whole")
 
 
 def _found(text: str, how: How) -> Found | None:
@@ -84,17 +87,12 @@ def _inside(tagged: str, kind: Kind, prose: bool) -> str:
 
 
 def _after_hashes(text: str) -> str | None:
-    """What follows the last `####` that does not head a section: a line of a few words."""
-    end = len(text)
-    for _ in range(_LOOK_BACK):
-        end = text.rfind("####", 0, end)
-        if end < 0:
-            return None
-        line = text[end + 4 : end + 4 + _BARE_LENGTH].strip().split("\n")[0].strip()
-        if line and not line.startswith("#") and words(line) <= 3 and not line.endswith(":"):
-            return line.strip("*# ")
-        end = max(end - 1, 0)
-    return None
+    """What follows the last `####` on its line: a few words at most, or it heads a section and is no answer."""
+    _, hashes, tail = text.rpartition("####")
+    line = tail[:_BARE_LENGTH].strip().split("\n")[0].strip()
+    if not hashes or not line or words(line) > 3 or line.startswith("#") or _HEADING.search(line):
+        return None
+    return line.strip("*# ")
 
 
 def _stated(text: str, kind: Kind, prose: bool) -> str | None:
@@ -116,10 +114,11 @@ def _value_of(statement: Statement, kind: Kind, prose: bool) -> str | None:
         return answer
     if not words(answer):
         return (number_in(answer) or answer) if "=" in answer else answer
-    number = stated_number(answer)
-    if number is None or (not statement.last and words(answer) > 4):
-        return None if words(answer) > 4 else answer
-    return number
+    sentence = answer if any(symbol.isdigit() for symbol in answer) else statement.sentence
+    if words(sentence) > _STATED_WORDS and not statement.last:
+        return None  # it heads a text that goes on
+    number = stated_number(sentence)
+    return answer if number is None and words(answer) <= _STATED_WORDS else number
 
 
 def _is_bare(text: str, kind: Kind, prose: bool) -> bool:
@@ -135,4 +134,4 @@ def _is_bare(text: str, kind: Kind, prose: bool) -> bool:
         return count == 0 and "=" not in text
     if kind == "letter":
         return lone_letters(text) is not None
-    return count <= (0 if kind == "other" else _BARE_WORDS)
+    return count <= (0 if kind == "other" else _BARE_WORDS) and "**" not in text

@@ -39,6 +39,8 @@ _NEGATED = re.compile(
     r"\b(?:not|n['’]t|never|nicht|kein|pas|niet)\s+(?:\w+\s+)?(?:\\?[$€£]\s?)?$|不是\s*$|≠\s*$|\\neq?\s*$",
     re.IGNORECASE,
 )
+_WORKING = re.compile(r"(?<=[\d%] )\([^()=]{0,40}\d\s?[-+*/×÷]\s?\d[^()=]{0,40}\)")
+"""`14 (20 - 6)`: how a number came about."""
 _SIMPLE = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?%?")
 _LITERAL = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _BRACKETS = "()[]{} \t*$\\"
@@ -62,7 +64,13 @@ def stated_number(clause: str) -> str | None:
         return clause
     if hedged(clause):
         return None
-    return number_in(clause)
+    leading = _NUMBER.match(clause)
+    following = _NUMBER.search(clause, leading.end()) if leading is not None else None
+    if leading is None or _COEFFICIENT.match(clause, leading.end()) or "=" in clause:
+        return number_in(clause)
+    if following is not None and _joined(clause[leading.end() : following.start()]):
+        return clause
+    return _clean(leading.group())
 
 
 def hedged(sentence: str) -> bool:
@@ -79,6 +87,7 @@ def number_in(sentence: str) -> str | None:
 
 
 def _value(text: str) -> str | None:
+    text = _WORKING.sub(" ", text)
     after = _after_last_equals(text)
     if after is not None:
         return after
@@ -126,13 +135,16 @@ def _with_what_it_is_joined_to(text: str, numbers: list[re.Match[str]], chosen: 
     start, end = chosen.start(), chosen.end()
     while place > 0:
         before = numbers[place - 1]
-        between = text[before.end() : start]
-        if len(between) > 20 or not (_OPERATOR_BETWEEN.fullmatch(between) or _JOINER_BETWEEN.fullmatch(between)):
+        if not _joined(text[before.end() : start]):
             break
         place, start = place - 1, before.start()
     if place == numbers.index(chosen):
         return _clean(chosen.group())
     return text[start:end].strip()
+
+
+def _joined(between: str) -> bool:
+    return len(between) <= 20 and bool(_OPERATOR_BETWEEN.fullmatch(between) or _JOINER_BETWEEN.fullmatch(between))
 
 
 def _clean(number: str) -> str:

@@ -52,6 +52,11 @@ class Statement:
     last: bool
 
     @property
+    def sentence(self) -> str:
+        """The first sentence of the tail, as it is."""
+        return self.tail[: sentence_end(self.tail)]
+
+    @property
     def answer(self) -> str:
         """The answer as it is written: the formula, the bold words, or the words up to the end of the sentence."""
         tail = self.tail
@@ -108,10 +113,15 @@ def _after(low: str, stems: tuple[str, ...], phrase: re.Pattern[str]) -> Iterato
             if end < 0:
                 break
             match = phrase.match(low, end + len(stem))
-            if match is None and low.endswith("final ", 0, end):
+            if match is None and _heads_a_line(low, end):
                 match = _HEADING.match(low, end + len(stem))
             if match is not None:
                 yield match.end()
+
+
+def _heads_a_line(low: str, place: int) -> bool:
+    line = low[max(low.rfind("\n", 0, place) + 1, place - 30) : place]
+    return line.strip(" #*_>\t") in ("", "final", "the", "the final", "my final")
 
 
 def _statement(text: str, place: int) -> Statement | None:
