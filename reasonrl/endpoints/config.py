@@ -31,14 +31,6 @@ class _Frozen(BaseModel):
     # hide_input_in_errors: a key written where the name of its variable belongs must not appear in a message
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        try:
-            return handler(data)
-        except ValidationError as problem:
-            raise EndpointSettingsError(_explain(problem, cls)) from None
-
 
 class Price(_Frozen):
     """Money a million tokens, in the currency of the budget."""
@@ -108,6 +100,14 @@ class EndpointConfig(_Frozen):
     budget: Budget = Field(default_factory=Budget)
     cache: str | None = None
     extra_body: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        try:
+            return handler(data)
+        except ValidationError as problem:
+            raise EndpointSettingsError(_explain(problem)) from None
 
     @classmethod
     def of(cls, settings: EndpointConfig | Mapping[str, Any]) -> EndpointConfig:
@@ -184,12 +184,16 @@ def is_local(url: str) -> bool:
     return urlsplit(url).netloc.rpartition("@")[2].startswith(_LOCAL)
 
 
-def _explain(problem: ValidationError, cls: type[BaseModel]) -> str:
+_GROUPS: dict[tuple[Any, ...], type[BaseModel]] = {(): EndpointConfig, ("price",): Price, ("budget",): Budget}
+
+
+def _explain(problem: ValidationError) -> str:
     lines = []
     for error in problem.errors(include_input=False, include_url=False):
         name = ".".join(str(part) for part in error["loc"])
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
-            message = f"is no setting of an endpoint{near(name, cls.model_fields)}"
+            allowed = _GROUPS[error["loc"][:-1]].model_fields
+            message = f"is no setting of an endpoint{near(str(error['loc'][-1]), allowed)}"
         lines.append(f"endpoint {name}: {message}")
     return "\n".join(lines)
