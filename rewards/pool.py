@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import threading
 import weakref
@@ -19,7 +20,7 @@ from types import TracebackType
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.pool_dispatch import Dispatcher
-from reasonrl.rewards.pool_state import FutureListener, Listener, Outcome, PoolCounters, PoolSettings, Task, key_of
+from reasonrl.rewards.pool_state import FutureListener, Listener, Outcome, PoolCounters, PoolSettings
 from reasonrl.rewards.verdict import Verdict
 
 __all__ = ["PoolCounters", "RewardPool", "close_shared_pools", "default_workers", "shared_pool"]
@@ -168,17 +169,14 @@ class RewardPool:
 
     def counters(self) -> PoolCounters:
         """What has been done so far; also after `close`."""
-        dispatcher = self._dispatcher
-        with dispatcher.lock:
-            return dispatcher.recorder.snapshot(len(dispatcher.open_tasks))
+        return self._dispatcher.queue.counters()
 
     def grow(self, workers: int) -> None:
         """Has at least so many workers from now on."""
         self._check_process()
-        with self._dispatcher.lock:
-            if workers > self._dispatcher.target:
-                self._dispatcher.target = workers
-                self._dispatcher.ring()
+        if workers > self._dispatcher.target:
+            self._dispatcher.target = workers
+            self._dispatcher.ring()
 
     def close(self) -> None:
         """Ends the workers; whoever still waits for a verdict gets a RewardError. May be called again."""
@@ -189,7 +187,7 @@ class RewardPool:
     @property
     def closed(self) -> bool:
         """Whether it takes no more items: closed, broken, or made by another process."""
-        return os.getpid() != self._process or self._dispatcher.broken is not None
+        return os.getpid() != self._process or self._dispatcher.queue.error is not None
 
     def __enter__(self) -> RewardPool:
         return self
@@ -207,55 +205,22 @@ class RewardPool:
             )
 
     def _ask(self, gold: str, response: str, policy: str, listener: Listener, block: bool = True) -> bool:
-        """Queues a question, joins one in work or answers from the cache; False if there is no room and it must not
-        block.
-        """
         self._check_process()
         for name, text in (("gold", gold), ("response", response), ("policy", policy)):
             if not isinstance(text, str):
                 raise RewardError(f"{name} is {text!r:.100}, a {type(text).__name__}, where text was expected")
-        key = key_of(gold, response, policy)
-        dispatcher = self._dispatcher
-        known: Outcome | None
-        with dispatcher.lock:
-            while True:
-                if dispatcher.broken is not None:
-                    raise RewardError(str(dispatcher.broken))
-                known = dispatcher.cache.get(key)
-                if known is not None:
-                    dispatcher.recorder.hit(known)
-                    break
-                task = dispatcher.open_tasks.get(key)
-                if task is not None:
-                    task.listeners.append(listener)
-                    dispatcher.recorder.cache_hits += 1
-                    return True
-                if len(dispatcher.open_tasks) < self.settings.max_pending or threading.current_thread() is dispatcher:
-                    task = dispatcher.open_tasks[key] = Task(key, gold, response, policy)
-                    task.listeners.append(listener)
-                    dispatcher.pending.append(task)
-                    dispatcher.ring()
-                    return True
-                if not block:
-                    return False
-                dispatcher.room.wait()
-        listener.tell(known)
-        return True
+        return self._dispatcher.queue.ask(gold, response, policy, listener, block)
 
     async def _room(self) -> None:
         """Waits, without blocking the event loop, until there may be room."""
         loop = asyncio.get_running_loop()
         there = asyncio.Event()
-        dispatcher = self._dispatcher
 
         def wake() -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits
                 loop.call_soon_threadsafe(there.set)
 
-        with dispatcher.lock:
-            if len(dispatcher.open_tasks) < self.settings.max_pending:
-                return
-            dispatcher.waiting_for_room.append(wake)
+        self._dispatcher.queue.when_there_is_room(wake)
         await there.wait()
 
 

@@ -61,8 +61,8 @@ class Worker:
         number: the pool's number of it.
         assigned: items given and not answered, in order.
         ready: it has said so.
-        retiring: it gets no more items and ends when it has none.
         dying: it was told to end or has ended; its items are still in `assigned`.
+        excused: it was ended for a reason that is no item's fault.
         killed_for: the item it was killed for; 0 if none.
         exit: how it ended, as `os.waitstatus_to_exitcode`; None while it runs.
     """
@@ -73,13 +73,13 @@ class Worker:
         self.frames = Frames()
         self.unsent = bytearray()
         self.pid = 0
-        self.ready = self.retiring = self.dying = self.closed = False
+        self.ready = self.dying = self.excused = self.closed = False
         self.killed_for = 0
         self.exit: int | None = None
         self.taken = 0
         self.peak_kb = 0
         self.heard = time.monotonic()
-        self.seen: tuple[int, float, float] | None = None  # item in work, own CPU and clock when it was first looked at
+        self._seen: tuple[int, float] | None = None  # item in work, and the worker's CPU seconds at the first look
 
     def send(self, items: list[list[Any]]) -> None:
         """Gives items; what the socket does not take now is kept for `flush`."""
@@ -112,24 +112,21 @@ class Worker:
                 return found, True
             found += self.frames.feed(data)
 
-    def starved(self, item: int, start: float, limit: float, now: float) -> bool:
-        """Whether the item in work has waited for a CPU rather than worked: it is ready to run but has had less than a
-        quarter of its limit. Unknown where there is no /proc.
+    def look(self, item: int) -> None:
+        """Notes the CPU time of a worker whose item has been long in work, for `starved`."""
+        if self._seen is None or self._seen[0] != item:
+            usage = cpu_seconds(self.pid)
+            self._seen = None if usage is None else (item, usage[0])
+
+    def starved(self, item: int, limit: float) -> bool:
+        """Whether the item in work has waited for a CPU rather than worked: it is ready to run, and has had less than
+        a quarter of its limit since the first look. False where the system does not tell.
         """
         usage = cpu_seconds(self.pid)
-        if usage is None:
+        if usage is None or self._seen is None or self._seen[0] != item:
             return False
         seconds, runnable = usage
-        if self.seen is None or self.seen[0] != item:
-            self.seen = (item, seconds, start)
-        return runnable and seconds - self.seen[1] < 0.25 * limit
-
-    def look(self, item: int, start: float) -> None:
-        """Notes the CPU time of a worker whose item has been long in work, for `starved`."""
-        if self.seen is None or self.seen[0] != item:
-            usage = cpu_seconds(self.pid)
-            if usage is not None:
-                self.seen = (item, usage[0], start)
+        return runnable and seconds - self._seen[1] < 0.25 * limit
 
     def measure(self) -> None:
         """Takes the peak memory of a worker that cannot tell it any more."""
@@ -181,7 +178,7 @@ class Template:
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
-        self.ready = False
+        self.ready = self.closed = False
         self.started = time.monotonic()
         self.frames = Frames()
         self.link, theirs = socket.socketpair()
@@ -249,10 +246,16 @@ class Template:
         """Ends it and, through it, every worker."""
         with contextlib.suppress(OSError):
             self.link.sendall(encode(["stop"]))
-        self.link.close()
         try:
             self.process.wait(patience if self.ready else 0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        os.close(self.tail.descriptor)
+        self.close()
+
+    def close(self) -> None:
+        """Gives the descriptors back."""
+        if not self.closed:
+            self.closed = True
+            self.link.close()
+            os.close(self.tail.descriptor)

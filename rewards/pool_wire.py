@@ -6,6 +6,7 @@ JSON, not pickle: whatever a hostile text makes of a worker, the parent only eve
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import struct
@@ -14,6 +15,13 @@ from typing import Any
 
 from reasonrl.rewards.verdict import STATUSES, Verdict
 
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "score": (int, float, type(None)),
+    "extracted": (str, type(None)),
+    "gold": (str,),
+    "reason": (str,),
+    "seconds": (int, float),
+}
 _LENGTH = struct.Struct("<I")
 MAX_FRAME = 1 << 30
 """Bytes of a frame; a longer one is no frame of ours."""
@@ -79,14 +87,11 @@ def checked(verdict: Any) -> str | None:
         return f"the grader returned a {type(verdict).__name__}, not a Verdict"
     if verdict.status not in STATUSES:
         return f"the grader returned the status {verdict.status!r:.60}; statuses: {', '.join(STATUSES)}"
-    score = verdict.score
-    if score is not None and not (isinstance(score, (int, float)) and -1e300 < score < 1e300):
-        return f"the grader returned the score {score!r:.60}, not a finite number or None"
-    for name in ("gold", "reason"):
-        if not isinstance(getattr(verdict, name), str):
-            return f"the grader returned a {name} that is a {type(getattr(verdict, name)).__name__}, not text"
-    if verdict.extracted is not None and not isinstance(verdict.extracted, str):
-        return f"the grader returned an extracted answer that is a {type(verdict.extracted).__name__}, not text"
+    fields: dict[str, Any] = {name: getattr(verdict, name) for name in _FIELDS}
+    for name, kinds in _FIELDS.items():
+        value = fields[name]
+        if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
+            return f"the grader returned {name} = {value!r:.60}, a {type(value).__name__}"
     return None
 
 
@@ -107,11 +112,8 @@ class Slot:
     @staticmethod
     def create() -> int:
         """A descriptor of a new slot; the caller closes it."""
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("slot")
-        else:
-            with tempfile.TemporaryFile() as file:
-                descriptor = os.dup(file.fileno())
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
         os.ftruncate(descriptor, Slot.SIZE)
         return descriptor
 

@@ -151,13 +151,13 @@ class _Template:
             for connection in (self.link, self.waker, self.bell):
                 connection.close()
             die_with_parent(template)
-            connection, errors, slot = given
+            link, errors, slot = given
             os.dup2(errors, 2)
             os.close(errors)
             shared = Slot(slot)
             os.close(slot)
             limit_resources(settings["memory_limit_mb"])
-            _Worker(socket.socket(fileno=connection), shared, self.grade, settings).serve()
+            _Worker(socket.socket(fileno=link), shared, self.grade, settings).serve()
             status = 0
         except BaseException:
             traceback.print_exc()
