@@ -90,7 +90,7 @@ def background_loop() -> BackgroundLoop:
 def _after_fork() -> None:
     """The thread did not come along, and the lock may have been held."""
     global _current, _lock
-    # Kept with its connections: collecting them here would pull the parent's sockets out of the poll set that both share.
+    # Kept with its connections: collecting them would pull the parent's sockets out of the poll set that both share.
     _left_behind.append(_current)
     _current = None
     _lock = threading.Lock()

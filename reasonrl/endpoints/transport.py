@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _MAX_REPLY_BYTES = 256 * 2**20
 _HEAD = 300
 _HIDDEN = "[hidden]"
+_SHORTEST_SECRET = 8
+"""Placeholders such as EMPTY are no secrets, and would turn up in ordinary text."""
 _FIXES = {
     400: "the server does not take this request: see its words",
     401: "check the key in the variable that api_key_env names",
@@ -67,7 +69,8 @@ class Transport:
         import aiohttp
 
         secret = self.config.secret_headers()
-        hide = [value.removeprefix("Bearer ") for value in secret.values()]
+        values = [value.removeprefix("Bearer ") for value in secret.values()]
+        hide = [value for value in values if len(value) >= _SHORTEST_SECRET]
         url = f"{base_url}/{path}"
         headers = {**self.config.headers, **secret, "Content-Type": "application/json"}
         try:

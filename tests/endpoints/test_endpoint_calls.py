@@ -129,9 +129,10 @@ def test_lasting_faults_are_told_apart(bad, error, said):
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 307])
 def test_faults_that_last_are_asked_once(status):
-    with ScriptedServer(one_after_another(Act(status=status, body="no", headers={"Location": "/x"}))) as server:
-        with pytest.raises(Rejected, match=f"status {status}.*->") as caught:
-            client(server).send(chat("?"))
+    refusal = Act(status=status, body="no", headers={"Location": "/x"})
+    with ScriptedServer(one_after_another(refusal)) as server, pytest.raises(Rejected) as caught:
+        client(server).send(chat("?"))
+    assert f"status {status}" in str(caught.value) and " -> " in str(caught.value)
     assert len(server.seen) == 1
     assert caught.value.settings_fault == (status in (401, 404, 307))
 
@@ -152,7 +153,7 @@ def test_a_server_that_accepts_and_says_nothing():
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         asker = EndpointClient({"base_url": url, "model": "m", "max_retries": 1, "timeout": 0.2, "backoff": 0.01})
         began = time.monotonic()
-        with pytest.raises(Unreachable, match="timeout=0.2"):
+        with pytest.raises(Unreachable, match=r"timeout=0\.2"):
             asker.send(chat("?"))
     assert time.monotonic() - began < 3
 
@@ -278,9 +279,8 @@ def test_a_budget_that_cannot_be_watched_says_so():
 
 
 def test_retries_are_within_the_budget():
-    with ScriptedServer(one_after_another(Act(status=500))) as server:
-        with pytest.raises(BudgetSpent):
-            client(server, budget={"max_requests": 2}).send(chat("?"))
+    with ScriptedServer(one_after_another(Act(status=500))) as server, pytest.raises(BudgetSpent):
+        client(server, budget={"max_requests": 2}).send(chat("?"))
     assert len(server.seen) == 2
 
 
@@ -295,13 +295,13 @@ def test_latencies_are_counted():
 
 
 def test_two_servers_share_the_load_and_one_may_die():
-    with ScriptedServer(lambda seen, number: Act("a", seconds=0.02)) as first:
-        with ScriptedServer(lambda seen, number: Act("b", seconds=0.02)) as second:
-            asker = client(first, second, max_concurrency=4)
-            asker.map([chat("?")] * 40)
-            shares = len(first.seen), len(second.seen)
-            second.stop()
-            outcomes = asker.map([chat("?")] * 40)
+    a, b = Act("a", seconds=0.02), Act("b", seconds=0.02)
+    with ScriptedServer(one_after_another(a)) as first, ScriptedServer(one_after_another(b)) as second:
+        asker = client(first, second, max_concurrency=4)
+        asker.map([chat("?")] * 40)
+        shares = len(first.seen), len(second.seen)
+        second.stop()
+        outcomes = asker.map([chat("?")] * 40)
     assert min(shares) >= 15
     assert [one.text for one in outcomes] == ["a"] * 40
     assert asker.counters().retries <= 12, "the dead server was asked again and again"
