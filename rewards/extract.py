@@ -12,7 +12,7 @@ from reasonrl.rewards.extract_number import hedged, number_in, stated_number
 from reasonrl.rewards.extract_prose import in_prose
 from reasonrl.rewards.extract_stated import Statement, option_called_correct, statements
 from reasonrl.rewards.extract_text import after_thinking, last_tag, words
-from reasonrl.rewards.letters import first_named, lone_letters
+from reasonrl.rewards.letters import first_named, labelled, lone_letters
 
 __all__ = ["Found", "How", "after_thinking", "extract_answer", "extract_gold"]
 
@@ -108,7 +108,7 @@ def _stated(text: str, kind: Kind, prose: bool) -> str | None:
 def _value_of(statement: Statement, kind: Kind, prose: bool) -> str | None:
     """The answer of a statement, read for a kind of gold; None if it states none of that kind."""
     answer = statement.answer
-    if kind == "letter" and lone_letters(answer) is None:
+    if kind == "letter" and lone_letters(answer) is None and labelled(answer) is None:
         return first_named(statement.tail) or answer
     if kind != "number" or not prose:
         return answer

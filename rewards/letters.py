@@ -77,6 +77,11 @@ def labelled(text: str) -> tuple[str, str] | None:
     return letter, match.group(4).strip()
 
 
+def denies(text: str) -> bool:
+    """Whether a text holds a word that denies, such as `not`, `n't` or `不是`."""
+    return _DENIAL.search(text) is not None
+
+
 def same_option(gold: str, answer: str) -> bool | None:
     """Whether an answer names the option that the gold names, by letters or by an option written out (`(D) Alina` is
     `D`, and is `Alina`); None where that decides nothing. A letter with another option's value is another answer.
