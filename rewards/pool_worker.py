@@ -54,7 +54,8 @@ def main(control: int, grader: str, parent: int) -> None:
         grader: `module:function`.
         parent: the pool's process; the template ends when it is gone.
     """
-    die_with_parent(parent)
+    # By default this ends the template while it loads; once it serves, it ends and reaps its workers first.
+    die_with_parent(parent, signal.SIGTERM)
     link = socket.socket(fileno=control)
     try:
         grade = load_grader(grader)
@@ -82,10 +83,10 @@ def load_grader(spec: str) -> Callable[..., Any]:
     return grade
 
 
-def die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent ends (Linux); ends it now if the parent is gone already."""
+def die_with_parent(parent: int, number: int) -> None:
+    """Has the kernel send this process a signal when its parent ends (Linux); ends it now if that has happened."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(0)
 
@@ -99,7 +100,8 @@ class _Template:
         self.waker, self.bell = socket.socketpair()
         self.waker.setblocking(False)
         self.bell.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: None)  # it only wakes `serve`
         signal.set_wakeup_fd(self.bell.fileno(), warn_on_full_buffer=False)
 
     def serve(self) -> None:
@@ -147,10 +149,11 @@ class _Template:
         try:
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             for connection in (self.link, self.waker, self.bell):
                 connection.close()
-            die_with_parent(template)
+            die_with_parent(template, signal.SIGKILL)
             link, errors, slot = given
             os.dup2(errors, 2)
             os.close(errors)
