@@ -26,7 +26,7 @@ TICK = 0.02
 AHEAD = 0.02
 """Seconds of work that a worker is given ahead, so that it never waits for this thread."""
 MOST_AHEAD = 128
-GATHER = 0.0005
+GATHER = 0.002
 """Seconds this thread rests after verdicts came, while every worker has work: fewer wake-ups for the same items."""
 STEAL_AFTER = 0.05
 """Seconds after which an item in work loses the items behind it to idle workers."""

@@ -50,7 +50,7 @@ class TaskQueue:
         self._pending: deque[Task] = deque()
         self._open: dict[Key, Task] = {}
         self._cache = VerdictCache(settings.cache_size)
-        self._golds: OrderedDict[Key, bool | list[tuple[Task, Verdict]]] = OrderedDict()
+        self._golds: OrderedDict[tuple[str, str], bool | list[tuple[Task, Verdict]]] = OrderedDict()
         self._finished: list[tuple[Task, Verdict]] = []
 
     # --- asking: every thread ---
@@ -131,7 +131,7 @@ class TaskQueue:
                     task.done = True
                     self._open.pop(task.key, None)
                     self._make_room()
-                elif not task.check_of_gold and self._golds.get(_key_of_gold(task)) is True:
+                elif not task.check_of_gold and self._golds.get((task.gold, task.policy)) is True:
                     self._finish(task, _bad_gold(task, 0.0))
                 else:
                     size += len(task.response)
@@ -146,7 +146,7 @@ class TaskQueue:
     def judge(self, task: Task, verdict: Verdict) -> None:
         """A verdict has been made; after a timeout or a crash the gold is asked before it is given out."""
         stuck = verdict.status in ("timeout", "crash")
-        gold = _key_of_gold(task)
+        gold = (task.gold, task.policy)
         if task.check_of_gold:
             task.done = True
             waiting = self._golds[gold]
@@ -165,9 +165,9 @@ class TaskQueue:
             else:
                 self._finish(task, _bad_gold(task, verdict.seconds) if known else verdict)
 
-    def _check_gold(self, gold: Key, task: Task, verdict: Verdict) -> None:
+    def _check_gold(self, gold: tuple[str, str], task: Task, verdict: Verdict) -> None:
         self._golds[gold] = [(task, verdict)]
-        check = Task(gold, task.gold, TRIVIAL, task.policy, check_of_gold=True)
+        check = Task(b"", task.gold, TRIVIAL, task.policy, check_of_gold=True)
         if task.response == TRIVIAL:
             self.judge(check, verdict)
             return
@@ -240,7 +240,3 @@ def _bad_gold(task: Task, seconds: float) -> Verdict:
 def _tell(listeners: list[Listener], outcome: Outcome) -> None:
     for listener in listeners:
         listener.tell(outcome)
-
-
-def _key_of_gold(task: Task) -> Key:
-    return key_of(task.gold, "", task.policy)

@@ -83,16 +83,16 @@ class Task:
 
     def unwanted(self) -> bool:
         """Everybody who asked has gone."""
-        return not self.check_of_gold and all(listener.gone() for listener in self.listeners)
+        if self.check_of_gold:
+            return False
+        return all(listener.gone() for listener in self.listeners)
 
 
 def key_of(gold: str, response: str, policy: str) -> Key:
     """A digest of one question to the grader: the cache need not hold the texts."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in (policy, gold, response):
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
+    # The lengths keep apart what would run together; parts are joined before encoding, which is the dear step.
+    text = f"{len(policy)},{len(gold)},{policy}{gold}{response}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class VerdictCache:
