@@ -1,0 +1,101 @@
+"""Golds that are sentences: the same words, or the word or numbers that the sentence is about."""
+
+from __future__ import annotations
+
+import re
+
+from reasonrl.rewards.mathlang.answers import read
+from reasonrl.rewards.mathlang.clean import clean
+from reasonrl.rewards.mathlang.lexer import Unreadable
+from reasonrl.rewards.mathlang.tables import names
+from reasonrl.rewards.mathlang.tree import Measure, Named, Node, Num, Op, Rel, Seq, Text
+from reasonrl.rewards.policy import Policy
+from reasonrl.rewards.structures import Comparer
+from reasonrl.rewards.synonyms import same_words, signs_of, words_of
+
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox|textrm|emph|operatorname|mathbf)\s*\{")
+_MATH = re.compile(r"\$([^$]{1,200})\$|(?<![\w.\\])([-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?![\w])")
+_COMMAND = re.compile(r"\\[A-Za-z]+|[\\{}$]")
+_NEGATIONS = names("not no never none neither nor without cannot isn t doesn don false impossible un except")
+_ALTERNATIVES = frozenset(["or", "either", "both", "and"])
+_EMPTY_WORDS = names(
+    """is are was were be been being of in on at to for from by with as that this these those it its there here any
+    some all each every than then so if when where which who whose will would can could may might must shall
+    should do does did has have had number answer value problem solution result question thing i we you they he
+    she total must only just about find given following final"""
+)
+MAX_WORDS = 400
+
+
+def plain_words(text: str) -> str:
+    """A text without its wrappers, commands and dollars."""
+    text = clean(text)
+    if "\\" in text:
+        text = _WRAPPER.sub(" ", text)
+        text = text.replace("}", " ").replace("{", " ")
+    return text.replace("$", " ")
+
+
+def same_prose(gold: str, answer: str, policy: Policy) -> bool | None:
+    """Whether an answer is a gold of prose; None if the gold is no prose, or nothing can be said."""
+    plain_gold, plain_answer = plain_words(gold), plain_words(answer)
+    ours, theirs = words_of(plain_gold), words_of(plain_answer)
+    signs = signs_of(plain_gold), signs_of(plain_answer)
+    if ours == theirs and ours and signs[0] == signs[1]:
+        return True
+    if not ours or not theirs or len(ours) > MAX_WORDS or len(theirs) > MAX_WORDS:
+        return None
+    if not any(signs) and same_words(" ".join(ours), " ".join(theirs)):
+        return True
+    if not policy.key_words:
+        return None
+    yes_or_no = {"yes", "no"}
+    if (ours[0] in yes_or_no or theirs[0] in yes_or_no) and 1 in (len(ours), len(theirs)):
+        return ours[0] == theirs[0]
+    if len(ours) < 3 or len(ours) <= len(theirs):
+        return None
+    if not signs[1] and _key_words(ours, theirs):
+        return True
+    return _key_numbers(gold, ours, answer, policy)
+
+
+def _key_words(gold: list[str], answer: list[str]) -> bool:
+    """One to three words with which a sentence's content begins or ends, in a sentence that denies nothing and leaves
+    no choice.
+    """
+    content = [word for word in gold if word not in _EMPTY_WORDS and (len(word) > 2 or word.isdigit())]
+    said = [word for word in answer if word not in _EMPTY_WORDS]
+    if not 1 <= len(said) <= 3 or len(answer) > 5 or not all(word.isalpha() and len(word) > 2 for word in said):
+        return False
+    denied = _NEGATIONS & set(gold)
+    if denied != _NEGATIONS & set(answer) or (_ALTERNATIVES & set(gold)) - set(answer):
+        return False
+    return content[: len(said)] == said or content[-len(said) :] == said
+
+
+def _key_numbers(gold: str, words: list[str], answer: str, policy: Policy) -> bool | None:
+    """The numbers of a sentence, all of them and in order, are that sentence where it denies nothing."""
+    if _NEGATIONS & set(words) or len(words) < 4 or len(gold) > 600:
+        return None
+    values: list[Node] = []
+    for match in _MATH.finditer(clean(gold)):
+        try:
+            node = read(match.group(1) or match.group(2)).node
+        except Unreadable:
+            return None
+        if isinstance(node, Op | Num | Measure | Rel | Seq) and not _is_letter_like(node):
+            values.append(node)
+    try:
+        found = read(answer).node
+    except Unreadable:
+        return None
+    items = list(found.items) if isinstance(found, Seq) and found.kind in ("", "and") else [found]
+    items = [item.value if isinstance(item, Named) else item for item in items]
+    if not values or len(values) != len(items) or any(isinstance(item, Text) for item in items):
+        return None
+    comparer = Comparer(policy)
+    return all(bool(comparer.same(one, other)) for one, other in zip(values, items, strict=True)) or None
+
+
+def _is_letter_like(node: Node) -> bool:
+    return not isinstance(node, Num | Measure | Op | Rel | Seq)

@@ -1,0 +1,415 @@
+"""Comparing two read answers by what they are: lists, tuples, sets, regions, matrices, equations, values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from reasonrl.rewards.equations import (
+    argument_names,
+    is_label,
+    labelled,
+    rename_arguments,
+    same_equation,
+    same_label,
+    solves,
+)
+from reasonrl.rewards.lists import expanded, flattened, matched, named_values
+from reasonrl.rewards.mathlang.tree import (
+    Matrix,
+    Measure,
+    Named,
+    Node,
+    Op,
+    Reading,
+    Rel,
+    Seq,
+    Sym,
+    Text,
+    children,
+    symbols,
+    walk,
+)
+from reasonrl.rewards.policy import Policy
+from reasonrl.rewards.regions import Region, region, same_region
+from reasonrl.rewards.scalars import same_scalar
+from reasonrl.rewards.synonyms import same_words
+
+_LISTS = ("", "or", "and")
+_TUPLES = ("()", "[]")
+
+
+def same_reading(gold: Reading, answer: Reading, policy: Policy) -> bool | None:
+    """Whether two read answers are the same; None if that cannot be told."""
+    node = _with_bound_letters(gold, answer)
+    return Comparer(policy).same(gold.node, node)
+
+
+def _with_bound_letters(gold: Reading, answer: Reading) -> Node:
+    """The answer with the letters that are free to be renamed named as in the gold: declared parameters, and letters
+    that differ in their case alone.
+    """
+    ours, theirs = symbols(gold.node), symbols(answer.node)
+    if ours == theirs:
+        return answer.node
+    only_ours, only_theirs = sorted(ours - theirs), sorted(theirs - ours)
+    if len(only_ours) != len(only_theirs) or not only_ours:
+        return answer.node
+    declared = set(only_ours) & gold.bound or set(only_theirs) & answer.bound
+    if declared and len(only_ours) == 1:
+        return rename_arguments(answer.node, {only_theirs[0]: only_ours[0]})
+    lowered = {name.lower(): name for name in only_ours}
+    if len(lowered) == len(only_ours) and all(name.lower() in lowered for name in only_theirs):
+        return rename_arguments(answer.node, {name: lowered[name.lower()] for name in only_theirs})
+    return answer.node
+
+
+class Comparer:
+    """Compares trees under one policy; None from a method means that it cannot be told."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def same(self, gold: Node, answer: Node) -> bool | None:
+        """Whether the answer is the gold."""
+        if gold == answer:
+            return True
+        if isinstance(gold, Text) or isinstance(answer, Text):
+            return self._texts(gold, answer)
+        gold, answer = _without_name(gold, answer)
+        for step in (self._named_lists, self._regions, self._relations, self._lists, self._matrices, self._sequences):
+            decided, result = step(gold, answer)
+            if decided:
+                return result
+        if isinstance(gold, Matrix | Rel | Named) or isinstance(answer, Matrix | Rel | Named):
+            return False
+        return same_scalar(gold, answer, self.policy)
+
+    def _texts(self, gold: Node, answer: Node) -> bool | None:
+        if isinstance(gold, Text) and isinstance(answer, Text):
+            return same_words(gold.words, answer.words)
+        first, second = region(gold), region(answer)
+        if first is not None and second is not None:
+            return same_region(first, second, self.same)
+        return False
+
+    # -- several named values ------------------------------------------------------------------------------------
+
+    def _named_lists(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
+        """`(x, y) = (1, 2)`, `x = 1, y = 2`, `{x = 1, y = 2}`: by name where both have names."""
+        ours, theirs = named_values(gold), named_values(answer)
+        if ours is None and theirs is None:
+            return False, None
+        if ours is not None and theirs is not None:
+            if set(ours) == set(theirs):
+                return True, self._all(list(ours.values()), [theirs[name] for name in ours])
+            if not (_worded(ours) or _worded(theirs)):
+                return False, None
+        values, other = (ours, answer) if ours is not None else (theirs, gold)
+        assert values is not None
+        items = list(values.values()) if theirs is None or ours is None else None
+        others = list(theirs.values()) if items is None and theirs is not None else None
+        if items is None:
+            assert ours is not None and others is not None
+            return True, self._in_list(list(ours.values()), others)
+        inner = labelled(other).value if isinstance(other, Rel) else other
+        if isinstance(inner, Matrix):
+            inner = _as_tuple(inner) or inner
+        if not isinstance(inner, Seq) or len(inner.items) != len(items):
+            return False, None
+        first, second = (items, list(inner.items)) if ours is not None else (list(inner.items), items)
+        if inner.kind in _TUPLES:
+            return True, self._all(first, second)
+        if inner.kind in _LISTS and not any(isinstance(item, Rel) for item in inner.items):
+            return True, self._in_list(first, second)
+        return False, None
+
+    def _in_list(self, gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
+        if self._all(gold, answer):
+            return True
+        return matched(gold, answer, self.same) if self.policy.unordered_lists else False
+
+    def _all(self, gold: Sequence[Node], answer: Sequence[Node]) -> bool | None:
+        if len(gold) != len(answer):
+            return False
+        unsure = False
+        for one, other in zip(gold, answer, strict=True):
+            same = self.same(one, other)
+            if same is False:
+                return False
+            unsure = unsure or same is None
+        return None if unsure else True
+
+    # -- sets of reals -------------------------------------------------------------------------------------------
+
+    def _regions(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
+        if not _may_be_region(gold) and not _may_be_region(answer):
+            return False, None
+        first, second = region(gold), region(answer)
+        if first is None or second is None or (first.plain and second.plain):
+            return False, None
+        if _is_value(gold, first) or _is_value(answer, second):
+            return False, None
+        return True, same_region(first, second, self.same)
+
+    # -- relations -----------------------------------------------------------------------------------------------
+
+    def _relations(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
+        if isinstance(gold, Rel) and isinstance(answer, Rel):
+            return True, self._two_relations(gold, answer)
+        if isinstance(gold, Rel):
+            return self._gold_relation(gold, answer)
+        if isinstance(answer, Rel):
+            return self._answer_relation(gold, answer)
+        return False, None
+
+    def _two_relations(self, gold: Rel, answer: Rel) -> bool | None:
+        ours, theirs = labelled(gold), labelled(answer)
+        if ours.label is not None and theirs.label is not None:
+            if same_label(ours.label, theirs.label):
+                value = rename_arguments(theirs.value, argument_names(ours.label, theirs.label))
+                return self._by_value(ours.value, value)
+            if isinstance(ours.label, Sym) != isinstance(theirs.label, Sym) or len(gold.sides) != 2:
+                return False
+        if len(gold.sides) == len(answer.sides):
+            turned = _turned(answer)
+            for other in (answer, turned):
+                if other is not None and other.signs == gold.signs and self._all(gold.sides, other.sides):
+                    return True
+        if len(gold.sides) == len(answer.sides) == 2 and _comparable(gold, answer):
+            if any(isinstance(side, Seq | Rel | Matrix) for side in (*gold.sides, *answer.sides)):
+                return False
+            return same_equation(gold, answer)
+        if set(gold.signs) <= {"=", "approx"} and set(answer.signs) <= {"=", "approx"}:
+            return self._by_value(ours.value, theirs.value)
+        return False
+
+    def _by_value(self, gold: Node, answer: Node) -> bool | None:
+        """Two values, either of them perhaps a chain `a = b` of one value."""
+        if isinstance(answer, Rel) and set(answer.signs) <= {"=", "approx"}:
+            if not self._consistent(answer.sides):
+                return False
+            return any(self.same(gold, side) for side in answer.sides)
+        if isinstance(gold, Rel) and set(gold.signs) <= {"=", "approx"}:
+            return any(self.same(side, answer) for side in gold.sides)
+        return self.same(gold, answer)
+
+    def _consistent(self, sides: Sequence[Node]) -> bool:
+        """Whether the sides of a chain are one value: `x = 4 = 5` claims two. Decimals may be rounded."""
+        from reasonrl.rewards.policy import POLICIES
+
+        loose = Comparer(POLICIES["lenient"])
+        return all(loose.same(one, other) is not False for one, other in pairwise(sides))
+
+    def _gold_relation(self, gold: Rel, answer: Node) -> tuple[bool, bool | None]:
+        if set(gold.signs) <= {"=", "approx"}:
+            label, value = labelled(gold)
+            if label is not None:
+                if isinstance(label, Op) and not _labels_letters_in(label, value, answer):
+                    names = _lone_argument(label, value, answer)
+                    answer = rename_arguments(answer, names)
+                return True, self._by_value(value, answer)
+            if all(not symbols(side) for side in gold.sides):
+                return True, any(self.same(side, answer) for side in gold.sides)
+            if len(gold.sides) > 2 or "approx" in gold.signs:
+                return True, any(self.same(side, answer) for side in gold.sides[1:])
+            if self.policy.solved_equations and not isinstance(answer, Seq | Matrix):
+                return True, solves(gold, answer)
+            return True, False
+        if set(gold.signs) <= {"in"} and len(gold.sides) == 2 and is_label(gold.sides[0]):
+            return True, self.same(gold.sides[1], answer)
+        return self._ordering(gold, answer)
+
+    def _answer_relation(self, gold: Node, answer: Rel) -> tuple[bool, bool | None]:
+        if set(answer.signs) <= {"=", "approx"}:
+            label, value = labelled(answer)
+            if label is not None:
+                return True, self._by_value(gold, value)
+            if len(answer.sides) == 2 and symbols(answer.sides[0]) - symbols(gold) and "=" in answer.signs:
+                return True, False  # an equation to be solved is no value
+            return True, self._by_value(gold, answer)
+        if set(answer.signs) <= {"in"} and len(answer.sides) == 2 and is_label(answer.sides[0]):
+            return True, self.same(gold, answer.sides[1])
+        return self._ordering(answer, gold)
+
+    def _ordering(self, chain: Rel, other: Node) -> tuple[bool, bool | None]:
+        """`a < b < c` against the list `a, b, c`."""
+        ordered = len(chain.sides) > 2 and set(chain.signs) in ({"<"}, {">"})
+        if (
+            ordered
+            and isinstance(other, Seq)
+            and other.kind in _LISTS
+            and all(isinstance(side, Sym) for side in chain.sides)
+        ):
+            return True, chain.sides == other.items
+        return True, False
+
+    # -- lists ---------------------------------------------------------------------------------------------------
+
+    def _lists(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
+        ours, theirs = flattened(gold), flattened(answer)
+        if ours is None and theirs is None:
+            return False, None
+        if ours is None and isinstance(gold, Seq):
+            return self._list_for_bracket(gold, theirs or [], gold_is_bracket=True)
+        if theirs is None and isinstance(answer, Seq):
+            return self._list_for_bracket(answer, ours or [], gold_is_bracket=False)
+        first = ours if ours is not None else [gold]
+        second = theirs if theirs is not None else [answer]
+        first, second = _values(first, second)
+        if len(first) != len(second):
+            both = [piece for item in second for piece in expanded(item, independent=True)]
+            if len(both) == len(first) and len(both) != len(second):
+                return True, matched(first, both, self.same)
+            both = [piece for item in first for piece in expanded(item, independent=True)]
+            if len(both) == len(second) and len(both) != len(first):
+                return True, matched(both, second, self.same)
+            return True, False
+        if any(item == Sym("dots") for item in (*first, *second)) or not self.policy.unordered_lists:
+            return True, self._all(first, second)
+        return True, matched(first, second, self.same)
+
+    def _list_for_bracket(self, bracket: Seq, items: Sequence[Node], gold_is_bracket: bool) -> tuple[bool, bool | None]:
+        """A bare list against something in brackets: a set, or the list itself with brackets around it."""
+        inner: list[Node] = list(bracket.items)
+        gold, answer = (inner, list(items)) if gold_is_bracket else (list(items), inner)
+        if bracket.kind == "{}":
+            if self.policy.unordered_lists or len(items) == 1:
+                return True, matched(*_values(gold, answer), self.same)
+            return True, self._all(*_values(gold, answer))
+        if bracket.kind == "()" and any(isinstance(item, Seq) for item in items):
+            return True, False
+        if len(items) == 1:
+            independent = expanded(bracket, independent=True)
+            return True, len(independent) == 1 and bool(self._all(gold, answer))
+        many = expanded(bracket, independent=True)
+        if len(many) > 1:
+            first, second = (many, list(items)) if gold_is_bracket else (list(items), many)
+            return True, matched(first, second, self.same)
+        allowed = self.policy.loose_brackets or not gold_is_bracket or (bracket.kind == "[]" and len(inner) != 2)
+        if not allowed or (bracket.kind not in _TUPLES) or self.policy.name == "strict":
+            return True, False
+        return True, self._all(*_values(gold, answer))
+
+    # -- brackets and matrices -----------------------------------------------------------------------------------
+
+    def _matrices(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
+        if not isinstance(gold, Matrix) and not isinstance(answer, Matrix):
+            return False, None
+        if isinstance(gold, Matrix) and isinstance(answer, Matrix):
+            if gold.det != answer.det:
+                return True, False
+            if [len(row) for row in gold.rows] == [len(row) for row in answer.rows]:
+                return True, self._all(children(gold), children(answer))
+            return True, False
+        first, second = _as_tuple(gold), _as_tuple(answer)
+        if first is None or second is None:
+            return True, False
+        return True, self._all(first.items, second.items)
+
+    def _sequences(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
+        if not isinstance(gold, Seq) and not isinstance(answer, Seq):
+            return False, None
+        if isinstance(gold, Seq) and isinstance(answer, Seq):
+            vectors = gold.kind in _TUPLES and answer.kind in _TUPLES and len(gold.items) != 2
+            if gold.kind != answer.kind and not vectors:
+                return True, False
+            if len(gold.items) != len(answer.items):
+                return True, False
+            if gold.kind == "{}":
+                return True, matched(gold.items, answer.items, self.same)
+            return True, self._all(gold.items, answer.items)
+        bracket, other = (gold, answer) if isinstance(gold, Seq) else (answer, gold)
+        assert isinstance(bracket, Seq)
+        if bracket.kind == "{}" and len(bracket.items) == 1 and self.policy.unordered_lists:
+            return True, self.same(bracket.items[0], other)
+        return True, False
+
+
+Step = Callable[[Node, Node], tuple[bool, bool | None]]
+
+
+def _without_name(gold: Node, answer: Node) -> tuple[Node, Node]:
+    """Words before a value name it; they are not compared."""
+    return (
+        gold.value if isinstance(gold, Named) else gold,
+        answer.value if isinstance(answer, Named) else answer,
+    )
+
+
+def _worded(values: dict[str, Node]) -> bool:
+    return any(name.startswith("text ") for name in values)
+
+
+def _may_be_region(node: Node) -> bool:
+    if isinstance(node, Rel):
+        return node.signs != ("=",)
+    if isinstance(node, Op):
+        return node.name in ("cup", "cap", "setminus", "builder")
+    if isinstance(node, Seq) and node.kind in _LISTS:
+        return any(isinstance(item, Rel) and item.signs != ("=",) for item in node.items)
+    return node == Sym("set:R")
+
+
+def _is_value(node: Node, found: Region) -> bool:
+    return isinstance(node, Rel) and node.signs == ("=",) and not found.letter
+
+
+def _turned(node: Rel) -> Rel | None:
+    """A chain read from its other end."""
+    signs = {"<": ">", ">": "<", "le": "ge", "ge": "le", "=": "=", "ne": "ne", "approx": "approx"}
+    if any(sign not in signs for sign in node.signs):
+        return None
+    return Rel(tuple(signs[sign] for sign in reversed(node.signs)), tuple(reversed(node.sides)))
+
+
+def _comparable(gold: Rel, answer: Rel) -> bool:
+    if gold.signs == answer.signs:
+        return gold.signs[0] in ("=", "<", ">", "le", "ge", "ne")
+    return {gold.signs[0], answer.signs[0]} in ({"<", ">"}, {"le", "ge"})
+
+
+def _values(gold: Sequence[Node], answer: Sequence[Node]) -> tuple[list[Node], list[Node]]:
+    """Items without their labels where one side has none, or where a label stands before the first item alone."""
+    ours, theirs = [labelled(item) for item in gold], [labelled(item) for item in answer]
+    bare_gold, bare_answer = (all(item.label is None for item in side) for side in (ours, theirs))
+    first_only = (
+        sum(item.label is not None for item in side) == 1 and side[0].label is not None for side in (ours, theirs)
+    )
+    gold_first, answer_first = first_only
+    drop = bare_gold or bare_answer or gold_first or answer_first
+    return (
+        [item.value for item in ours] if drop else list(gold),
+        [item.value for item in theirs] if drop else list(answer),
+    )
+
+
+def _as_tuple(node: Node) -> Seq | None:
+    """A column or row as a tuple."""
+    if isinstance(node, Seq):
+        return node if node.kind in _TUPLES else None
+    if isinstance(node, Matrix) and not node.det:
+        if len(node.rows) == 1:
+            return Seq("()", node.rows[0])
+        if all(len(row) == 1 for row in node.rows):
+            return Seq("()", tuple(row[0] for row in node.rows))
+    return None
+
+
+def _labels_letters_in(label: Op, value: Node, answer: Node) -> bool:
+    return symbols(answer) <= symbols(value)
+
+
+def _lone_argument(label: Op, value: Node, answer: Node) -> dict[str, str]:
+    """`f(n) = 2n` against `2x`: the argument's name is free if it is the only letter that differs."""
+    arguments = [arg.name for arg in label.args[1:] if isinstance(arg, Sym)]
+    extra = sorted(symbols(answer) - symbols(value))
+    missing = sorted(symbols(value) - symbols(answer))
+    if len(arguments) == 1 and missing == arguments and len(extra) == 1:
+        return {extra[0]: arguments[0]}
+    return {}
+
+
+def has_text(node: Node) -> bool:
+    """Whether any part of a tree is words."""
+    return any(isinstance(part, Text | Measure) for part in walk(node))
