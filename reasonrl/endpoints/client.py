@@ -6,10 +6,10 @@ import asyncio
 import concurrent.futures
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from reasonrl.endpoints.calls import Calls
 from reasonrl.endpoints.config import EndpointConfig
@@ -20,6 +20,7 @@ from reasonrl.endpoints.reply import Reply
 from reasonrl.endpoints.request import Request
 
 Outcome = Reply | EndpointError
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -83,6 +84,11 @@ class EndpointClient:
         """Ask and wait."""
         future = self.submit(request, deadline=deadline)
         return self._here().wait(future)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine, such as one that awaits `asend` many times, in the endpoints' loop, and wait for it."""
+        loop = self._here()
+        return loop.wait(loop.submit(work))
 
     def stream(self, requests: Iterable[Request], *, window: int | None = None) -> Iterator[tuple[int, Outcome]]:
         """Ask many: (place, reply or error) as each one ends, in no order.

@@ -1,0 +1,116 @@
+"""Asking a judge many questions at once: votes, replies that cannot be read, failures, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.rewards.judges.verdicts import Unreadable
+
+if TYPE_CHECKING:
+    from reasonrl.endpoints import EndpointClient
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question to the judge.
+
+    Attributes:
+        place: which completion it is about.
+        prompt: the text.
+        read: the verdict in a reply, or `Unreadable`.
+        vote: which of several equal questions.
+    """
+
+    place: int
+    prompt: str
+    read: Callable[[str], Any]
+    vote: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question.
+
+    Attributes:
+        verdict: what `read` gave; None if there is none.
+        reply: the judge's last words; empty if it never replied.
+        failure: why there is no verdict; empty if there is one.
+        asked: replies that were wanted of the judge.
+    """
+
+    verdict: Any
+    reply: str = ""
+    failure: str = ""
+    asked: int = 1
+
+    @property
+    def unreadable(self) -> bool:
+        """The judge replied, and no verdict was found."""
+        return bool(self.failure and self.reply)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the judge is sampled; `seed` plus the vote is each request's seed, None sends none."""
+
+    temperature: float | None
+    max_tokens: int
+    seed: int | None
+    re_asks: int
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def ask_all(client: EndpointClient, questions: Sequence[Question], sampling: Sampling) -> list[Answer]:
+    """An answer a question, in order; the settings of the endpoint bound how many are asked at once.
+
+    Raises:
+        EndpointSettingsError, BudgetSpent, Rejected: nothing can be asked with these settings, so no batch ever will
+            be; what failed for a reason of the moment is an `Answer` with a failure instead.
+    """
+
+    async def every() -> list[Answer | BaseException]:
+        return await asyncio.gather(*(_ask(client, one, sampling) for one in questions), return_exceptions=True)
+
+    answers = []
+    for outcome in client.run(every()) if questions else []:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        answers.append(outcome)
+    return answers
+
+
+async def _ask(client: EndpointClient, question: Question, sampling: Sampling) -> Answer:
+    from reasonrl.endpoints import BudgetSpent, EndpointError, EndpointSettingsError, Rejected, chat
+
+    turns: list[dict[str, str]] = [{"role": "user", "content": question.prompt}]
+    said, failure = "", ""
+    for attempt in range(1, sampling.re_asks + 2):
+        request = chat(
+            turns,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=None if sampling.seed is None else sampling.seed + question.vote,
+            sample=question.vote * (sampling.re_asks + 1) + attempt - 1,
+            extra=sampling.extra,
+        )
+        try:
+            choice = (await client.asend(request)).choices[0]
+        except EndpointError as problem:
+            if isinstance(problem, (EndpointSettingsError, BudgetSpent)):
+                raise
+            if isinstance(problem, Rejected) and problem.settings_fault:
+                raise
+            return Answer(None, "", str(problem), attempt)
+        said = choice.text
+        try:
+            return Answer(question.read(said), said, "", attempt)
+        except Unreadable as problem:
+            cut = f" (it was cut at max_tokens={sampling.max_tokens})" if choice.finish_reason == "length" else ""
+            failure = f"{problem}{cut}"
+            # Its own words back, so that it need not think everything over again; what it was told stands before them.
+            turns = [turns[0], {"role": "assistant", "content": said or "…"}]
+            turns.append({"role": "user", "content": f"This cannot be used: {problem}. Reply again in the form asked."})
+    return Answer(None, said or "…", failure, sampling.re_asks + 1)

@@ -1,0 +1,187 @@
+"""What the judge rewards have in common: the endpoint, the prompt, the questions, and what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.errors import RewardError
+from reasonrl.rewards.completions import text_of
+from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask_all
+from reasonrl.rewards.judges.texts import problem_of, speaks_of, visible
+
+if TYPE_CHECKING:
+    from reasonrl.endpoints import EndpointClient, EndpointConfig
+
+Log = Callable[..., None]
+_SAID = 500
+
+
+class JudgeReward:
+    """A reward that asks a judge model. Subclasses say what is asked and what follows from the answers.
+
+    `None` is given where the judge failed for reasons that are not the response's: it is counted, and the sample is
+    left out. A response with nothing outside its think block gets 0 unasked, and so does one that imitates a verdict
+    when the judge then gives none that can be told from the imitation.
+
+    Args:
+        endpoint: settings of the judge's endpoint (`endpoints.EndpointConfig`).
+        votes: how often each question is asked.
+        temperature: None is 0 for one vote, else 1.
+        max_tokens: of one reply of the judge.
+        seed: of the first vote, the others count on from it; None sends no seed.
+        re_asks: how often the judge is asked again, with the reason, after a reply without a verdict.
+        keep_thinking: judge the think block too.
+        problem: column with the problem; None takes it from the prompt (the user's last turn).
+    """
+
+    token_level = False
+    name = "judge"
+    verdict_words: tuple[str, ...] = ()
+    """What a judge's verdict is made of: a response that holds one of them needs the code in its verdict."""
+
+    def __init__(
+        self,
+        endpoint: EndpointConfig | Mapping[str, Any],
+        votes: int = 1,
+        temperature: float | None = None,
+        max_tokens: int = 2048,
+        seed: int | None = 0,
+        re_asks: int = 2,
+        keep_thinking: bool = False,
+        problem: str | None = None,
+    ) -> None:
+        from reasonrl.endpoints import EndpointClient, EndpointSettingsError
+
+        self.__name__ = self.name
+        for setting, value, least in (("votes", votes, 1), ("max_tokens", max_tokens, 1), ("re_asks", re_asks, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise RewardError(f"reward {self.name!r}: {setting}={value!r} -> give a whole number from {least} on")
+        try:
+            self.client: EndpointClient = EndpointClient(endpoint)
+        except EndpointSettingsError as problem_found:
+            raise RewardError(f"reward {self.name!r}: {problem_found}") from None
+        if temperature is None:
+            temperature = 0.0 if votes == 1 else 1.0
+        self.sampling = Sampling(temperature, max_tokens, seed, re_asks)
+        self.votes = votes
+        self.keep_thinking = keep_thinking
+        self.problem = problem
+
+    def _texts(self, completions: Sequence[Any]) -> list[str]:
+        texts = [text_of(completion) for completion in completions]
+        return texts if self.keep_thinking else [visible(text) for text in texts]
+
+    def _problems(self, prompts: Sequence[Any] | None, columns: Mapping[str, Any], count: int) -> list[str]:
+        if self.problem is not None:
+            return [str(value) for value in self._column(self.problem, columns, count)]
+        if prompts is None:
+            return [""] * count
+        if len(prompts) != count:
+            raise RewardError(f"reward {self.name!r}: {count} completions, but {len(prompts)} prompts")
+        return [problem_of(prompt) for prompt in prompts]
+
+    def _column(self, name: str, columns: Mapping[str, Any], count: int) -> Sequence[Any]:
+        values = columns.get(name)
+        if values is None:
+            there = ", ".join(sorted(columns)) or "none"
+            raise RewardError(
+                f"reward {self.name!r}: there is no column {name!r}; columns: {there} -> map it with data.columns"
+            )
+        if len(values) != count:
+            raise RewardError(f"reward {self.name!r}: {count} completions, but {len(values)} values of {name!r}")
+        listed: Sequence[Any] = values
+        return listed
+
+    def _code_needed(self, *untrusted: str) -> bool:
+        return speaks_of(self.verdict_words, *untrusted)
+
+    def _ask(self, questions: Sequence[Question], count: int) -> tuple[list[list[Answer]], Tally]:
+        """The answers to each of `count` completions in the order of its questions, and the counts so far."""
+        before = self.client.counters()
+        of_place: list[list[Answer]] = [[] for _ in range(count)]
+        answers = ask_all(self.client, questions, self.sampling)
+        for question, answer in zip(questions, answers, strict=True):
+            of_place[question.place].append(answer)
+        after = self.client.counters()
+        tally = Tally(
+            asked=sum(map(bool, of_place)),
+            questions=len(answers),
+            failed=sum(bool(answer.failure) and not answer.unreadable for answer in answers),
+            unreadable=sum(answer.unreadable for answer in answers),
+            re_asked=sum(answer.asked - 1 for answer in answers),
+            cost=after.cost - before.cost,
+            tokens=after.prompt_tokens + after.completion_tokens - before.prompt_tokens - before.completion_tokens,
+            first_failure=next((answer.failure for answer in answers if answer.failure), ""),
+        )
+        return of_place, tally
+
+    def _log(
+        self,
+        scores: Sequence[float | None],
+        answers: Sequence[Sequence[Answer]],
+        tally: Tally,
+        log_extra: Log | None,
+        log_metric: Log | None,
+        **shares: float,
+    ) -> None:
+        if log_extra is not None:
+            log_extra(f"{self.name}_said", [_said(of_place) for of_place in answers])
+        if log_metric is None or not scores:
+            return
+        log_metric(f"{self.name}/asked", tally.asked / len(scores))
+        log_metric(f"{self.name}/unscored", sum(score is None for score in scores) / len(scores))
+        log_metric(f"{self.name}/tokens", float(tally.tokens))
+        log_metric(f"{self.name}/cost", tally.cost)
+        if tally.questions:
+            log_metric(f"{self.name}/failed", tally.failed / tally.questions)
+            log_metric(f"{self.name}/unreadable", tally.unreadable / tally.questions)
+            log_metric(f"{self.name}/re_asked", tally.re_asked / tally.questions)
+        for name, value in shares.items():
+            log_metric(f"{self.name}/{name}", value)
+
+
+class Tally:
+    """What was counted while a batch was judged."""
+
+    def __init__(
+        self,
+        asked: int,
+        questions: int,
+        failed: int,
+        unreadable: int,
+        re_asked: int,
+        cost: float,
+        tokens: int,
+        first_failure: str,
+    ) -> None:
+        self.asked = asked
+        self.questions = questions
+        self.failed = failed
+        self.unreadable = unreadable
+        self.re_asked = re_asked
+        self.cost = cost
+        self.tokens = tokens
+        self.first_failure = first_failure
+
+
+def enough(answers: Sequence[Answer]) -> list[Any] | None:
+    """The verdicts of one completion's votes, if they are more than half of those asked for; else None."""
+    verdicts = [answer.verdict for answer in answers if not answer.failure]
+    return verdicts if 2 * len(verdicts) > len(answers) else None
+
+
+def imitated(answers: Sequence[Answer], code_needed: bool) -> bool:
+    """True where the response holds words of a verdict and the judge, which did reply, gave none with the code.
+
+    To leave such a response out would let it escape a bad verdict by writing one itself.
+    """
+    return code_needed and any(answer.unreadable for answer in answers)
+
+
+def _said(answers: Sequence[Answer]) -> str:
+    """The judge's first vote in brief, or why there is none."""
+    if not answers:
+        return ""
+    first = answers[0]
+    return (f"FAILED: {first.failure}" if first.failure else first.reply.strip())[-_SAID:]

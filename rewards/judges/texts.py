@@ -1,0 +1,58 @@
+"""Texts on their way to a judge: the part that is judged, and fences that a response cannot break out of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_CODE_LENGTH = 12
+# What chat templates are made of: a server that renders and then tokenizes would take it for turns of the conversation.
+_TEMPLATE_MARKS = re.compile(
+    r"<(?=[|｜]|/?(?:s|bos|eos|start_of_turn|end_of_turn|think|tool_call)>)|\[(?=/?INST\])", re.IGNORECASE
+)
+
+
+def visible(text: str) -> str:
+    """The text without its think block: what follows the last `</think>`, or stands before a block without an end."""
+    _, end, rest = text.rpartition("</think>")
+    return (rest if end else text.partition("<think>")[0]).strip()
+
+
+def problem_of(prompt: Any) -> str:
+    """The problem in a prompt: the text itself, or that of the user's last turn."""
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    turns = [turn for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
+    content = turns[-1].get("content") if turns else ""
+    if isinstance(content, str):
+        return content
+    parts = [part for part in content or () if isinstance(part, dict)]
+    return "\n".join(part["text"] if isinstance(part.get("text"), str) else "[image]" for part in parts)
+
+
+def code_for(*parts: str) -> str:
+    """A code that stands in none of the parts, and that none of them could have foreseen.
+
+    It is a hash of all of them rather than a random number, so that equal questions are equal requests and the cache
+    answers them; to write a text that holds its own hash is not feasible.
+    """
+    for salt in range(1000):
+        code = hashlib.sha256(json.dumps([salt, *parts]).encode()).hexdigest()[:_CODE_LENGTH]
+        if not any(code in part for part in parts):
+            return code
+    raise AssertionError("a thousand hashes of a text stand in the text")
+
+
+def fenced(label: str, text: str, code: str) -> str:
+    """The text as data: between two lines with the code, the marks of chat templates broken by a space."""
+    safe = _TEMPLATE_MARKS.sub(lambda found: found[0] + " ", text)
+    return f"[{code} {label} begins]\n{safe}\n[{code} {label} ends]"
+
+
+def speaks_of(words: Sequence[str], *texts: str) -> bool:
+    """True if a text holds one of the words that a verdict is made of, and could be taken for one when quoted."""
+    pattern = re.compile("|".join(re.escape(word) for word in words), re.IGNORECASE)
+    return any(pattern.search(text) is not None for text in texts)
