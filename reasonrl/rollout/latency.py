@@ -1,0 +1,158 @@
+"""Seconds a decode step takes, by how many samples it decodes: PTL(batch), given or fitted from a log with stamps.
+
+One sample of L tokens takes PTL(batch) * L, and PTL rises with the batch (StreamRL, arXiv 2504.15930).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reasonrl.errors import DataError
+
+
+@dataclass(frozen=True)
+class LatencyCurve:
+    """Seconds per decode step as a function of the number of samples running; every running sample gains one token.
+
+    Attributes:
+        points: (batch, seconds) with rising batch, at least one. Between two points the seconds are interpolated
+            linearly, below the first they are the first's, beyond the last the last slope goes on (but never falls).
+    """
+
+    points: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        batches = [batch for batch, _ in self.points]
+        if not batches or batches[0] < 1 or any(b <= a for a, b in pairwise(batches)):
+            raise DataError(f"latency curve: batches {batches} must be at least one number >= 1, each above the last")
+        if not all(0 < seconds < float("inf") for _, seconds in self.points):
+            raise DataError(f"latency curve: every point needs seconds above 0, got {[s for _, s in self.points]}")
+
+    def __call__(self, batch: int) -> float:
+        """Seconds of one decode step over `batch` samples."""
+        if batch <= self.points[0][0] or len(self.points) == 1:
+            return self.points[0][1]
+        right = min(bisect_right([b for b, _ in self.points], batch), len(self.points) - 1)
+        (low, first), (high, second) = self.points[right - 1], self.points[right]
+        slope = (second - first) / (high - low)
+        if batch > high:
+            return second + max(slope, 0.0) * (batch - high)
+        return first + slope * (batch - low)
+
+    def table(self, most: int) -> list[float]:
+        """Seconds for batches 0 (which takes none) to `most`."""
+        return [0.0, *(self(batch) for batch in range(1, most + 1))]
+
+    @classmethod
+    def parse(cls, text: str) -> LatencyCurve:
+        """A curve written as `batch:seconds,batch:seconds,…`, such as `1:0.010,64:0.018,256:0.040`.
+
+        Raises:
+            DataError: the text is no such list.
+        """
+        try:
+            pairs = [part.split(":") for part in text.split(",")]
+            points = tuple((int(batch), float(seconds)) for batch, seconds in pairs)
+        except ValueError:
+            raise DataError(
+                f"latency curve {text!r} is no list of batch:seconds -> write for example 1:0.010,64:0.018,256:0.040"
+            ) from None
+        return cls(points)
+
+    def __str__(self) -> str:
+        return ",".join(f"{batch}:{seconds:.4g}" for batch, seconds in self.points)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One sample as it ran: on which server, from its first to its last token (seconds of one clock), and how many
+    tokens it gained.
+    """
+
+    server: str
+    started: float
+    finished: float
+    tokens: int
+
+
+def fit_latency(spans: Iterable[Span], max_batch: int | None = None) -> LatencyCurve:
+    """Fit PTL(batch) to samples that ran together.
+
+    While b samples run each gains tokens at the rate 1/PTL(b), so a sample's tokens are the sum over b of its seconds
+    at b times that rate: linear in the rates, which are found by non-negative least squares and forced to fall with b.
+    Each sample weighs by one over its tokens. Batches that never occurred get no point.
+
+    Args:
+        spans: the samples; those of one server must be all that ran there.
+        max_batch: most samples a server decodes together; while more are open, each is taken to run its share of the
+            time.
+
+    Raises:
+        DataError: no span has both a positive duration and tokens.
+    """
+    from scipy.optimize import nnls
+
+    usable = [span for span in spans if span.finished > span.started and span.tokens > 0]
+    if not usable:
+        raise DataError("no sample in the log has a start before its end -> give the latency curve with --ptl")
+    servers: dict[str, list[Span]] = {}
+    for span in usable:
+        servers.setdefault(span.server, []).append(span)
+    clocks = [_Clock(spans, max_batch) for spans in servers.values()]
+    knots = _knots(sorted({int(batch) for clock in clocks for batch in clock.running if batch > 0}))
+    seconds = np.concatenate([clock.seconds_at(knots) for clock in clocks])
+    tokens = np.array([span.tokens for spans in servers.values() for span in spans], dtype=np.float64)
+    # A rate that falls with the batch is a sum of non-negative drops counted from the largest batch.
+    falling = np.triu(np.ones((len(knots), len(knots))))
+    drops, _ = nnls((seconds @ falling) / tokens[:, None], np.ones(len(tokens)))
+    rates = falling @ drops
+    return LatencyCurve(tuple((batch, float(1 / rate)) for batch, rate in zip(knots, rates, strict=True) if rate > 0))
+
+
+class _Clock:
+    """When how many samples ran on one server."""
+
+    def __init__(self, spans: Sequence[Span], max_batch: int | None) -> None:
+        starts = np.array([span.started for span in spans])
+        ends = np.array([span.finished for span in spans])
+        edges = np.unique(np.concatenate([starts, ends]))
+        self.first, self.last = np.searchsorted(edges, starts), np.searchsorted(edges, ends)
+        change = np.zeros(len(edges), dtype=np.int64)
+        np.add.at(change, self.first, 1)
+        np.add.at(change, self.last, -1)
+        self.lengths, self.running = np.diff(edges), np.cumsum(change)[:-1]
+        if max_batch is not None:
+            self.share = np.minimum(1.0, max_batch / np.maximum(self.running, 1))
+            self.running = np.minimum(self.running, max_batch)
+        else:
+            self.share = np.ones(len(self.running))
+
+    def seconds_at(self, knots: Sequence[int]) -> NDArray[np.float64]:
+        """(S, K) seconds that each sample ran with about this many samples, shared between the knots around."""
+        # The rate is linear in 1/batch between knots: exact both where a step takes constant time and where its time is
+        # proportional to the batch.
+        where, at = -1.0 / np.array(knots, dtype=np.float64), -1.0 / np.maximum(self.running, 1)
+        columns = []
+        for hat in np.eye(len(knots)):
+            spent = np.concatenate([[0.0], np.cumsum(self.lengths * self.share * np.interp(at, where, hat))])
+            columns.append(spent[self.last] - spent[self.first])
+        return np.stack(columns, axis=1)
+
+
+def _knots(batches: Sequence[int]) -> list[int]:
+    """The smallest and largest batch that occurred, and some between, each about a quarter above the last."""
+    knots = [batches[0]]
+    for batch in batches[1:]:
+        if batch >= knots[-1] * 1.25:
+            knots.append(batch)
+    if knots[-1] != batches[-1]:
+        if len(knots) > 1 and batches[-1] < knots[-1] * 1.1:
+            knots.pop()
+        knots.append(batches[-1])
+    return knots
