@@ -111,6 +111,43 @@ def _not_said_already(record: logging.LogRecord) -> bool:
     return True
 
 
+@main.command(options_metavar="[OPTIONS]")
+@click.argument("pairs", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Where the verdicts go, one a line; resumed.")
+@click.option("--gold", help="A right answer, for one pair instead of a file.")
+@click.option("--response", help="A response, for one pair; - reads standard input.")
+@click.option("--explain", is_flag=True, help="Say how the verdict on one pair came about.")
+@click.option("--policy", default="default", show_default=True, help="What counts as the same: see the documents.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes (default: by the processors; 0: this one).")
+@click.option("--time-limit", default=2.0, show_default=True, help="Seconds a pair may take.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many lines.")
+@click.option("--gold-column", metavar="NAME", help="Column of the golds (default: gold or answer).")
+@click.option("--pred-column", metavar="NAME", help="Column of the responses (default: pred, response or completion).")
+@click.option("--restart", is_flag=True, help="Throw away the verdicts in --out and start over.")
+@click.option("--compare", type=click.Path(path_type=Path), help="Another file of verdicts: show what differs.")
+@_reports_errors
+def verify(pairs: Path | None, gold: str | None, response: str | None, explain: bool, **options: Any) -> None:
+    """Grade PAIRS, a JSONL file of golds and responses, or one pair given by --gold and --response.
+
+    The exit status for a file is 0 however many are wrong; for one pair it is 0 if the response is correct, else 1.
+    """
+    if pairs is not None and (gold is not None or response is not None or explain):
+        raise click.UsageError("give a file of pairs, or one pair by --gold and --response (with --explain), not both")
+    if pairs is None and (gold is None or response is None):
+        raise click.UsageError("give a file of pairs, or --gold and --response")
+    from reasonrl.eval import verify_command
+
+    if pairs is not None:
+        verify_command.grade_file(pairs, say=click.echo, **options)
+        return
+    unused = [name for name in ("out", "limit", "gold_column", "pred_column", "compare") if options[name] is not None]
+    if unused or options["restart"]:
+        name = "--" + (unused[0] if unused else "restart").replace("_", "-")
+        raise click.UsageError(f"{name} belongs to a file of pairs")
+    text = sys.stdin.read() if response == "-" else response
+    sys.exit(0 if verify_command.grade_pair(gold or "", text or "", options["policy"], explain, click.echo) else 1)
+
+
 @main.group()
 def recipes() -> None:
     """The recipes that come with the library."""

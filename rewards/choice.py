@@ -13,12 +13,12 @@ from typing import Any
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.choice_options import options_in, options_of
-from reasonrl.rewards.compare import POLICIES
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.extract import Found, extract_answer, extract_gold
 from reasonrl.rewards.extract_gold import kind_of
 from reasonrl.rewards.letters import denies, labelled, lone_letters
 from reasonrl.rewards.math import verify
+from reasonrl.rewards.policy import POLICIES
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Status, Verdict
 
 _SEPARATOR = re.compile(r"\s*(?:,|;|、|\band\b|&)\s*")
@@ -45,7 +45,7 @@ def verify_choice(
         response: the model's text.
         options: texts by letter, texts in order, or a text that lists them; without them only letters, and the text
             that the gold itself gives, are known.
-        policy: how values are compared; a name in `compare.POLICIES`.
+        policy: how values are compared; a name in `policy.POLICIES`.
 
     Raises:
         RewardError: an unknown policy, or a gold or response that is not text.
@@ -172,7 +172,7 @@ class ChoiceReward:
         gold: the column with the golds; None takes `answer`, or `solution` where there is no `answer`.
         options: the column with the options (`choice_options.options_of` says what a cell may hold); where a row has
             none, they are read from the prompt.
-        policy: how values are compared; a name in `compare.POLICIES`.
+        policy: how values are compared; a name in `policy.POLICIES`.
     """
 
     token_level = False
