@@ -8,19 +8,25 @@ from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed, uniforms
 
-ENGINES = ("transformers",)
+ENGINES = ("transformers", "vllm")
 
 
 def build_engine(engine: str, model: Any, tokenizer: Any, **options: Any) -> RolloutEngine:
     """The engine of this name over a loaded model; `options` are the engine's own.
 
+    `vllm` also runs without a loaded model, over `path`, a checkpoint's folder or hub id.
+
     Raises:
-        ModelError: there is no engine of this name.
+        ModelError: there is no engine of this name, or what it needs is not installed.
     """
     if engine == "transformers":
         from reasonrl.rollout.transformers_engine import TransformersEngine
 
         return TransformersEngine(model, tokenizer, **options)
+    if engine == "vllm":
+        from reasonrl.rollout.vllm_engine import VLLMEngine
+
+        return VLLMEngine(model, tokenizer, **options)
     raise ModelError(f"rollout.engine: {engine!r} is not available; available: {', '.join(ENGINES)}")
 
 

@@ -20,6 +20,7 @@ from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
 from reasonrl.rollout.sampling import draw_tokens
 from reasonrl.rollout.seeds import uniforms
+from reasonrl.rollout.stop_tokens import stop_tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -219,9 +220,4 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     """Every token that ends a sample: the tokenizer's end token and those that the model's generation config
     declares.
     """
-    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
-    declared = [declared] if isinstance(declared, int) else list(declared or [])
-    ids = {token for token in [*declared, tokenizer.eos_token_id] if token is not None}
-    if not ids:
-        raise ModelError("rollout: neither the tokenizer nor the model's generation config names an end token")
-    return frozenset(ids)
+    return stop_tokens_of(model.generation_config, tokenizer)

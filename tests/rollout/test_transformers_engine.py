@@ -56,8 +56,8 @@ def test_it_is_a_rollout_engine(loaded):
     engine = build_engine("transformers", *loaded, batch_size=4)
     assert isinstance(engine, RolloutEngine) and engine.batch_size == 4
     engine.close()
-    with pytest.raises(ModelError, match="'vllm' is not available; available: transformers"):
-        build_engine("vllm", *loaded)
+    with pytest.raises(ModelError, match="'sglang' is not available; available: transformers, vllm"):
+        build_engine("sglang", *loaded)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

@@ -1,0 +1,121 @@
+"""A policy's weights as another engine loads them: under the names of its checkpoint, whole, with LoRA merged in.
+
+Nothing is changed in the policy itself: a merged weight is made for the moment it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from reasonrl.errors import ModelError
+
+_PREFIX = "base_model.model."
+
+
+def checkpoint_names(model: Any) -> frozenset[str]:
+    """Names that `checkpoint_weights` yields; no tensor is touched."""
+    return frozenset(name for name, _, _ in _parameters(model))
+
+
+def checkpoint_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight of a policy once, in the order of its modules, under the name that its checkpoint has.
+
+    A LoRA layer yields W + (alpha / r) B A of its active adapters; parameters that are split over ranks (ZeRO-3, FSDP2)
+    are gathered one by one, so every rank has to iterate to the end. A tied head goes under one name.
+
+    Raises:
+        ModelError: an adapter changes its layer in a way that no single weight expresses (DoRA, LoRA with a bias, other
+            kinds than LoRA).
+    """
+    for name, parameter, adapted in _parameters(model):
+        with _whole([parameter, *_adapter_parameters(adapted)]) as split:
+            tensor = _full(parameter.detach())
+            if adapted is not None and not adapted.merged and not adapted.disable_adapters:
+                for adapter in adapted.active_adapters:
+                    if adapter in adapted.lora_A or adapter in adapted.lora_embedding_A:
+                        tensor = tensor + adapted.get_delta_weight(adapter).detach().to(tensor)
+            # A gathered parameter is taken away again when the next one is asked for; who loads it may not be done.
+            yield name, tensor.clone() if split else tensor
+
+
+def _parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter, Any]]:
+    """(checkpoint name, parameter, the LoRA layer whose base weight it is or None), adapters' own left out."""
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    tuned = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    copies = {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
+    for name, layer in tuned.items():
+        if not isinstance(layer, LoraLayer) or _no_plain_delta(layer):
+            raise ModelError(
+                f"sync_weights: the adapter of {name!r} ({type(layer).__name__}) cannot be merged into one weight ->"
+                " use plain LoRA (no DoRA, no lora_bias), or rollout.engine=transformers"
+            )
+    for name, parameter in model.named_parameters():
+        owner = _owner(name, tuned)
+        if owner is not None:
+            inner = name[len(owner) + 1 :]
+            if not inner.startswith("base_layer."):
+                continue
+            layer = tuned[owner] if inner == "base_layer.weight" else None
+            yield _plain(f"{owner}.{inner.removeprefix('base_layer.')}"), parameter, layer
+            continue
+        owner = _owner(name, copies)
+        if owner is not None:
+            place = _copy_in_use(copies[owner])
+            inner = name[len(owner) + 1 :]
+            if inner.startswith(place + "."):
+                yield _plain(f"{owner}.{inner[len(place) + 1 :]}"), parameter, None
+            continue
+        yield _plain(name), parameter, None
+
+
+def _owner(name: str, modules: dict[str, Any]) -> str | None:
+    parts = name.split(".")
+    prefixes = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
+    return next((prefix for prefix in prefixes if prefix in modules), None)
+
+
+def _copy_in_use(module: Any) -> str:
+    """Where a module that was copied for training (`modules_to_save`) holds what its forward pass uses."""
+    if module.disable_adapters or not module.active_adapters:
+        return "original_module"
+    return f"modules_to_save.{module.active_adapters[0]}"
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(_PREFIX)
+
+
+def _no_plain_delta(layer: Any) -> bool:
+    adapters = layer.active_adapters
+    variants = getattr(layer, "lora_variant", {})
+    return any(layer.use_dora.get(a) or layer.lora_bias.get(a) or a in variants for a in adapters)
+
+
+def _adapter_parameters(layer: Any) -> list[torch.nn.Parameter]:
+    if layer is None:
+        return []
+    return [p for name, p in layer.named_parameters() if not name.startswith("base_layer.")]
+
+
+@contextlib.contextmanager
+def _whole(parameters: list[torch.nn.Parameter]) -> Iterator[bool]:
+    """The parameters gathered, where ZeRO-3 has split them over the ranks; whether it has."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield False
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield True
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    gather = getattr(tensor, "full_tensor", None)  # FSDP2 splits into DTensors
+    return tensor if gather is None else gather()
