@@ -110,8 +110,8 @@ def run_dispatch(jobs: Sequence[Job], fleet: Fleet, dispatch: Dispatch) -> Timel
     simulation = _Simulation(jobs, fleet)
     for server, lane in zip(simulation.servers, dispatch.lanes, strict=True):
         server.most = min(fleet.max_batch, lane.most_running or fleet.max_batch)
-    for number, lane in enumerate(dealt):
-        simulation.expect(lane, number)
+    for number, share in enumerate(dealt):
+        simulation.expect(share, number)
     return simulation.run()
 
 
