@@ -192,8 +192,10 @@ def _read(reply: str, count: int, code: str, code_needed: bool) -> tuple[str, ..
     if missing or more:
         what = f"item {missing[0]} has no verdict" if missing else f"there is no item {more[0]}"
         raise Unreadable(f"{what}; give one for each of the {count} items")
-    levels = tuple(str(found[key]).strip().lower() for key in wanted)
-    strange = [level for level in levels if level not in LEVELS]
-    if strange:
-        raise Unreadable(f"{strange[0]!r:.40} is no level; use {', '.join(LEVELS)}")
-    return levels
+    levels = []
+    for key in wanted:
+        level = found[key].strip().lower() if isinstance(found[key], str) else found[key]
+        if level not in LEVELS:
+            raise Unreadable(f"{level!r:.40} is no level; use {', '.join(LEVELS)}")
+        levels.append(level)
+    return tuple(levels)

@@ -107,17 +107,18 @@ class PairwiseReward(JudgeReward):
         count = len(completions)
         texts = self._texts(completions)
         problems = self._problems(prompts, columns, count)
-        references = [one if isinstance(one, str) else "" for one in self._column(self.reference, columns, count)]
-        scores: list[float | None] = [0.0 if reference.strip() else None for reference in references]
+        given = [one if isinstance(one, str) else "" for one in self._column(self.reference, columns, count)]
+        references = [one.strip() for one in self._texts(given)]
+        scores: list[float | None] = [0.0 if reference else None for reference in references]
         needs: dict[int, bool] = {}
         questions: list[Question] = []
         for place, (reference, text) in enumerate(zip(references, texts, strict=True)):
-            if reference.strip() and text:
+            if reference and text:
                 needs[place] = self._code_needed(text, reference, problems[place])
                 questions += self._questions(place, problems[place], text, reference, needs[place])
         answers, tally = self._ask(questions, count)
         for place, code_needed in needs.items():
-            excess = max(0.0, len(texts[place]) / len(references[place].strip()) - 1 - self.length_tolerance)
+            excess = max(0.0, len(texts[place]) / len(references[place]) - 1 - self.length_tolerance)
             scores[place] = self._score(answers[place], excess, code_needed)
         flagged = sum(any(one.flags for one in _verdicts(answers[place])) for place in needs)
         first_wins = [_first_wins(answers[place], self.votes) for place in needs]
