@@ -9,9 +9,9 @@ from typing import Any, Literal
 from reasonrl.rewards.extract_boxes import listed_boxes
 from reasonrl.rewards.extract_gold import Kind, extract_gold, items_of, kind_of
 from reasonrl.rewards.extract_number import hedged, number_in, stated_number
-from reasonrl.rewards.extract_prose import in_prose
+from reasonrl.rewards.extract_prose import after_copula, in_prose
 from reasonrl.rewards.extract_stated import Statement, option_called_correct, statements
-from reasonrl.rewards.extract_text import after_thinking, last_tag, words
+from reasonrl.rewards.extract_text import after_thinking, last_tag, math_spans, words
 from reasonrl.rewards.letters import first_named, labelled, lone_letters
 
 __all__ = ["Found", "How", "after_thinking", "extract_answer", "extract_gold"]
@@ -68,7 +68,7 @@ def extract_answer(response: str, gold: str | None = None, policy: Any = None) -
     if said is not None:
         return _found(said, "stated")
     bare = text.strip()
-    if _is_bare(bare, kind, prose):
+    if _is_bare(bare, kind, prose, gold or ""):
         return _found(bare, "whole")
     if prose and (found := in_prose(text, kind)) is not None:
         return _found(*found)
@@ -121,7 +121,7 @@ def _value_of(statement: Statement, kind: Kind, prose: bool) -> str | None:
     return answer if number is None and words(answer) <= _STATED_WORDS else number
 
 
-def _is_bare(text: str, kind: Kind, prose: bool) -> bool:
+def _is_bare(text: str, kind: Kind, prose: bool, gold: str) -> bool:
     """Whether a response is one line that is an answer as it stands, for this kind of gold."""
     if not text or "\n" in text or len(text) > _BARE_LENGTH or "\\boxed" in text:
         return False
@@ -134,4 +134,9 @@ def _is_bare(text: str, kind: Kind, prose: bool) -> bool:
         return count == 0 and "=" not in text
     if kind == "letter":
         return lone_letters(text) is not None
-    return count <= (0 if kind == "other" else _BARE_WORDS) and "**" not in text
+    if kind == "words":
+        said = None if after_copula(gold, kind) else after_copula(text, kind)
+        return count <= _BARE_WORDS and "**" not in text and said is None
+    if count == 0 or kind == "other":
+        return count == 0
+    return count <= _BARE_WORDS and not math_spans(text) and after_copula(text, kind) is None

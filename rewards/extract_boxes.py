@@ -20,7 +20,7 @@ _JOINED_GAP = re.compile(
 _OR = re.compile(r"(?<![A-Za-z])(?:or|ou|oder|o)(?![A-Za-z])|/|或")
 _SENTENCE_GAP = re.compile(r"[.!?]\s|\n\s*\n|[。！？]")
 _LONGEST_GAP = 80
-_WALL = 4
+_WALL = 3
 
 
 def listed_boxes(text: str, items: int = 1) -> str | None:

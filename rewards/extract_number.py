@@ -18,7 +18,9 @@ _NUMBER = re.compile(
     r"[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]?(?:\s?(?:\\?%|％|٪|percent\b|per cent\b|por ciento\b|pour cent\b|Prozent\b))?"
 )
 # `2x`, `3π`, `5^2`, `2√3`: the coefficient of something is no number of its own.
-_COEFFICIENT = re.compile(r"\s?(?:[\^√π!]|\\(?:sqrt|pi|cdot|times|frac|theta)|[a-eikntxyz](?![A-Za-zÀ-ɏ']))")
+_COEFFICIENT = re.compile(
+    r"\s?(?:\^(?!\s?\{?\s?\\circ)|[√π!]|\\(?:sqrt|pi|cdot|times|frac|theta)|[a-eikntxyz](?![A-Za-zÀ-ɏ']))"
+)
 _ADVERBIAL = re.compile(
     rf"(?:^|[\s,(]){either(words.ADVERBIALS)}\s(?:(?:only|about|the next|les|los|las|den|die)\s)?(?:\\?[$€£]\s?)?$",
     re.IGNORECASE,
@@ -28,15 +30,16 @@ _OPERATOR_BETWEEN = re.compile(
     rf"\s*{_UNIT}[)\]}}]*\s*(?:[-+*/×÷·−–^]|\\(?:times|cdot|div)(?![A-Za-z]))\s*[(\[{{$€£\\]*"
 )
 _JOINER = (
-    rf"(?<![A-Za-z]){either(words.OR + words.AND)}(?![A-Za-z])|\\text\s?\{{\s?(?:and|or)\s?\}}"
-    rf"|{either(words.OR_ELSEWHERE + words.AND_ELSEWHERE)}"
+    rf"(?:(?<![A-Za-z]){either(words.OR + words.AND)}(?![A-Za-z])|\\text\s?\{{\s?(?:and|or)\s?\}}"
+    rf"|{either(words.OR_ELSEWHERE + words.AND_ELSEWHERE)})"
 )
-_JOINER_BETWEEN = re.compile(rf"\s*{_UNIT}\$?\s*(?:[,;]|{_JOINER})\s*[$€£\\(]*|\s+", re.IGNORECASE)
+_JOINER_BETWEEN = re.compile(rf"\s*{_UNIT}\$?\s*(?:[,;]\s*{_JOINER}|[,;]|{_JOINER})\s*[$€£\\(]*|\s+", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,120})\*\*")
 _EQUALS = re.compile(r"(?<![<>!:=≤≥])=(?!=)|≈|\\approx(?![A-Za-z])|\\Rightarrow|⇒")
 _DOUBT = re.compile(rf"\b{either(words.DOUBTS)}\b|{either(words.DOUBTS_ELSEWHERE)}|[?？؟]\s*$", re.IGNORECASE)
 _NEGATED = re.compile(
-    r"\b(?:not|n['’]t|never|nicht|kein|pas|niet)\s+(?:\w+\s+)?(?:\\?[$€£]\s?)?$|不是\s*$|≠\s*$|\\neq?\s*$",
+    r"(?:\b(?:not|never|nicht|kein|pas|niet)|n['’]t)\s+(?:\w+\s+)?(?:\\?[$€£]\s?)?$"
+    r"|不是\s*$|(?:[≠<>≤≥]|[<>]=|\\(?:neq?|leq?|geq?|lt|gt)(?![A-Za-z]))\s*$",
     re.IGNORECASE,
 )
 _WORKING = re.compile(r"(?<=[\d%] )\([^()=]{0,40}\d\s?[-+*/×÷]\s?\d[^()=]{0,40}\)")

@@ -12,6 +12,7 @@ from typing import Literal
 from reasonrl.rewards.extract_gold import Kind
 from reasonrl.rewards.extract_number import hedged, number_in
 from reasonrl.rewards.extract_text import last_sentences, math_spans, words
+from reasonrl.rewards.extract_words import AND, OR, either
 from reasonrl.rewards.letters import first_named, last_named
 
 _LOOKED_AT = 2_000
@@ -19,6 +20,8 @@ _LONGEST_SENTENCE = 600
 _SENTENCES = 3
 _LEADING_LETTER = re.compile(r"\s*[(\[*]*([A-J])[)\]*]*(?:\s*(?:[.):,。，、：]|$)|(?=[㐀-鿿가-힣]))")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+_COPULA = re.compile(r"\s(?:is|are|was|equals|est|sont|es|son|é|è|sono|ist|sind)\s+(?:exactly\s|the\s|a\s)?|是|为")
+_JOINED = re.compile(rf"\s*(?:,|{either(OR + AND)}|, ?{either(OR + AND)})\s*(?:[A-Za-z]\s?=\s?)?", re.IGNORECASE)
 _LAST_PIECE = re.compile(r"(?<![<>!:=\\])=(?!=)")
 
 Prose = tuple[str, Literal["prose_number", "prose_letter", "prose_formula", "prose_words"]]
@@ -62,21 +65,36 @@ def _closing_display(text: str) -> str | None:
 
 def _in_sentence(sentence: str, kind: Kind) -> Prose | None:
     spans = math_spans(sentence)
+    if kind == "words":
+        bold = _BOLD.findall(sentence)
+        said = bold[-1] if bold else after_copula(sentence, kind)
+        return (said, "prose_words") if said else None
     if kind == "number":
         if not spans and not words(sentence) and "=" not in sentence:
             return None  # digits without a word state nothing
         number = number_in(_without_dollars(sentence, spans))
         return (number, "prose_number") if number else None
-    if kind == "words":
-        bold = _BOLD.findall(sentence)
-        return (bold[-1], "prose_words") if bold else None
     if spans:
-        content, _, end = spans[-1]
+        content, start, end = spans[-1]
+        if len(spans) > 1 and _JOINED.fullmatch(sentence[spans[-2][2] : start]):
+            content = _without_dollars(sentence, spans)
         return (_right_side(content), "prose_formula") if words(sentence[end:]) <= 3 else None
+    if (said := after_copula(sentence, kind)) is not None:
+        return said, "prose_formula"
     pieces = _LAST_PIECE.split(sentence) if kind == "other" else []
     if len(pieces) > 1 and pieces[-1].strip() and not words(pieces[-1]):
         return pieces[-1].strip().rstrip("."), "prose_formula"
     return None
+
+
+def after_copula(sentence: str, kind: Kind) -> str | None:
+    """What follows the last "is" of a sentence: a formula for a list or a formula, up to three words for words."""
+    copulas = list(_COPULA.finditer(sentence))
+    if not copulas:
+        return None
+    said = sentence[copulas[-1].end() :].strip().rstrip(".!。")
+    most = 3 if kind == "words" else 0
+    return said if said and words(said) <= most else None
 
 
 def _without_dollars(sentence: str, spans: list[tuple[str, int, int]]) -> str:
