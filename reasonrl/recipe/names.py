@@ -11,18 +11,50 @@ from functools import cache
 from importlib.metadata import entry_points
 
 # name -> the names of its arguments
+_JUDGE = frozenset(
+    {
+        "endpoint",
+        "votes",
+        "temperature",
+        "max_tokens",
+        "seed",
+        "re_asks",
+        "keep_thinking",
+        "problem",
+        "prompt",
+    }
+)
+_SPATIAL = frozenset({"measure", "tau", "gold", "frame", "gold_frame", "gold_layout", "image_size", "right_at"})
 REWARDS: dict[str, frozenset[str]] = {
-    "math": frozenset({"policy", "gold"}),
-    "choice": frozenset(),
+    "math": frozenset({"policy", "gold", "workers", "time_limit"}),
+    "choice": frozenset({"gold", "options", "policy"}),
     "format": frozenset({"style", "think_in_prompt"}),
     "length": frozenset({"max_tokens", "buffer_tokens"}),
     "overlong": frozenset({"max_tokens", "buffer_tokens"}),
     "length_band": frozenset({"max_tokens", "min_tokens", "part", "ramp_tokens", "unit", "end_ids"}),
     "repetition": frozenset({"ngram_size", "max_penalty", "unit", "per_token"}),
     "cosine": frozenset({"max_tokens", "correct", "wrong", "exceed", "reward", "unit"}),
+    "code": frozenset(
+        {
+            "score",
+            "tests",
+            "time_limit",
+            "total_time_limit",
+            "memory_mb",
+            "max_tests",
+            "tolerance",
+            "workers",
+            "requires_isolation",
+        }
+    ),
+    "boxes": _SPATIAL | {"layout"},
+    "points": _SPATIAL,
     "stop": frozenset({"eos_token_ids", "max_tokens"}),
     "gate": frozenset({"parts"}),
     "route": frozenset({"rewards", "column", "default"}),
+    "llm_verifier": _JUDGE | {"vote_rule", "gold", "reject_unsupported", "rule_first"},
+    "pairwise": _JUDGE | {"reference", "scale", "length_penalty", "length_tolerance", "flags"},
+    "checklist": _JUDGE | {"rubric", "per_item"},
 }
 # name -> the arguments that it cannot do without
 REQUIRED_ARGS: dict[str, frozenset[str]] = {
@@ -32,6 +64,9 @@ REQUIRED_ARGS: dict[str, frozenset[str]] = {
     "cosine": frozenset({"max_tokens"}),
     "gate": frozenset({"parts"}),
     "route": frozenset({"rewards"}),
+    "llm_verifier": frozenset({"endpoint"}),
+    "pairwise": frozenset({"endpoint"}),
+    "checklist": frozenset({"endpoint"}),
 }
 # name -> the arguments that hold rewards themselves: one, a list of them, or a mapping of names to them
 NESTED_REWARDS: dict[str, str] = {"gate": "parts", "route": "rewards", "cosine": "reward"}
@@ -43,6 +78,12 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
     ("repetition", "unit"): frozenset({"words", "tokens"}),
     ("cosine", "unit"): frozenset({"tokens", "words", "characters"}),
     ("code", "score"): frozenset({"all", "pass_rate"}),
+    ("boxes", "measure"): frozenset({"iou", "step_gui"}),
+    ("boxes", "frame"): frozenset({"pixels", "unit", "thousand"}),
+    ("boxes", "layout"): frozenset({"xyxy", "xywh"}),
+    ("points", "measure"): frozenset({"step_gui", "gaussian", "linear", "inside"}),
+    ("points", "frame"): frozenset({"pixels", "unit", "thousand"}),
+    ("math", "policy"): frozenset({"strict", "default", "lenient"}),
 }
 WORLDS: dict[str, frozenset[str]] = {
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"})
