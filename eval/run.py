@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.errors import DataError, Problem, RecipeError
 from reasonrl.eval.results import SuiteResult, summarise, write_result
 from reasonrl.eval.samples import Key, SampleStore
-from reasonrl.eval.scoring import Answer, Scorer, build_scorer, plain_spec
+from reasonrl.eval.scoring import Answer, Judgement, Scorer, build_scorer, grader_version, plain_spec
+from reasonrl.observe import write_atomically
 
 if TYPE_CHECKING:
     from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
@@ -58,7 +59,8 @@ def run_suite(
 
     Every sample's seed comes from (seed, stage, suite, problem id, sample index), so that an evaluation that was killed
     goes on from the samples on disk to the same result, and a larger n keeps the samples there are. A sample that did
-    not end with a stop token counts as wrong and as truncated.
+    not end with a stop token counts as wrong and as truncated. Samples that an older version of the math verifier has
+    judged are judged again, and what changed is written to `<directory>/<suite>/regraded.json`.
 
     Args:
         engine: draws the samples.
@@ -108,6 +110,8 @@ def run_suite(
         if key[0] in problems and row["prompt_hash"] == problems[key[0]].hash
     }
     run = _Run(engine, scorer, problems, store, found, len(plan), (seed, stage, suite_name), on_progress, at_safe_point)
+    run.version = grader_version(reward)
+    run.judge_again()
     run.draw([key for key in plan if key[1] == "sample"], params)
     run.draw([key for key in plan if key[1] == "greedy"], replace(params, temperature=0.0, top_p=1.0))
     ordered = [found[key] for key in plan]
@@ -192,6 +196,41 @@ class _Run:
         self.engine, self.scorer, self.problems, self.store, self.found = engine, scorer, problems, store, found
         self.total, self.seed_parts = total, seed_parts
         self.on_progress, self.at_safe_point = on_progress, at_safe_point
+        self.version: int | None = None
+
+    def judge_again(self) -> None:
+        """Judges the stored samples of another grader version; they are written with all the others at the end."""
+        stale = [row for row in self.found.values() if row.get("grader") != self.version]
+        if self.version is None or not stale:
+            return
+        changed = []
+        for start in range(0, len(stale), SHARD_SAMPLES):
+            rows = stale[start : start + SHARD_SAMPLES]
+            problems = [self.problems[row["id"]] for row in rows]
+            # The verdict needs no token ids, and they are not stored.
+            answers = [Answer(p.row, p.messages, row["text"], ()) for p, row in zip(problems, rows, strict=True)]
+            for row, problem, judgement in zip(rows, problems, self.scorer(answers), strict=True):
+                before = row["verdict"]
+                row |= self._judged(problem, judgement, row["finish_reason"])
+                if row["verdict"] != before:
+                    key = {name: row[name] for name in ("id", "metric", "index")}
+                    changed.append({**key, "before": before, "now": row["verdict"]})
+        record = {"grader": self.version, "judged_again": len(stale), "changed": changed}
+        path = self.store.directory / "regraded.json"
+        write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False).encode())
+
+    def _judged(self, problem: _Problem, judgement: Judgement, finish_reason: str) -> dict[str, Any]:
+        """The columns that the grader fills."""
+        right = judgement.right
+        return {
+            "correct": None if right is None else right and finish_reason == "stop",
+            "right": right,
+            "verdict": judgement.verdict,
+            "score": judgement.score,
+            "extracted": judgement.extracted,
+            "answer": None if problem.row.get("answer") is None else str(problem.row["answer"]),
+            "grader": self.version,
+        }
 
     def _request(self, key: Key) -> Request:
         from reasonrl.rollout.engine import Request
@@ -231,18 +270,12 @@ class _Run:
         rows = []
         for key, sample, judgement in zip(keys, samples, self.scorer(answers), strict=True):
             problem = self.problems[key[0]]
-            right = judgement.right
             rows.append(
                 {
                     "id": key[0],
                     "metric": key[1],
                     "index": key[2],
-                    "correct": None if right is None else right and sample.finish_reason == "stop",
-                    "right": right,
-                    "verdict": judgement.verdict,
-                    "score": judgement.score,
-                    "extracted": judgement.extracted,
-                    "answer": None if problem.row.get("answer") is None else str(problem.row["answer"]),
+                    **self._judged(problem, judgement, sample.finish_reason),
                     "length": len(sample.token_ids),
                     "finish_reason": sample.finish_reason,
                     "prompt": problem.text,

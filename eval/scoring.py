@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reasonrl.errors import DataError, RewardError
+
+if TYPE_CHECKING:
+    from reasonrl.rewards.verdict import Verdict
 
 UNSCORABLE = frozenset({"bad_gold", "fault"})
 """Verdicts that are the grader's or the data's failure, not the sample's: left out of every rate, and counted."""
@@ -69,6 +72,15 @@ def build_scorer(reward: Any, base_dir: str | Path | None = None) -> Scorer:
     return lambda answers: _score_with(function, answers)
 
 
+def grader_version(reward: Any) -> int | None:
+    """The version of the rules by which `math` alone judges: stored samples of another version are judged again; None
+    for other rewards, which may read more than what is stored.
+    """
+    from reasonrl.rewards.versions import rule_versions
+
+    return rule_versions("math")["math"] if plain_spec(reward) == "math" else None
+
+
 def plain_spec(reward: Any) -> Any:
     """A reward spec with the recipe's models turned into plain mappings; names and functions stay as they are."""
     if hasattr(reward, "model_dump"):
@@ -79,23 +91,21 @@ def plain_spec(reward: Any) -> Any:
 
 
 def _score_math(answers: Sequence[Answer]) -> list[Judgement]:
-    from reasonrl.rewards.math import verify
+    from reasonrl.rewards.grading import grade
 
-    judgements = []
     for answer in answers:
         if answer.row.get("answer") is None:
             raise DataError(
                 f"row {answer.row.get('id')!r} has no 'answer' to check against"
                 " -> map the column with `columns: {answer: ...}`"
             )
-        verdict = verify(str(answer.row["answer"]), answer.text)
-        scorable = verdict.status not in UNSCORABLE
-        right = verdict.status == "correct"
-        extracted = None if verdict.extracted is None else str(verdict.extracted)
-        judgements.append(
-            Judgement(right if scorable else None, float(right) if scorable else None, verdict.status, extracted)
-        )
-    return judgements
+    graded = grade([(str(answer.row["answer"]), answer.text) for answer in answers])
+    return [_judgement(verdict) for verdict in graded.verdicts]
+
+
+def _judgement(verdict: Verdict) -> Judgement:
+    right = None if verdict.status in UNSCORABLE else verdict.status == "correct"
+    return Judgement(right, None if right is None else float(right), verdict.status, verdict.extracted)
 
 
 def _score_with(function: Callable[..., Any], answers: Sequence[Answer]) -> list[Judgement]:

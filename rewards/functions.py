@@ -13,8 +13,9 @@ from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.compare import POLICIES
 from reasonrl.rewards.completions import text_of
-from reasonrl.rewards.math import verify
-from reasonrl.rewards.verdict import STATUSES, Verdict
+from reasonrl.rewards.grading import Graded, check_pool_arguments, grade
+from reasonrl.rewards.pool import TIME_LIMIT
+from reasonrl.rewards.verdict import Verdict
 
 Log = Callable[..., None]
 
@@ -26,26 +27,42 @@ class MathReward:
     Args:
         policy: what counts as the same answer; a name in `compare.POLICIES`.
         gold: the column with the golds; None takes `answer`, or `solution` where there is no `answer` (TRL's layout).
+        workers: processes that grade, killed and replaced when a completion hangs one (`pool.RewardPool`); None takes
+            one less than there are CPUs, at most 4; 0 grades in this process.
+        time_limit: seconds a completion may take there.
     """
 
     token_level = False
 
-    def __init__(self, policy: str = "default", gold: str | None = None) -> None:
+    def __init__(
+        self,
+        policy: str = "default",
+        gold: str | None = None,
+        workers: int | None = None,
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
         if policy not in POLICIES:
             raise RewardError(f"reward 'math': policy {policy!r} is unknown{near(policy, POLICIES)}")
+        check_pool_arguments(workers, time_limit, "reward 'math'")
         self.__name__ = "math"
         self.policy = policy
         self.gold = gold
+        self.workers = workers
+        self.time_limit = time_limit
 
     def verdicts(self, completions: Sequence[Any], **columns: Any) -> list[Verdict]:
         """One verdict a completion; the columns as in a call."""
+        return self._graded(completions, columns).verdicts
+
+    def _graded(self, completions: Sequence[Any], columns: dict[str, Any]) -> Graded:
         golds = self._golds(columns)
         if len(golds) != len(completions):
             raise RewardError(f"reward 'math': {len(completions)} completions, but {len(golds)} golds")
-        return [
-            verify(gold, text_of(completion), self.policy) if isinstance(gold, str) else _bad_gold(gold)
-            for gold, completion in zip(golds, completions, strict=True)
-        ]
+        bad = {place: _bad_gold(gold) for place, gold in enumerate(golds) if not isinstance(gold, str)}
+        pairs = [(gold, text_of(completions[place])) for place, gold in enumerate(golds) if place not in bad]
+        graded = grade(pairs, self.policy, self.workers, self.time_limit)
+        made = iter(graded.verdicts)
+        return Graded([bad[place] if place in bad else next(made) for place in range(len(golds))], graded.kills)
 
     def __call__(
         self,
@@ -57,14 +74,17 @@ class MathReward:
         log_metric: Log | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Scores; the columns `verdict` and `extracted` go to `log_extra`, the share of each status to `log_metric`."""
-        verdicts = self.verdicts(completions, **columns)
+        """Scores; the columns `verdict` and `extracted` go to `log_extra`, the share of each status and what the
+        verdicts cost to `log_metric`.
+        """
+        graded = self._graded(completions, columns)
+        verdicts = graded.verdicts
         if log_extra is not None:
             log_extra("verdict", [verdict.status for verdict in verdicts])
             log_extra("extracted", [verdict.extracted or "" for verdict in verdicts])
-        if log_metric is not None and verdicts:
-            for status in STATUSES:
-                log_metric(f"verdict/{status}", sum(verdict.status == status for verdict in verdicts) / len(verdicts))
+        if log_metric is not None:
+            for name, value in graded.metrics().items():
+                log_metric(name, value)
         return [verdict.score for verdict in verdicts]
 
     def _golds(self, columns: dict[str, Any]) -> Sequence[Any]:

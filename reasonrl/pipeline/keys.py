@@ -80,8 +80,10 @@ def identify(instance: StageInstance, seed: int, inputs: Mapping[str, str], base
     for key, files in fingerprints(instance.config, base_directory).items():
         home = extensible if key.partition(".")[0] in extensible else identity
         home[f"files of {key}"] = files
-    if hasattr(module, "identity_extra"):
-        identity["versions"] = module.identity_extra(instance.config)
+    if versions := module.identity_extra(instance.config) if hasattr(module, "identity_extra") else {}:
+        identity["versions"] = versions
+    if hasattr(module, "extensible_extra"):
+        extensible |= module.extensible_extra(instance.config)
     return StageIdentity(instance.name, plain(identity), plain(extensible), dict(inputs))
 
 

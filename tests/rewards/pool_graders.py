@@ -149,3 +149,14 @@ def _surroundings() -> str:
 def with_limit(gold: str, response: str, policy: str, limit: float = 0.0) -> Verdict:
     """Takes the pool's time limit."""
     return Verdict("correct", 1.0, None, gold, f"limit {limit}", 0.0)
+
+
+def math_or_worse(gold: str, response: str, policy: str) -> Verdict:
+    """The math verifier, but for texts that hang it or break it."""
+    from reasonrl.rewards.math import verify
+
+    if "HANG" in response:
+        _spin("")
+    if "BREAK" in response:
+        _segfault("")
+    return verify(gold, response, policy)

@@ -42,7 +42,8 @@ def test_math_scores_and_logged_columns(completions: list[Any]) -> None:
     )
     assert scores == [1.0, 0.0, 0.0, None]
     assert extra == {"verdict": ["correct", "wrong", "no_answer", "bad_gold"], "extracted": ["5", "6", "", ""]}
-    assert metrics["verdict/correct"] == 0.25 and sum(metrics.values()) == 1.0
+    shares = [value for name, value in metrics.items() if name.startswith("verdict/")]
+    assert metrics["verdict/correct"] == 0.25 and len(shares) == 7 and sum(shares) == 1.0
 
 
 def test_math_takes_trls_solution_column_and_says_what_is_missing() -> None:

@@ -19,6 +19,7 @@ from reasonrl.errors import RunError
 from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_line
 from reasonrl.pipeline.context import StageContext
 from reasonrl.recipe import DataSource, Reference, RolloutConfig
+from reasonrl.recipe.sources import VLLM_OPTIONS
 from reasonrl.trainers.checkpoints import latest_complete
 
 
@@ -118,14 +119,33 @@ class Watch:
 
 
 def engine_options(rollout: RolloutConfig, max_tokens: int) -> dict[str, Any]:
-    """What a recipe's `rollout` says about batch sizes, as options of the engine: rows decoded together."""
+    """What a recipe's `rollout` says, as options of its engine: rows decoded together, and vLLM's own settings."""
     options: dict[str, Any] = {}
     if rollout.batch_size is not None:
         options["batch_size"] = rollout.batch_size
     if rollout.max_batch_tokens is not None:
         rows = max(1, rollout.max_batch_tokens // max_tokens)
         options["batch_size"] = min(rows, options.get("batch_size", rows))
-    return options
+    set_here = {name: value for name in VLLM_OPTIONS if (value := getattr(rollout, name)) is not None}
+    return {**options, **set_here}
+
+
+def evaluation_engine(rollout: RolloutConfig, model_name: str, max_tokens: int) -> tuple[Any, Any]:
+    """An engine over a finished model, and the model's tokenizer; vLLM reads the checkpoint by itself."""
+    import torch
+
+    from reasonrl.models import load_policy, load_tokenizer, resolve_model
+    from reasonrl.rollout import build_engine
+
+    options = engine_options(rollout, max_tokens)
+    if rollout.engine == "vllm":
+        tokenizer = load_tokenizer(model_name)
+        return build_engine("vllm", None, tokenizer, path=resolve_model(model_name), **options), tokenizer
+    model, tokenizer = load_policy(model_name, dtype="auto")
+    if torch.cuda.is_available():
+        model.to("cuda")
+    model.eval()
+    return build_engine(rollout.engine, model, tokenizer, **options), tokenizer
 
 
 def required_columns(reward: Any) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
         RunError: a suite's samples on disk were made with other settings, or a named suite is not there.
     """
     from reasonrl.eval.run import run_suite
+    from reasonrl.rewards.pool import close_shared_pools
     from reasonrl.rollout import SamplingParams
 
     suites = suites_of(config)
@@ -67,6 +68,7 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
             context.report_progress(done, total, "samples", name)
     finally:
         engine.close()
+        close_shared_pools()
     return StageResult(metrics=metrics, data=context.directory / "results.json")
 
 
@@ -125,6 +127,29 @@ def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, A
     return build_engine(
         config.rollout.engine, model, tokenizer, **engine_options(config.rollout, max_tokens)
     ), tokenizer
+
+
+def identity_extra(config: EvalStage) -> dict[str, Any]:
+    """Versions of the rules in composed rewards: their samples cannot be judged again from what is stored."""
+    return {name: version for reward in _rewards(config) if reward != "math" for name, version in _versions(reward)}
+
+
+def extensible_extra(config: EvalStage) -> dict[str, Any]:
+    """The version of the math verifier: when it grows, the stored samples are judged again and none is drawn."""
+    versions = [version for reward in _rewards(config) if reward == "math" for _, version in _versions(reward)]
+    return {"grader": max(versions)} if versions else {}
+
+
+def _rewards(config: EvalStage) -> list[Any]:
+    from reasonrl.eval.scoring import plain_spec
+
+    return [plain_spec(suite.reward) for suite in suites_of(config).values()]
+
+
+def _versions(reward: Any) -> list[tuple[str, int]]:
+    from reasonrl.rewards.versions import rule_versions
+
+    return list(rule_versions(reward).items())
 
 
 def resume_point(directory: Path) -> str | None:

@@ -25,6 +25,8 @@ from reasonrl.pipeline.stages.common import (
 )
 from reasonrl.recipe import PPOStage, Reference
 from reasonrl.rewards import get_rewards
+from reasonrl.rewards.pool import close_shared_pools
+from reasonrl.rewards.versions import rule_versions
 from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune
 
 if TYPE_CHECKING:
@@ -49,7 +51,10 @@ def run(config: PPOStage, context: StageContext) -> StageResult:
     if found is not None and patience is not None and _waited(output) >= patience:
         # Killed after its last step: the checkpoint is loaded, and no step is left to make.
         trainer.args.max_steps = found[0]
-    trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    finally:
+        close_shared_pools()
     watch.close()
     stopped_early = trainer.state.global_step < config.max_steps
     if stopped_early:
@@ -95,6 +100,11 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
         f"first prompt: {render_prompt(tokenizer, source.messages(source.rows[0]))!r}",
         *held_out_line(config.eval_data, context, required_columns(_reward(config))),
     ]
+
+
+def identity_extra(config: PPOStage) -> dict[str, Any]:
+    """Versions of the rules that the rewards judge by."""
+    return rule_versions(_reward(config))
 
 
 def _best_step(trainer: PPOTrainer) -> int | None:

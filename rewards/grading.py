@@ -1,0 +1,86 @@
+"""Many verdicts at once: the first few in this process, the rest in the shared pool."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reasonrl.errors import RewardError
+from reasonrl.rewards.pool import TIME_LIMIT, close_shared_pools, shared_pool
+from reasonrl.rewards.pool_state import quantile
+from reasonrl.rewards.verdict import STATUSES, Verdict
+
+__all__ = ["Graded", "check_pool_arguments", "close_shared_pools", "grade"]
+
+FEW = 8
+"""So many verdicts are made in this process before a pool is worth its start."""
+
+_made_here = 0
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Verdicts in the order of their pairs.
+
+    Attributes:
+        verdicts: one a pair.
+        kills: workers that were killed meanwhile; 0 in this process.
+    """
+
+    verdicts: list[Verdict]
+    kills: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars for a log: the share of each status, what the verdicts cost, and workers killed; empty of none."""
+        count = len(self.verdicts)
+        if not count:
+            return {}
+        seconds = sorted(verdict.seconds for verdict in self.verdicts)
+        shares = {
+            f"verdict/{status}": sum(verdict.status == status for verdict in self.verdicts) / count
+            for status in STATUSES
+        }
+        # Under `time/`, as all that differs between two runs of the same.
+        costs = {"time/verdict_p99": quantile(seconds, 0.99), "time/verdict_max": seconds[-1]}
+        return {**shares, **costs, "time/verdict_kills": float(self.kills)}
+
+
+def check_pool_arguments(workers: int | None, time_limit: float, who: str) -> None:
+    """Raises RewardError, naming `who`, if these cannot be given to `grade`."""
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+        raise RewardError(f"{who}: workers={workers!r} must be a whole number: 0 grades in this process, null chooses")
+    if isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not 0 < time_limit < 1e6:
+        raise RewardError(f"{who}: time_limit={time_limit!r} must be a number of seconds above 0")
+
+
+def grade(
+    pairs: Sequence[tuple[str, str]],
+    policy: str = "default",
+    workers: int | None = None,
+    time_limit: float = TIME_LIMIT,
+) -> Graded:
+    """Verdicts on (gold, response) pairs.
+
+    Args:
+        pairs: texts.
+        policy: what counts as the same answer.
+        workers: processes of the shared pool; None takes the usual number, once this process has more to grade than a
+            few; 0 grades here, where nothing can be killed.
+        time_limit: seconds a pair may take in the pool (`pool.RewardPool`).
+
+    Raises:
+        RewardError: as `RewardPool` does.
+    """
+    global _made_here
+    here = workers == 0 or (workers is None and _made_here + len(pairs) <= FEW)
+    # Outside the main thread no alarm rings; there a pool that can kill is worth its start for a single pair.
+    if here and (workers == 0 or threading.current_thread() is threading.main_thread()):
+        from reasonrl.rewards.math import verify
+
+        _made_here += len(pairs)
+        return Graded([verify(gold, response, policy) for gold, response in pairs])
+    pool = shared_pool(workers, time_limit)
+    before = pool.counters().kills
+    verdicts = pool.map(pairs, policy)
+    return Graded(verdicts, pool.counters().kills - before)
