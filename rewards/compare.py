@@ -84,7 +84,7 @@ def _reading(text: str) -> Reading | None:
     except Unreadable:
         return None
     if isinstance(reading.node, Text) and reading.node.words in NUMBER_WORDS:
-        return Reading(Num(Fraction(NUMBER_WORDS[reading.node.words]), None, 2), reading.bound)
+        return Reading(Num(Fraction(NUMBER_WORDS[reading.node.words]), None, 2), reading.bound, reading.remark)
     return reading
 
 

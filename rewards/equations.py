@@ -8,7 +8,7 @@ from typing import NamedTuple
 from reasonrl.rewards.mathlang.equality import agree, same_value
 from reasonrl.rewards.mathlang.numeric import REAL_DRAWS, NoValue, Numbers, sample
 from reasonrl.rewards.mathlang.residue import PRIME, Residues, Undefined
-from reasonrl.rewards.mathlang.tree import Named, Node, Num, Op, Rel, Seq, Sym, Text, renamed, symbols, walk
+from reasonrl.rewards.mathlang.tree import RANGED, Named, Node, Num, Op, Rel, Seq, Sym, Text, renamed, symbols, walk
 
 _SALTS = (1, 2, 3)
 
@@ -43,22 +43,6 @@ def is_label(node: Node) -> bool:
         return len(node.items) > 0 and all(is_label(item) for item in node.items)
     if isinstance(node, Op) and node.name == "call":
         return all(isinstance(arg, Sym | Num | Op | Seq) for arg in node.args[1:])
-    if isinstance(node, Op) and node.name == "mul" and len(node.args) == 2:
-        # P(x), T(10), E(XY): a letter followed by a bracket was read as a product
-        first, second = node.args
-        return (
-            isinstance(first, Sym)
-            and len(first.name) == 1
-            and (
-                (first.name.isupper() and isinstance(second, Num | Seq | Rel))
-                or (
-                    isinstance(second, Sym)
-                    and second.name.islower()
-                    and first.name in "PQRSTVWUMNLKDCBAEYXZyxuvwpqrszabcd"
-                    and len(second.name) == 1
-                )
-            )
-        )
     return False
 
 
@@ -73,8 +57,6 @@ def same_label(gold: Node, answer: Node) -> bool:
             return True  # f = … and f(x) = …
     if isinstance(gold, Op) and isinstance(answer, Op) and gold.name == answer.name == "call":
         return gold.args[0] == answer.args[0] and len(gold.args) == len(answer.args)
-    if isinstance(gold, Op) and isinstance(answer, Op) and gold.name == answer.name == "mul":
-        return gold.args[0] == answer.args[0] and all(isinstance(arg, Sym) for arg in (*gold.args, *answer.args))
     return False
 
 
@@ -106,28 +88,27 @@ def same_equation(gold: Rel, answer: Rel) -> bool | None:
         return False
     only_positive = gold.signs[0] not in ("=", "ne")
     ratios: list[int | None] = []
+    tops: set[int] = set()
     for salt in _SALTS:
         residues = Residues(salt)
         try:
             top, bottom = residues(left), residues(right)
-            if bottom == 0 or top == 0:
-                ratios.append(None)
-                continue
-            ratios.append(top * pow(bottom, -1, PRIME) % PRIME)
+            ratios.append(top * pow(bottom, -1, PRIME) % PRIME if top and bottom else None)
         except Undefined:
-            ratios.append(None)
+            return None
         if not residues.pure:
             return _same_ratio_of_values(left, right, only_positive)
-    if None in ratios or len(set(ratios)) != 1:
-        return False
+        tops.add(top)
+    if None in ratios or len(set(ratios)) != 1 or len(tops) == 1:
+        return False  # not proportional, or not dependent on any letter
     return _same_ratio_of_values(left, right, True) if only_positive else True
 
 
 def _same_ratio_of_values(left: Node, right: Node, only_positive: bool) -> bool | None:
     letters = sorted(symbols(left) | symbols(right))
     complex_values = any(part == Sym("i") for side in (left, right) for part in walk(side))
-    ratio = None
-    agreed = 0
+    ratio = first = None
+    agreed, varies = 0, False
     for draw in range(REAL_DRAWS):
         numbers = Numbers({name: sample(name, draw) for name in letters}, complex_values)
         try:
@@ -139,12 +120,14 @@ def _same_ratio_of_values(left: Node, right: Node, only_positive: bool) -> bool 
         here = top / bottom
         if ratio is not None and not agree(ratio, here, 0):
             return False
+        varies = varies or (first is not None and not agree(first, top, 0))
+        first = top if first is None else first
         if only_positive and numbers.mp.re(here) < 0:
             return False
         ratio, agreed = here, agreed + 1
-        if agreed >= 4:
+        if agreed >= 4 and varies:
             return True
-    return True if agreed >= 2 else None
+    return varies if agreed >= 2 else None
 
 
 def solves(equation: Rel, expression: Node) -> bool:
@@ -174,5 +157,7 @@ def replaced(node: Node, letter: str, value: Node) -> Node:
     if isinstance(node, Sym):
         return value if node.name == letter else node
     if isinstance(node, Op):
+        if node.name in RANGED and node.args[0] == Sym(letter):
+            return node
         return Op(node.name, tuple(replaced(arg, letter, value) for arg in node.args))
     return node

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from reasonrl.rewards.equations import (
@@ -17,7 +17,6 @@ from reasonrl.rewards.equations import (
 from reasonrl.rewards.lists import expanded, flattened, matched, named_values
 from reasonrl.rewards.mathlang.tree import (
     Matrix,
-    Measure,
     Named,
     Node,
     Op,
@@ -28,19 +27,32 @@ from reasonrl.rewards.mathlang.tree import (
     Text,
     children,
     symbols,
-    walk,
 )
 from reasonrl.rewards.policy import Policy
-from reasonrl.rewards.regions import Region, region, same_region
+from reasonrl.rewards.regions import region, same_region
 from reasonrl.rewards.scalars import same_scalar
+from reasonrl.rewards.shapes import (
+    LISTS,
+    TUPLES,
+    as_tuple,
+    comparable,
+    is_value,
+    lone_argument,
+    may_be_region,
+    turned,
+    values,
+    with_conditions,
+    without_bound_names,
+    without_name,
+    worded,
+)
 from reasonrl.rewards.synonyms import same_words
-
-_LISTS = ("", "or", "and")
-_TUPLES = ("()", "[]")
 
 
 def same_reading(gold: Reading, answer: Reading, policy: Policy) -> bool | None:
     """Whether two read answers are the same; None if that cannot be told."""
+    if gold.remark and answer.remark and gold.remark != answer.remark:
+        return False
     node = _with_bound_letters(gold, answer)
     return Comparer(policy).same(gold.node, node)
 
@@ -49,7 +61,7 @@ def _with_bound_letters(gold: Reading, answer: Reading) -> Node:
     """The answer with the letters that are free to be renamed named as in the gold: declared parameters, and letters
     that differ in their case alone.
     """
-    ours, theirs = symbols(gold.node), symbols(answer.node)
+    ours, theirs = symbols(labelled(gold.node).value), symbols(labelled(answer.node).value)
     if ours == theirs:
         return answer.node
     only_ours, only_theirs = sorted(ours - theirs), sorted(theirs - ours)
@@ -76,13 +88,15 @@ class Comparer:
             return True
         if isinstance(gold, Text) or isinstance(answer, Text):
             return self._texts(gold, answer)
-        gold, answer = _without_name(gold, answer)
+        gold, answer = without_name(gold, answer)
         for step in (self._named_lists, self._regions, self._relations, self._lists, self._matrices, self._sequences):
             decided, result = step(gold, answer)
             if decided:
                 return result
         if isinstance(gold, Matrix | Rel | Named) or isinstance(answer, Matrix | Rel | Named):
             return False
+        if isinstance(gold, Op) and isinstance(answer, Op) and gold.name == answer.name == "builder":
+            return self._all(without_bound_names(gold).args, without_bound_names(answer).args)
         return same_scalar(gold, answer, self.policy)
 
     def _texts(self, gold: Node, answer: Node) -> bool | None:
@@ -91,7 +105,8 @@ class Comparer:
         first, second = region(gold), region(answer)
         if first is not None and second is not None:
             return same_region(first, second, self.same)
-        return False
+        words, other = (gold, answer) if isinstance(gold, Text) else (answer, gold)
+        return isinstance(words, Text) and other == Seq("{}", ()) and same_words(words.words, "empty set")
 
     # -- several named values ------------------------------------------------------------------------------------
 
@@ -103,7 +118,7 @@ class Comparer:
         if ours is not None and theirs is not None:
             if set(ours) == set(theirs):
                 return True, self._all(list(ours.values()), [theirs[name] for name in ours])
-            if not (_worded(ours) or _worded(theirs)):
+            if not (worded(ours) or worded(theirs)):
                 return False, None
         values, other = (ours, answer) if ours is not None else (theirs, gold)
         assert values is not None
@@ -114,13 +129,13 @@ class Comparer:
             return True, self._in_list(list(ours.values()), others)
         inner = labelled(other).value if isinstance(other, Rel) else other
         if isinstance(inner, Matrix):
-            inner = _as_tuple(inner) or inner
+            inner = as_tuple(inner) or inner
         if not isinstance(inner, Seq) or len(inner.items) != len(items):
             return False, None
         first, second = (items, list(inner.items)) if ours is not None else (list(inner.items), items)
-        if inner.kind in _TUPLES:
+        if inner.kind in TUPLES:
             return True, self._all(first, second)
-        if inner.kind in _LISTS and not any(isinstance(item, Rel) for item in inner.items):
+        if inner.kind in LISTS and not any(isinstance(item, Rel) for item in inner.items):
             return True, self._in_list(first, second)
         return False, None
 
@@ -143,12 +158,12 @@ class Comparer:
     # -- sets of reals -------------------------------------------------------------------------------------------
 
     def _regions(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
-        if not _may_be_region(gold) and not _may_be_region(answer):
+        if not may_be_region(gold) and not may_be_region(answer):
             return False, None
         first, second = region(gold), region(answer)
         if first is None or second is None or (first.plain and second.plain):
             return False, None
-        if _is_value(gold, first) or _is_value(answer, second):
+        if is_value(gold, first) or is_value(answer, second):
             return False, None
         return True, same_region(first, second, self.same)
 
@@ -172,11 +187,10 @@ class Comparer:
             if isinstance(ours.label, Sym) != isinstance(theirs.label, Sym) or len(gold.sides) != 2:
                 return False
         if len(gold.sides) == len(answer.sides):
-            turned = _turned(answer)
-            for other in (answer, turned):
+            for other in (answer, turned(answer)):
                 if other is not None and other.signs == gold.signs and self._all(gold.sides, other.sides):
                     return True
-        if len(gold.sides) == len(answer.sides) == 2 and _comparable(gold, answer):
+        if len(gold.sides) == len(answer.sides) == 2 and comparable(gold, answer):
             if any(isinstance(side, Seq | Rel | Matrix) for side in (*gold.sides, *answer.sides)):
                 return False
             return same_equation(gold, answer)
@@ -205,9 +219,9 @@ class Comparer:
         if set(gold.signs) <= {"=", "approx"}:
             label, value = labelled(gold)
             if label is not None:
-                if isinstance(label, Op) and not _labels_letters_in(label, value, answer):
-                    names = _lone_argument(label, value, answer)
-                    answer = rename_arguments(answer, names)
+                if isinstance(label, Op):
+                    names = lone_argument(label, value, answer)
+                    answer = rename_arguments(answer, {new: old for old, new in names.items()})
                 return True, self._by_value(value, answer)
             if all(not symbols(side) for side in gold.sides):
                 return True, any(self.same(side, answer) for side in gold.sides)
@@ -224,6 +238,8 @@ class Comparer:
         if set(answer.signs) <= {"=", "approx"}:
             label, value = labelled(answer)
             if label is not None:
+                if isinstance(label, Op):
+                    value = rename_arguments(value, lone_argument(label, value, gold))
                 return True, self._by_value(gold, value)
             if len(answer.sides) == 2 and symbols(answer.sides[0]) - symbols(gold) and "=" in answer.signs:
                 return True, False  # an equation to be solved is no value
@@ -238,7 +254,7 @@ class Comparer:
         if (
             ordered
             and isinstance(other, Seq)
-            and other.kind in _LISTS
+            and other.kind in LISTS
             and all(isinstance(side, Sym) for side in chain.sides)
         ):
             return True, chain.sides == other.items
@@ -256,7 +272,11 @@ class Comparer:
             return self._list_for_bracket(answer, ours or [], gold_is_bracket=False)
         first = ours if ours is not None else [gold]
         second = theirs if theirs is not None else [answer]
-        first, second = _values(first, second)
+        if min(len(first), len(second)) == 1 < max(len(first), len(second)) and self.policy.optional_unit:
+            value = with_conditions(first if len(first) > 1 else second)
+            if value is not None:
+                return True, self.same(value, second[0]) if len(first) > 1 else self.same(first[0], value)
+        first, second = values(first, second)
         if len(first) != len(second):
             both = [piece for item in second for piece in expanded(item, independent=True)]
             if len(both) == len(first) and len(both) != len(second):
@@ -275,21 +295,18 @@ class Comparer:
         gold, answer = (inner, list(items)) if gold_is_bracket else (list(items), inner)
         if bracket.kind == "{}":
             if self.policy.unordered_lists or len(items) == 1:
-                return True, matched(*_values(gold, answer), self.same)
-            return True, self._all(*_values(gold, answer))
-        if bracket.kind == "()" and any(isinstance(item, Seq) for item in items):
-            return True, False
-        if len(items) == 1:
-            independent = expanded(bracket, independent=True)
-            return True, len(independent) == 1 and bool(self._all(gold, answer))
+                return True, matched(*values(gold, answer), self.same)
+            return True, self._all(*values(gold, answer))
         many = expanded(bracket, independent=True)
         if len(many) > 1:
             first, second = (many, list(items)) if gold_is_bracket else (list(items), many)
             return True, matched(first, second, self.same)
-        allowed = self.policy.loose_brackets or not gold_is_bracket or (bracket.kind == "[]" and len(inner) != 2)
-        if not allowed or (bracket.kind not in _TUPLES) or self.policy.name == "strict":
+        if bracket.kind == "()" and any(isinstance(item, Seq) for item in items):
             return True, False
-        return True, self._all(*_values(gold, answer))
+        allowed = self.policy.loose_brackets or not gold_is_bracket or (bracket.kind == "[]" and len(inner) != 2)
+        if not allowed or (bracket.kind not in TUPLES) or self.policy.name == "strict":
+            return True, False
+        return True, self._all(*values(gold, answer))
 
     # -- brackets and matrices -----------------------------------------------------------------------------------
 
@@ -302,7 +319,7 @@ class Comparer:
             if [len(row) for row in gold.rows] == [len(row) for row in answer.rows]:
                 return True, self._all(children(gold), children(answer))
             return True, False
-        first, second = _as_tuple(gold), _as_tuple(answer)
+        first, second = as_tuple(gold), as_tuple(answer)
         if first is None or second is None:
             return True, False
         return True, self._all(first.items, second.items)
@@ -311,7 +328,7 @@ class Comparer:
         if not isinstance(gold, Seq) and not isinstance(answer, Seq):
             return False, None
         if isinstance(gold, Seq) and isinstance(answer, Seq):
-            vectors = gold.kind in _TUPLES and answer.kind in _TUPLES and len(gold.items) != 2
+            vectors = gold.kind in TUPLES and answer.kind in TUPLES and len(gold.items) != 2
             if gold.kind != answer.kind and not vectors:
                 return True, False
             if len(gold.items) != len(answer.items):
@@ -324,92 +341,3 @@ class Comparer:
         if bracket.kind == "{}" and len(bracket.items) == 1 and self.policy.unordered_lists:
             return True, self.same(bracket.items[0], other)
         return True, False
-
-
-Step = Callable[[Node, Node], tuple[bool, bool | None]]
-
-
-def _without_name(gold: Node, answer: Node) -> tuple[Node, Node]:
-    """Words before a value name it; they are not compared."""
-    return (
-        gold.value if isinstance(gold, Named) else gold,
-        answer.value if isinstance(answer, Named) else answer,
-    )
-
-
-def _worded(values: dict[str, Node]) -> bool:
-    return any(name.startswith("text ") for name in values)
-
-
-def _may_be_region(node: Node) -> bool:
-    if isinstance(node, Rel):
-        return node.signs != ("=",)
-    if isinstance(node, Op):
-        return node.name in ("cup", "cap", "setminus", "builder")
-    if isinstance(node, Seq) and node.kind in _LISTS:
-        return any(isinstance(item, Rel) and item.signs != ("=",) for item in node.items)
-    return node == Sym("set:R")
-
-
-def _is_value(node: Node, found: Region) -> bool:
-    return isinstance(node, Rel) and node.signs == ("=",) and not found.letter
-
-
-def _turned(node: Rel) -> Rel | None:
-    """A chain read from its other end."""
-    signs = {"<": ">", ">": "<", "le": "ge", "ge": "le", "=": "=", "ne": "ne", "approx": "approx"}
-    if any(sign not in signs for sign in node.signs):
-        return None
-    return Rel(tuple(signs[sign] for sign in reversed(node.signs)), tuple(reversed(node.sides)))
-
-
-def _comparable(gold: Rel, answer: Rel) -> bool:
-    if gold.signs == answer.signs:
-        return gold.signs[0] in ("=", "<", ">", "le", "ge", "ne")
-    return {gold.signs[0], answer.signs[0]} in ({"<", ">"}, {"le", "ge"})
-
-
-def _values(gold: Sequence[Node], answer: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-    """Items without their labels where one side has none, or where a label stands before the first item alone."""
-    ours, theirs = [labelled(item) for item in gold], [labelled(item) for item in answer]
-    bare_gold, bare_answer = (all(item.label is None for item in side) for side in (ours, theirs))
-    first_only = (
-        sum(item.label is not None for item in side) == 1 and side[0].label is not None for side in (ours, theirs)
-    )
-    gold_first, answer_first = first_only
-    drop = bare_gold or bare_answer or gold_first or answer_first
-    return (
-        [item.value for item in ours] if drop else list(gold),
-        [item.value for item in theirs] if drop else list(answer),
-    )
-
-
-def _as_tuple(node: Node) -> Seq | None:
-    """A column or row as a tuple."""
-    if isinstance(node, Seq):
-        return node if node.kind in _TUPLES else None
-    if isinstance(node, Matrix) and not node.det:
-        if len(node.rows) == 1:
-            return Seq("()", node.rows[0])
-        if all(len(row) == 1 for row in node.rows):
-            return Seq("()", tuple(row[0] for row in node.rows))
-    return None
-
-
-def _labels_letters_in(label: Op, value: Node, answer: Node) -> bool:
-    return symbols(answer) <= symbols(value)
-
-
-def _lone_argument(label: Op, value: Node, answer: Node) -> dict[str, str]:
-    """`f(n) = 2n` against `2x`: the argument's name is free if it is the only letter that differs."""
-    arguments = [arg.name for arg in label.args[1:] if isinstance(arg, Sym)]
-    extra = sorted(symbols(answer) - symbols(value))
-    missing = sorted(symbols(value) - symbols(answer))
-    if len(arguments) == 1 and missing == arguments and len(extra) == 1:
-        return {extra[0]: arguments[0]}
-    return {}
-
-
-def has_text(node: Node) -> bool:
-    """Whether any part of a tree is words."""
-    return any(isinstance(part, Text | Measure) for part in walk(node))

@@ -3,6 +3,7 @@ r"""Answers: lists, sets, intervals, relations, matrices, labels, units and rema
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from reasonrl.rewards.mathlang.clean import clean
 from reasonrl.rewards.mathlang.commands import CommandParser
@@ -24,7 +25,7 @@ from reasonrl.rewards.mathlang.tree import (
     depth,
     symbols,
 )
-from reasonrl.rewards.mathlang.words import REMARKS, unit_name
+from reasonrl.rewards.mathlang.words import REMARKS, SCALES, unit_name
 
 MAX_LENGTH = 4_000
 MAX_LEVELS = 100
@@ -57,6 +58,7 @@ class AnswerParser(CommandParser):
     def __init__(self, found: list[Token]) -> None:
         super().__init__(found)
         self.bound: set[str] = set()
+        self.remark: tuple[str, ...] = ()
 
     def answer(self) -> Reading:
         """Everything there is.
@@ -71,7 +73,7 @@ class AnswerParser(CommandParser):
         if not items:
             raise Unreadable("nothing to read")
         node = items[0] if len(items) == 1 else Seq(kind, tuple(items))
-        return Reading(node, frozenset(self.bound))
+        return Reading(node, frozenset(self.bound), self.remark)
 
     def _without_parameters(self, items: list[Node]) -> list[Node]:
         """Takes `k in Z` off a list: it declares a letter."""
@@ -133,6 +135,7 @@ class AnswerParser(CommandParser):
                 self.bound.add(later.value)
             elif later.kind in ("word", "unit"):
                 self.bound.update(letter for letter in _LETTER.findall(later.value) if letter not in "aAI")
+        self.remark = tuple(later.value for later in self.tokens[self.place :] if later.kind == "num")
         self.place = len(self.tokens)
         return True
 
@@ -245,7 +248,9 @@ class AnswerParser(CommandParser):
                 left = Op("mod", (left, self.argument() if self.value() == "{" else self.sum()))
                 continue
             right = self.measured()
-            if isinstance(left, Op) and left.name == ("ratio" if name == ":" else name):
+            if name == ":" and isinstance(right, Measure):
+                left = Measure(Op("ratio", (left, right.value)), right.unit)  # 10:30 am
+            elif isinstance(left, Op) and left.name == ("ratio" if name == ":" else name):
                 left = Op(left.name, (*left.args, right))
             else:
                 left = Op("ratio" if name == ":" else name, (left, right))
@@ -269,7 +274,10 @@ class AnswerParser(CommandParser):
                     token.value == "in" and not words
                 ):
                     break
-                words.append(token.value)
+                if not words and token.value.lower() in SCALES:
+                    node = _scaled(node, SCALES[token.value.lower()])
+                else:
+                    words.append(token.value)
                 self.place += 1
             elif token.kind == "word" and token.value in ("th", "st", "nd", "rd"):
                 self.place += 1
@@ -349,6 +357,15 @@ def _lifted(node: Node) -> Node:
         if node.name == "mul" and isinstance(last := _lifted(node.args[-1]), Measure) and last.unit in ("%", "deg"):
             return Measure(Op("mul", (*node.args[:-1], last.value)), last.unit)
     return node
+
+
+def _scaled(node: Node, power: int) -> Node:
+    """`2.5 million`."""
+    factor = Fraction(10**power)
+    if isinstance(node, Num):
+        places = None if node.decimals is None or node.decimals <= power else node.decimals - power
+        return Num(node.value * factor, places, node.digits)
+    return Op("mul", (node, Num(factor, None, 1)))
 
 
 def literal(node: Node) -> Num | None:

@@ -48,11 +48,39 @@ class CommandParser(ExpressionParser):
         while self.value() == "'":
             self.place += 1
             name += "'"
-        if self.value() == "(" and name[0] in "fghFGH":
+        if self.value() == "(" and (
+            name[0] in "fghFGH" or (name == "C" and self._two_numbers()) or self._is_application(name)
+        ):
             self.place += 1
             items, _ = self.bracketed((")",))
+            if name == "C" and len(items) == 2 and all(isinstance(item, Num) for item in items):
+                return Op("binom", tuple(items))
             return Op("call", (Sym(name), *items))
         return Sym(name)
+
+    def _is_application(self, name: str) -> bool:
+        """`P(x)`, `x(t) = …`, `T(10) = …`: a letter before a bracket with one letter or number is a function where it
+        is a capital, or where an equals sign follows.
+        """
+        inner = self.peek(1)
+        if inner is None:
+            return False
+        if self.value(2) == ")" and inner.kind in ("let", "num"):
+            return (name[0].isupper() and inner.kind == "let") or self.value(3) == "="
+        if not name[0].isupper():
+            return False
+        ahead, depth = 0, 0
+        while (token := self.peek(ahead)) is not None and ahead < 12:
+            depth += (token.value == "(") - (token.value == ")")
+            ahead += 1
+            if depth == 0:
+                return self.value(ahead) == "="
+        return False
+
+    def _two_numbers(self) -> bool:
+        """Whether `(5, 2)` follows."""
+        kinds = [token.kind for token in self.tokens[self.place + 1 : self.place + 4]]
+        return kinds == ["num", "sym", "num"] and self.value(2) == "," and self.value(4) == ")"
 
     def group(self) -> Node:
         """A group in braces, or the one token that stands for it."""
@@ -140,7 +168,7 @@ class CommandParser(ExpressionParser):
             inner = self.argument()
             base = inner.name if isinstance(inner, Sym) else joined_name(inner)
             return Sym(f"{'bar' if name == 'overline' else name}:{base}")
-        if name in ("sum", "prod", "int", "iint", "iiint", "oint", "lim", "limsup", "liminf"):
+        if name in ("sum", "prod", "int", "iint", "iiint", "oint", "lim", "limsup", "liminf", "bigcup", "bigcap"):
             return self._large(name)
         if name in ("mathbb", "Bbb"):
             inner = self.argument()

@@ -226,7 +226,12 @@ class ExpressionParser:
         if word is not None and word.kind == "word" and word.value in ("th", "st", "nd", "rd"):
             self.place += 1
             return base
-        return Op("pow", (base, self.exponent()))
+        exponent = self.exponent()
+        if isinstance(base, Sym) and base.name.startswith("C_") and isinstance(exponent, Num):
+            top = base.name[2:]
+            if top.isdigit() and len(top) < 7 and int(top) > 2 and int(top) >= exponent.value >= 0:
+                return Op("binom", (number(top), exponent))  # C_{10}^{3}
+        return Op("pow", (base, exponent))
 
     def exponent(self) -> Node:
         sign = self.sign()
@@ -244,7 +249,7 @@ class ExpressionParser:
     def _subscripted(self, node: Node) -> Node:
         self.place += 1
         found = self.script()
-        name = joined(found)
+        name = joined(found).rstrip(".")
         if isinstance(node, Sym):
             return Sym(f"{node.name}_{name}")
         if isinstance(node, Num) and name.isdigit() and node.decimals is None:

@@ -46,6 +46,7 @@ _TOKEN = re.compile(
     |(?P<text>\\(?:TEXT)\s*\{(?P<content>[^{}]*)\})
     |(?P<rep>\d*\.\d*\s*\\(?:overline|bar|dot|overset\{-\})\s*\{\s*\d+\s*\})
     |(?P<rep2>\d*\.\d*\(\d+\)(?![\d^]))
+    |(?P<going>\d*\.\d{2,40}\s*(?:\.\.\.|\\[lc]?dots(?![A-Za-z])))
     |(?P<thousands>(?<![\d.])\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\!|,\\,|\\;|\\\ )\s*\d{3})+(?!\d)(?:\.\d+)?)
     |(?P<commas>(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]\d|\d)(?:\.\d+)?)
     |(?P<spaced>(?<![\d.])[1-9]\d{0,2}(?:[\ ]\d{3})+(?![\d.]|\s*(?:/|\\[dt]?frac|\ \d))(?!\s*\d))
@@ -75,7 +76,7 @@ _SPELLING = {
     "acosh": "arccosh", "atanh": "arctanh", "infinity": "infty", "inf": "infty", "oo": "infty", "lg": "log10",
     "lb": "log2", "longrightarrow": "to", "rightarrow": "to", "mapsto": "to", "implies": "Rightarrow",
     "iff": "Leftrightarrow", "leftrightarrow": "Leftrightarrow", "thickapprox": "approx", "approxeq": "approx",
-    "simeq": "approx", "cupdot": "cup", "sqcup": "cup", "bigcup": "cup", "bigcap": "cap", "backslash": "setminus",
+    "simeq": "approx", "cupdot": "cup", "sqcup": "cup",  "backslash": "setminus",
     "smallsetminus": "setminus", "land": "and", "wedge": "and", "lor": "or", "vee": "or", "widehat": "hat",
     "widetilde": "tilde", "overrightarrow": "vec", "degree": "degree", "degrees": "degree", "abs": "abs",
     "percent": "%", "ni": "ni", "surd": "sqrt", "cbrt": "cbrt", "textbackslash": "setminus", "euro": "space",
@@ -145,6 +146,8 @@ def _add(found: list[Token], kind: str, value: str, match: re.Match[str], text_a
         _add_text(found, match.group("content"), start)
     elif kind in ("env", "name"):
         found.append(Token("begin" if value.startswith("\\begin") else "end", match.group("name"), None, start))
+    elif kind == "going":
+        found.append(Token("num", value, _going_on(value), start))
     elif kind in ("rep", "rep2"):
         found.append(Token("num", value, _repeating(value), start))
     elif kind == "two":
@@ -190,6 +193,21 @@ def _repeating(text: str) -> Num:
     return Num(Fraction(top, 10 ** len(fixed) * (10 ** len(period) - 1)), None, len(whole + fixed + period))
 
 
+def _going_on(text: str) -> Num:
+    """`0.333…`: a repeating decimal where the digits end with a period written twice (one digit: three times)."""
+    plain = re.findall(r"\d*\.\d+", text)[0]
+    digits = plain.partition(".")[2]
+    for length in range(1, len(digits) // 2 + 1):
+        period = digits[-length:]
+        times = 3 if length == 1 else 2
+        if digits.endswith(period * times):
+            fixed = digits
+            while fixed.endswith(period):
+                fixed = fixed[:-length]
+            return _repeating(f"{plain.partition('.')[0]}.{fixed}({period})")
+    return number(plain)
+
+
 def _ends_value(found: list[Token]) -> bool:
     """Whether what was read last can carry a unit: a number or a closing bracket."""
     last = found[-1] if found else None
@@ -204,6 +222,8 @@ def _add_word(found: list[Token], word: str, start: int) -> None:
         found.append(Token("let", word, None, start))
     elif lower in ("and", "or"):
         found.append(Token("sep", lower, None, start))
+    elif lower in _ORDINALS and found and found[-1].kind == "num":
+        return  # 15th
     elif word in FUNCTIONS or word in GREEK:
         found.append(Token("cmd", _SPELLING.get(word, word), None, start))
     elif lower in FUNCTIONS and len(word) > 2:
@@ -214,6 +234,10 @@ def _add_word(found: list[Token], word: str, start: int) -> None:
         found.append(Token("sym", "%", None, start))
     elif _ends_value(found) and (lower in UNIT_WORDS or (found[-1].kind == "unit" and len(word) > 2)):
         found.append(Token("unit", word, None, start))
+    elif lower in ("am", "pm"):
+        clock = len(found) > 2 and found[-2].value == ":"
+        parts = [(word, 0)] if clock else list(zip(word, range(2), strict=True))
+        found.extend(Token("unit" if clock else "let", part, None, start + place) for part, place in parts)
     elif lower in STOP_WORDS:
         found.append(Token("word", word, None, start))
     elif (
@@ -239,7 +263,7 @@ def _is_product(word: str) -> bool:
 
 
 _WORDY = re.compile(r"[A-Za-z]{2,}")
-_ORDINAL = re.compile(r"\s*(?:st|nd|rd|th)\s*")
+_ORDINALS = frozenset(["st", "nd", "rd", "th"])
 
 
 def _add_text(found: list[Token], content: str, start: int) -> None:
@@ -258,8 +282,10 @@ def _add_text(found: list[Token], content: str, start: int) -> None:
         found.append(Token("cmd", "degree", None, start))
     elif lower in ("percent", "%") and found:
         found.append(Token("sym", "%", None, start))
-    elif _ORDINAL.fullmatch(lower):
+    elif lower in _ORDINALS:
         found.append(Token("word", lower, None, start))
+    elif content[0].isdigit() or content[0] in "+-(":
+        found.extend(Token(kind, value, num, start) for kind, value, num, _ in tokens(content))
     elif len(content) == 1 and content.isalpha():
         found.append(Token("unit" if _ends_value(found) else "let", content, None, start))
     elif _WORDY.search(content) or "." in lower:

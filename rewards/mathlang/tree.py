@@ -84,10 +84,12 @@ class Reading(NamedTuple):
     Attributes:
         node: what it says.
         bound: letters that a remark declares to be arbitrary (`where k is an integer`).
+        remark: the numbers of a remark behind the answer, in order.
     """
 
     node: Node
     bound: frozenset[str]
+    remark: tuple[str, ...] = ()
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -124,16 +126,26 @@ def depth(node: Node) -> int:
     return level
 
 
+RANGED = frozenset({"sum", "prod"})
+"""Operations whose first argument is a letter bound in the last: index, start, end, body."""
+
 CONSTANTS = frozenset({"pi", "e", "i", "infty"})
 
 
 def symbols(node: Node) -> frozenset[str]:
     """Names of the letters of a tree; pi, e, i, infinity, dots and number sets are none."""
-    return frozenset(
-        part.name
-        for part in walk(node)
-        if isinstance(part, Sym) and part.name not in CONSTANTS and not part.name.startswith(("set:", "dots"))
-    )
+    found = set()
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, Sym):
+            if here.name not in CONSTANTS and not here.name.startswith(("set:", "dots")):
+                found.add(here.name)
+        elif isinstance(here, Op) and here.name in RANGED:
+            found |= symbols(here.args[1]) | symbols(here.args[2]) | (symbols(here.args[3]) - symbols(here.args[0]))
+        else:
+            stack.extend(children(here))
+    return frozenset(found)
 
 
 def renamed(node: Node, names: dict[str, str]) -> Node:
@@ -141,6 +153,8 @@ def renamed(node: Node, names: dict[str, str]) -> Node:
     if isinstance(node, Sym):
         return Sym(names[node.name]) if node.name in names else node
     if isinstance(node, Op):
+        if node.name in RANGED and symbols(node.args[0]) & (set(names) | set(names.values())):
+            return node
         return Op(node.name, tuple(renamed(arg, names) for arg in node.args))
     if isinstance(node, Seq):
         return Seq(node.kind, tuple(renamed(item, names) for item in node.items))

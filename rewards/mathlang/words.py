@@ -22,7 +22,7 @@ STOP_WORDS = names(
     """the an of to is are as at by for from in it its no not on than that this with where when which if then else
     has have be can all any one two six ten odd even yes none both each only sum so we they who why how some
     such does do may day win wins red top low hot east west nor but was were will would there these those about
-    approximately roughly over per let for am pm mod"""
+    approximately roughly over per let for mod"""
 )
 """Short words that are never a product of letters."""
 
@@ -60,17 +60,21 @@ ALIASES = pairs(
     yr=year days=day lbs=lb wk=week mole=mol kelvin=k"""
 )
 
+SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+"""Words behind a number that multiply it: their powers of ten."""
+
 UNIT_WORDS = names(
     """mm cm dm km ft yd mi mg kg ml lb lbs oz gal hr hrs min mins sec secs mph kph kmph usd in inch inches foot
     feet yard yards mile miles meter meters metre metres hour hours day days week weeks year years cent cents
-    dollar dollars unit units square cubic sq cu rad radians yuan rupees euros people"""
+    dollar dollars unit units square cubic sq cu rad radians yuan rupees euros people
+    hundred thousand million billion trillion"""
 )
 """Words that are a unit when they follow a value, even without a wrapper."""
 
 
 def unit_name(words: str) -> str:
     """A unit's one name: lower case, singular, known spellings shortened; what stands in brackets goes."""
-    cleaned = words.lower().replace(".", " ").replace(",", " ").replace("\\", " ").replace("-", " ")
+    cleaned = words.lower().replace(".", "").replace(",", " ").replace("\\", " ").replace("-", " ")
     cleaned = cleaned.partition("(")[0].replace("/", " / ").replace("^", " ^ ")
     parts: list[str] = []
     for word in cleaned.split():
