@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, PlainValidator, Tag
 from pydantic_core import PydanticCustomError
 
 from reasonrl.expressions import Expression, ExpressionError
-from reasonrl.recipe.fields import OPERATIONAL, Config, Count, Flag, Issue, NonNegativeCount, Text
+from reasonrl.recipe.fields import (
+    OPERATIONAL,
+    Config,
+    Count,
+    Flag,
+    Issue,
+    NonNegativeCount,
+    Positive,
+    PositiveFraction,
+    Text,
+)
 from reasonrl.recipe.references import Reference, is_reference
 
 COLUMNS = ("problem", "answer", "solution", "prompt", "id", "reward", "images")
-ENGINES = ("transformers", "vllm", "server")
+ENGINES = ("transformers", "vllm", "servers")
 
 
 def _paths(value: Any) -> str | tuple[str, ...]:
@@ -94,11 +104,64 @@ class DataSource(Config):
 
 
 class RolloutConfig(Config):
-    """How samples are generated: the engine and how much it does at a time."""
+    """How samples are generated: the engine and how much it does at a time.
 
-    engine: Literal["transformers"] = "transformers"
+    Attributes:
+        batch_size: most samples decoded together (vLLM's `max_num_seqs`).
+        max_batch_tokens: most response tokens of samples decoded together; the smaller of both counts.
+        dtype: of the engine's weights; by default the policy's, in an evaluation the checkpoint's.
+        max_logprob_gap: largest mean difference (nats a token) allowed between what engine and trainer read.
+
+    The others are vLLM's own, under its names; None leaves them to vLLM (on CPU: eager, 1 GiB of cache).
+    """
+
+    engine: Literal["transformers", "vllm"] = "transformers"
     batch_size: Annotated[Count | None, OPERATIONAL] = None
     max_batch_tokens: Annotated[Count | None, OPERATIONAL] = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    max_logprob_gap: Annotated[Positive | None, OPERATIONAL] = None
+    max_model_len: Annotated[Count | None, OPERATIONAL] = None
+    max_num_batched_tokens: Annotated[Count | None, OPERATIONAL] = None
+    gpu_memory_utilization: Annotated[PositiveFraction | None, OPERATIONAL] = None
+    kv_cache_memory_bytes: Annotated[Count | None, OPERATIONAL] = None
+    enforce_eager: Annotated[Flag | None, OPERATIONAL] = None
+    enable_prefix_caching: Annotated[Flag | None, OPERATIONAL] = None
+    enable_sleep_mode: Annotated[Flag | None, OPERATIONAL] = None
+    tensor_parallel_size: Annotated[Count | None, OPERATIONAL] = None
+
+    hints: ClassVar[Mapping[str, str]] = {
+        "max_num_seqs": "batch_size",
+        "torch_dtype": "dtype",
+        "gpu_memory": "gpu_memory_utilization",
+        "tp": "tensor_parallel_size",
+        "prefix_caching": "enable_prefix_caching",
+        "sleep": "enable_sleep_mode",
+    }
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        if given.get("engine") != "transformers":
+            return []
+        return [
+            Issue(key, f"is {given[key]}, which means something to engine: vllm only", "remove it, or set engine: vllm")
+            for key in VLLM_OPTIONS
+            if given.get(key) is not None
+        ]
+
+
+#: Fields of `rollout` that only the vLLM engine reads.
+VLLM_OPTIONS = (
+    "dtype",
+    "max_logprob_gap",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "enforce_eager",
+    "enable_prefix_caching",
+    "enable_sleep_mode",
+    "tensor_parallel_size",
+)
 
 
 class LaunchConfig(Config):

@@ -24,6 +24,7 @@ from reasonrl.models.scalar_head import ScalarHeadModel
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transformers_engine import TransformersEngine
+from reasonrl.rollout.weights import checkpoint_weights
 from reasonrl.trainers._trl import Collected, RolloutHooks
 from reasonrl.trainers.batch import RolloutBatch, make_batch, total_scores
 from reasonrl.trainers.checkpoints import latest_complete
@@ -222,7 +223,7 @@ class PPOTrainer(RolloutHooks):
         # An engine that decodes with the trainer's own module has the weights already.
         if getattr(self.engine, "model", None) is self.accelerator.unwrap_model(self.model):
             return iter(())
-        return iter(self.accelerator.unwrap_model(self.model).named_parameters())
+        return checkpoint_weights(self.accelerator.unwrap_model(self.model))
 
     def _render(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
         """Each row's prompt as tokens; the samples of a prompt stand together, so it is rendered once."""

@@ -126,12 +126,21 @@ KEYS = [
     swap("no reward", "    reward: math\n", "", "stages.rl.reward", "is needed"),
     Case("no stages", ("the recipe has no stages",), text="recipe: x\n"),
     swap("a stage name with a dot", "  sft:", "  s.ft:", "@9", "allowed: letters, digits", problems=3),
-    swap("an engine of a later version", "{batch_size: 8}", "{engine: vllm}", "@7", "engine 'vllm' is not available"),
+    swap(
+        "an engine of a later version",
+        "{batch_size: 8}",
+        "{engine: servers}",
+        "@7",
+        "engine 'servers' is not available",
+    ),
 ]
 VALUES = [
     line("text for a number", "learning_rate: fast", "is 'fast'; allowed: a number"),
     line("a quoted number", 'learning_rate: "1e-4"', "is '1e-4'; allowed: a number", "remove the quotes"),
     line("a number for a flag", "bf16: 1", "is 1; allowed: true or false"),
+    swap("an option of another engine", "{batch_size: 8}", "{enforce_eager: true}", "@7", "engine: vllm only"),
+    swap("an unknown dtype", "{batch_size: 8}", "{dtype: float8}", "@7: rollout.dtype", "allowed: float32, bfloat16"),
+    swap("vLLM's name for ours", "{batch_size: 8}", "{max_num_seqs: 8}", "@7", "did you mean 'batch_size'?"),
     swap("a fraction for a count", "max_steps: 3", "max_steps: 2.5", "@22", "is 2.5; allowed: a whole number"),
     swap("a list for a number", "max_steps: 3", "max_steps: [3]", "@22", "is [3]; allowed: a whole number"),
     swap("nothing after the colon", "max_steps: 3", "max_steps:", "@22", "is empty (null); allowed: a whole number"),

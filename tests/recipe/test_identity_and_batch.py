@@ -51,7 +51,8 @@ def test_which_fields_are_what():
     }
     assert marked(PPOStage, FieldClass.EXTENSIBLE) == {"max_steps"}
     assert marked(LaunchConfig, FieldClass.OPERATIONAL) == {"num_processes"}
-    assert marked(RolloutConfig, FieldClass.OPERATIONAL) == {"batch_size", "max_batch_tokens"}
+    assert marked(RolloutConfig, FieldClass.IDENTITY) == {"engine", "dtype"}
+    assert marked(RolloutConfig, FieldClass.EXTENSIBLE) == set()
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ def test_which_fields_are_what():
         ({"max_steps": 9}, True),
         ({"tokens_per_microbatch": 64}, True),
         ({"rollout": {"batch_size": 2}}, True),
+        ({"rollout": {"engine": "vllm"}}, False),
         ({"launch": {"num_processes": 2}}, True),
         ({"dataloader_num_workers": 2}, True),
         ({"learning_rate": 2e-6}, False),

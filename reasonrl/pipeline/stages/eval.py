@@ -113,20 +113,10 @@ def _source(suite: SuiteConfig, context: StageContext) -> Source:
 
 
 def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, Any]:
-    import torch
-
-    from reasonrl.models import load_policy
-    from reasonrl.pipeline.stages.common import engine_options, quiet_libraries
-    from reasonrl.rollout import build_engine
+    from reasonrl.pipeline.stages.common import evaluation_engine, quiet_libraries
 
     quiet_libraries()
-    model, tokenizer = load_policy(model_name, dtype="auto")
-    if torch.cuda.is_available():
-        model.to("cuda")
-    model.eval()
-    return build_engine(
-        config.rollout.engine, model, tokenizer, **engine_options(config.rollout, max_tokens)
-    ), tokenizer
+    return evaluation_engine(config.rollout, model_name, max_tokens)
 
 
 def identity_extra(config: EvalStage) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def run(config: PPOStage, context: StageContext) -> StageResult:
         trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     finally:
         close_shared_pools()
+        trainer.engine.close()
     watch.close()
     stopped_early = trainer.state.global_step < config.max_steps
     if stopped_early:
@@ -144,6 +145,8 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         )
         validation = Dataset.from_list(held_out)
     engine = engine_options(config.rollout, config.max_completion_length)
+    if trust and config.rollout.engine == "vllm":
+        engine["trust_remote_code"] = True
     every = config.log_completions_steps
     trainer = PPOTrainer(
         policy,
