@@ -94,14 +94,20 @@ class Forecast:
     dispatch_on: float
 
 
-def forecast(log: RolloutLog, settings: PredictorSettings | None = None) -> Forecast:
-    """Replay the log through a new `LengthPredictor`: each step is predicted from the steps before it."""
+def forecast(log: RolloutLog, settings: PredictorSettings | None = None, seed: int = 0) -> Forecast:
+    """Replay the log through a new `LengthPredictor`: each step is predicted from the steps before it.
+
+    The jobs of a step stand in an order drawn with `seed`, groups together: a log written in the order in which samples
+    ended would otherwise tell the policies what they cannot know.
+    """
     predictor = LengthPredictor(settings)
+    generator = np.random.default_rng(seed)
     steps: dict[int, tuple[Job, ...]] = {}
     recalls: list[float] = []
     correlations: list[float] = []
     on = 0
-    for number, (step, samples) in enumerate(log.steps.items()):
+    for number, (step, logged) in enumerate(log.steps.items()):
+        samples = _in_drawn_order(logged, generator)
         on += predictor.enabled
         predictions = predictor.predict([sample.prompt for sample in samples])
         steps[step] = tuple(
@@ -113,6 +119,19 @@ def forecast(log: RolloutLog, settings: PredictorSettings | None = None) -> Fore
             recalls.append(quality.recall)
             correlations += [] if math.isnan(quality.spearman) else [quality.spearman]
     return Forecast(steps, _mean(recalls), _mean(correlations), on / len(log.steps))
+
+
+def _in_drawn_order(samples: Sequence[LoggedSample], generator: np.random.Generator) -> list[LoggedSample]:
+    groups: dict[str, list[LoggedSample]] = {}
+    # The groups themselves are first put in an order that does not come from the log.
+    for sample in sorted(samples, key=lambda sample: sample.prompt.id):
+        groups.setdefault(sample.prompt.id, []).append(sample)
+    ordered = list(groups.values())
+    return [
+        ordered[group][place]
+        for group in generator.permutation(len(ordered)).tolist()
+        for place in generator.permutation(len(ordered[group])).tolist()
+    ]
 
 
 def resample_prompts(
