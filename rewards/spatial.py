@@ -99,6 +99,8 @@ class _SpatialReward:
         try:
             golds = [as_corners(shape, self.gold_layout) for shape in read_gold(gold, self.gold_size)]
             scale = self._scales(image)
+        except RewardError:
+            raise
         except ValueError:
             return None, "bad_gold"
         if not all(map(is_sound, golds)) or len(golds) > MOST:

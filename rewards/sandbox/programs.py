@@ -56,6 +56,8 @@ def run_script(code: str) -> None:
         sys.stdout.flush()
     except BaseException:
         status = status or 1
+    with contextlib.suppress(BaseException):
+        sys.stderr.flush()
     os._exit(status & 0xFF)
 
 
