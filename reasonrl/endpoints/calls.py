@@ -46,21 +46,21 @@ class Calls:
             self.meter.cached += 1
             return read_reply(kept, request)
         answered = False
-        progress = _Progress()
+        progress, whole = _Progress(), asyncio.timeout(deadline)
         try:
-            async with asyncio.timeout(deadline):
-                async with self.turn:
-                    self.meter.check()
-                    await asyncio.sleep(self.pace.turn(self.loop.time()))
-                    async with asyncio.timeout(self.config.call_timeout) as limit:
-                        reply = await self._requests(request, key, limit.when() or float("inf"), progress)
+            async with whole, self.turn:
+                self.meter.check()
+                await asyncio.sleep(self.pace.turn(self.loop.time()))
+                limit = asyncio.timeout(self.config.call_timeout)
+                async with limit:
+                    reply = await self._requests(request, key, limit.when() or float("inf"), progress)
             answered = True
             return reply
         except TimeoutError:
-            name = "call_timeout" if progress.over(self.config.call_timeout, self.loop.time()) else "deadline"
-            seconds = self.config.call_timeout if name == "call_timeout" else deadline
+            name = "deadline" if whole.expired() else "call_timeout"
+            seconds = deadline if whole.expired() else self.config.call_timeout
             raise DeadlinePassed(
-                f"endpoint {self.config.base_url[0]}: no reply within {name}={seconds:g} s, {progress} -> raise {name},"
+                f"endpoint {self.config.base_url[0]}: no reply within {name}={seconds} s, {progress} -> raise {name},"
                 " or lower max_concurrency"
             ) from None
         finally:
@@ -76,7 +76,6 @@ class Calls:
             self.cache.close()
 
     async def _requests(self, request: Request, key: str, until: float, progress: _Progress) -> Reply:
-        progress.began = self.loop.time()
         while True:
             server = await self._server(until, progress)
             if progress.requests:
@@ -162,13 +161,9 @@ class _Progress:
     """How far a call has come, for the message if it runs out of time."""
 
     def __init__(self) -> None:
-        self.began: float | None = None
         self.requests = 0
         self.last = ""
         self.failed: Server | None = None
-
-    def over(self, limit: float, now: float) -> bool:
-        return self.began is not None and now - self.began >= limit
 
     def __str__(self) -> str:
         if not self.requests:

@@ -304,3 +304,72 @@ def test_importing_the_client_is_cheap(tmp_path):
     program = f"import sys, reasonrl.endpoints\nprint(*(name for name in {heavy!r} if name in sys.modules))"
     done = run(program)
     assert done.returncode == 0 and done.stdout.split() == [], done.stdout + done.stderr
+
+
+HANG = """
+import sys
+from reasonrl.endpoints import EndpointClient, chat
+client = EndpointClient({"base_url": sys.argv[1], "model": "m"})
+futures = [client.submit(chat("?")) for _ in range(5)]
+print("asked", flush=True)
+if sys.argv[2] == "wait":
+    client.map([chat("?")] * 3)
+"""
+
+
+@pytest.mark.parametrize("what", ["wait", "leave"])
+def test_a_process_ends_though_the_server_hangs(what):
+    with ScriptedServer(lambda seen, number: Act(hang=True)) as server:
+        words = [sys.executable, "-W", "error::ResourceWarning", "-c", HANG, server.url, what]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "asked\n"
+        if what == "wait":
+            assert until(lambda: len(server.seen) == 8)
+            process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=10)[1]
+        assert until(lambda: server.now == 0, 2.0)
+    if what == "wait":
+        assert said.strip().splitlines()[-1] == "KeyboardInterrupt"
+    else:
+        assert process.returncode == 0 and said == ""
+
+
+BARE = """
+import asyncio, json, sys, time
+import aiohttp
+async def main(url, at_once, count, body):
+    places = asyncio.Semaphore(at_once)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async def one():
+            async with places, session.post(url + "/chat/completions", json=body) as response:
+                json.loads(await response.read())
+        for measured in (False, True):
+            began = time.monotonic()
+            await asyncio.gather(*(one() for _ in range(count if measured else at_once)))
+    print(count / (time.monotonic() - began))
+body = {"model": "m", "messages": [{"role": "user", "content": "x" * 2000}]}
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), body))
+"""
+OURS = """
+import sys, time
+from reasonrl.endpoints import EndpointClient, chat
+at_once, count = int(sys.argv[2]), int(sys.argv[3])
+client = EndpointClient({"base_url": sys.argv[1], "model": "m", "max_concurrency": at_once})
+for number in (at_once, count):
+    began = time.monotonic()
+    for _ in client.stream(chat("x" * 2000) for _ in range(number)):
+        pass
+print(count / (time.monotonic() - began))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("at_once", "share"), [(16, 0.90), (64, 0.85)])
+def test_the_server_is_kept_as_busy_as_by_a_bare_loop(at_once, share):
+    with ScriptedServer(lambda seen, number: Act("x" * 500, seconds=0.05)) as server:
+        ratios = []
+        for _ in range(3):
+            bare, ours = (float(run(text, server.url, str(at_once), "1500").stdout) for text in (BARE, OURS))
+            ratios.append(ours / bare)
+    print(f"{at_once} at once: {ratios} of a bare loop")
+    assert sorted(ratios)[1] >= share
