@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-MAX_LENGTH = 2_000
+MAX_LENGTH = 400
 MAX_DEPTH = 24
 MAX_DIGITS = 400
 MAX_EXPONENT = 20_000
