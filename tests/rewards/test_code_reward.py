@@ -159,7 +159,8 @@ def test_functions_methods_and_asserts() -> None:
 
 def test_asserts_reach_all_of_a_program() -> None:
     program = (
-        "class Pair:\n    def __init__(self, a, b): self.a, self.b = a, b\n    def total(self): return self.a + self.b\n"
+        "class Pair:\n    def __init__(self, a, b): self.a, self.b = a, b\n"
+        "    def total(self): return self.a + self.b\n"
         "def longest(pairs, n): return max(p.a for p in pairs[:n])\nLIMIT = 5\n"
         "def order(x): x.sort()\ndef positive(x):\n    if x < 0: raise ValueError('no')\n    return x\n"
     )
@@ -189,7 +190,7 @@ f = lambda *a: N(-1)
     "ends at once": "import os\nos._exit(0)",
     "ends at once in the call": "import os\ndef f(*a): os._exit(0)",
     "becomes another program": "import os\ndef f(*a): os.execv('/bin/true', ['true'])",
-    "no more assertions": "import builtins, sys\nbuiltins.AssertionError = ValueError\nsys.flags = None\ndef f(*a): return None",
+    "no more assertions": "import builtins\nbuiltins.AssertionError = ValueError\ndef f(*a): return None",
     "patches comparison": """
 import json, math
 math.isclose = lambda *a, **k: True
@@ -276,7 +277,7 @@ def test_arguments_columns_and_rows() -> None:
     ):
         with pytest.raises(RewardError, match=message):
             get_reward({"name": "code", "args": args})
-    with pytest.raises(RewardError, match="no column 'tests' or 'input_output'.*columns: answer"):
+    with pytest.raises(RewardError, match=r"no column 'tests' or 'input_output'.*columns: answer"):
         CodeReward()(completions=["x"], answer=["1"])
     assert CodeReward()(completions=[]) == []
     reward = get_reward("code")
