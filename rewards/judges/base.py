@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.errors import RewardError
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask_all
-from reasonrl.rewards.judges.texts import problem_of, speaks_of, visible
+from reasonrl.rewards.judges.texts import imitates, problem_of, visible
 
 if TYPE_CHECKING:
     from reasonrl.endpoints import EndpointClient, EndpointConfig
@@ -37,8 +37,8 @@ class JudgeReward:
 
     token_level = False
     name = "judge"
-    verdict_words: tuple[str, ...] = ()
-    """What a judge's verdict is made of: a response that holds one of them needs the code in its verdict."""
+    verdict_pattern = ""
+    """What a verdict without a code looks like: a response in which it is found needs the code in its verdict."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class JudgeReward:
         return listed
 
     def _code_needed(self, *untrusted: str) -> bool:
-        return speaks_of(self.verdict_words, *untrusted)
+        return imitates(self.verdict_pattern, *untrusted)
 
     def _ask(self, questions: Sequence[Question], count: int) -> tuple[list[list[Answer]], Tally]:
         """The answers to each of `count` completions in the order of its questions, and the counts so far."""

@@ -56,7 +56,7 @@ class ChecklistReward(JudgeReward):
     """
 
     name = "checklist"
-    verdict_words = ("verdicts",)
+    verdict_pattern = r"verdicts[\"'\s]*:"
 
     def __init__(
         self,

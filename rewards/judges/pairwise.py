@@ -59,7 +59,7 @@ class PairwiseReward(JudgeReward):
     """
 
     name = "pairwise"
-    verdict_words = ("score_a", "score_b", "flags_a", "flags_b")
+    verdict_pattern = r"(?:score|flags)_[ab]"
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 _CODE_LENGTH = 12
@@ -52,7 +51,10 @@ def fenced(label: str, text: str, code: str) -> str:
     return f"[{code} {label} begins]\n{safe}\n[{code} {label} ends]"
 
 
-def speaks_of(words: Sequence[str], *texts: str) -> bool:
-    """True if a text holds one of the words that a verdict is made of, and could be taken for one when quoted."""
-    pattern = re.compile("|".join(re.escape(word) for word in words), re.IGNORECASE)
-    return any(pattern.search(text) is not None for text in texts)
+def imitates(pattern: str, *texts: str) -> bool:
+    """True if a text holds what could be taken for a verdict when a judge quotes it.
+
+    JSON may spell any letter as `\\u` and four digits, so such spellings are held for imitations too.
+    """
+    found = re.compile(rf"{pattern}|\\u[0-9a-f]{{4}}", re.IGNORECASE)
+    return any(found.search(text) is not None for text in texts)

@@ -42,7 +42,7 @@ class LLMVerifierReward(JudgeReward):
     """
 
     name = "llm_verifier"
-    verdict_words = ("verdict",)
+    verdict_pattern = r"verdict\W+(?:\w+\W+)?(?:correct|wrong)"
 
     def __init__(
         self,
