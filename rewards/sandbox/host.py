@@ -257,12 +257,16 @@ class Sandbox:
 @functools.cache
 def isolation(warn: bool = True) -> Isolation:
     """What this machine's kernel lets a sandbox have; asked once. Warns where namespaces are not to be had."""
-    with Sandbox() as sandbox:
-        found = sandbox.isolation
+    try:
+        with Sandbox() as sandbox:
+            found, why = sandbox.isolation, ""
+    except RewardError as problem:  # namespaces begun, but a mount refused, say
+        with Sandbox(isolate=False) as sandbox:
+            found, why = sandbox.isolation, f": {problem}"
     if warn and not found.whole:
         warnings.warn(
-            f"programs run without the kernel's namespaces on this machine ({found}): they may read this user's files"
-            " and see its processes -> allow unprivileged user namespaces, or set args.requires_isolation to refuse",
+            f"programs run without the kernel's namespaces on this machine ({found}{why}): they may read this user's"
+            " files and see its processes -> allow unprivileged user namespaces, or refuse with args.requires_isolation",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -74,7 +74,8 @@ class _Server:
         self.has_proc = (
             setup.build_root(config["folder"], config["show"], self.limits["work_mb"]) if done["mounts"] else True
         )
-        own_user = 50_000 + config["number"] % 10_000 if os.geteuid() == 0 else None
+        number = 50_000 + config["number"] % 10_000
+        own_user = number if os.geteuid() == 0 and setup.user_exists(number) else None
         self.alone = done["pids"] or own_user is not None
         self.isolation["user"] = self.alone
         hidden = own_user is not None and not done["mounts"] and not setup.can_live_as(own_user, _LIBRARY)

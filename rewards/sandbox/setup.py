@@ -124,6 +124,13 @@ def drop_privileges(own_user: int | None, read_all: bool = False) -> None:
         raise _failed("capset")
 
 
+def user_exists(user: int) -> bool:
+    """Whether this user namespace has the user: one that calls itself root may be all there is."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    return any(first <= user < first + count for first, _, count in ranges)
+
+
 def can_live_as(user: int, path: str) -> bool:
     """Whether a process of this user could read the folder `path`; asked in a child, since there is no way back."""
     child = os.fork()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -313,3 +314,27 @@ def test_isolation_is_told() -> None:
         assert made.isolation.no_sockets
     if WHOLE:
         assert str(isolation()) == "namespaces"
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or not WHOLE, reason="needs unshare and namespaces to take away")
+def test_a_machine_without_namespaces_is_told_and_programs_still_run() -> None:
+    """A shell that may make no more namespaces stands for a machine whose kernel gives none."""
+    program = (
+        "import warnings\nwarnings.simplefilter('always')\nfrom reasonrl.rewards.code import CodeReward\n"
+        "from reasonrl.rewards.sandbox import isolation\n"
+        "row = {'inputs': ['1'], 'outputs': ['2']}\n"
+        "metrics = {}\n"
+        "print(CodeReward()(completions=['print(2)'] * 2, tests=[row] * 2, log_metric=metrics.__setitem__), "
+        "metrics['code/isolated'])\n"
+        "print(isolation(), isolation().no_sockets)\n"
+        "try: CodeReward(requires_isolation=True)(completions=['print(2)'], tests=[row])\n"
+        "except Exception as problem: print(type(problem).__name__, problem)\n"
+    )
+    limits = "; ".join(f"echo 0 > /proc/sys/user/max_{kind}_namespaces" for kind in ("user", "mnt", "pid", "net"))
+    command = ["unshare", "-Ur", "sh", "-c", f"{limits}; exec '{sys.executable}' -c \"$0\"", program]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = found.stdout.splitlines()
+    assert lines[0] == "[1.0, 1.0] 0.0", found.stderr
+    assert lines[1].startswith("limits only") and lines[1].endswith("True")
+    assert lines[2].startswith("RewardError reward 'code': requires_isolation is true")
+    assert found.stderr.count("RuntimeWarning: programs run without the kernel's namespaces") == 1
