@@ -22,6 +22,7 @@ _BARE_LENGTH = 600
 _BARE_WORDS = 8
 _STATED_WORDS = 4
 _LOOKED_AT = 400_000
+_RELATION = re.compile(r"[=<>≤≥]|\\(?:leq?|geq?|lt|gt|neq?|equiv|in)(?![A-Za-z])")
 _HEADING = re.compile(r"[:：]$|\b(?:answer|solution|conclusion|result|summary)\b[\s*:]*$", re.IGNORECASE)
 
 
@@ -70,7 +71,7 @@ def extract_answer(response: str, gold: str | None = None, policy: Any = None) -
     bare = text.strip()
     if _is_bare(bare, kind, prose, gold or ""):
         return _found(bare, "whole")
-    if prose and (found := in_prose(text, kind)) is not None:
+    if prose and (found := in_prose(text, kind, _RELATION.search(gold or "") is not None)) is not None:
         return _found(*found)
     if not bare or "\n" in bare or len(bare) > _BARE_LENGTH or words(bare) > _BARE_WORDS or "\\boxed" in bare:
         return None

@@ -9,7 +9,7 @@ import re
 from reasonrl.rewards import extract_words as words
 from reasonrl.rewards.extract_words import either
 
-_PLAIN = r"(?:\d{1,3}(?:[\u00a0\u202f\u2009 ]\d{3})+(?!\d)|\d+(?:[.,，٫]\d+)*|\.\d+)"
+_PLAIN = r"(?:\d{1,3}(?:(?:[\u00a0\u202f\u2009 ]|\{,\}|,?\\[,!])\d{3})+(?!\d)|\d+(?:[.,，٫]\d+)*|\.\d+)"
 _LATEX_FRACTION = r"(?:\d+\s*)?\\[dtc]?frac\s*(?:\{\s*-?\d[\d.,]*\s*\}\s*\{\s*-?\d[\d.,]*\s*\}|\d\s*\d(?!\d))"
 _NUMBER = re.compile(
     rf"(?<![A-Za-z\dÀ-ɏ.^_\\])(?:(?<![)\]}}])[-+−–])?(?:\\?[$€£¥₹]\s?)?[-−]?"
@@ -19,7 +19,8 @@ _NUMBER = re.compile(
 )
 # `2x`, `3π`, `5^2`, `2√3`: the coefficient of something is no number of its own.
 _COEFFICIENT = re.compile(
-    r"\s?(?:\^(?!\s?\{?\s?\\circ)|[√π!]|\\(?:sqrt|pi|cdot|times|frac|theta)|[a-eikntxyz](?![A-Za-zÀ-ɏ']))"
+    r"\s?(?:\^(?!\s?\{?\s?\\circ)|[√π]|\\(?:sqrt|pi|cdot|times|frac|theta)|[ikntxyz](?![A-Za-zÀ-ɏ']))"
+    r"|!|[a-e](?![A-Za-zÀ-ɏ'])"
 )
 _ADVERBIAL = re.compile(
     rf"(?:^|[\s,(]){either(words.ADVERBIALS)}\s(?:(?:only|about|the next|les|los|las|den|die)\s)?(?:\\?[$€£]\s?)?$",
@@ -38,7 +39,7 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,120})\*\*")
 _EQUALS = re.compile(r"(?<![<>!:=≤≥])=(?!=)|≈|\\approx(?![A-Za-z])|\\Rightarrow|⇒")
 _DOUBT = re.compile(rf"\b{either(words.DOUBTS)}\b|{either(words.DOUBTS_ELSEWHERE)}|[?？؟]\s*$", re.IGNORECASE)
 _NEGATED = re.compile(
-    r"(?:\b(?:not|never|nicht|kein|pas|niet)|n['’]t)\s+(?:\w+\s+)?(?:\\?[$€£]\s?)?$"
+    r"(?:\b(?:not|cannot|never|nicht|kein|pas|niet)|n['’]t)\s+(?:\w+\s+)?(?:\\?[$€£]\s?)?$"
     r"|不是\s*$|(?:[≠<>≤≥]|[<>]=|\\(?:neq?|leq?|geq?|lt|gt)(?![A-Za-z]))\s*$",
     re.IGNORECASE,
 )
@@ -113,7 +114,10 @@ def _after_last_equals(text: str) -> str | None:
     if number is None or _COEFFICIENT.match(text, number.end()):
         return None
     rest = text[number.end() :]
-    if _NUMBER.search(rest) or _OPERATOR_AFTER.match(rest) or _EQUALS.search(rest):
+    following = _NUMBER.search(rest)
+    if _OPERATOR_AFTER.match(rest) or _EQUALS.search(rest):
+        return None
+    if following is not None and (_joined(rest[: following.start()]) or _CLAUSE.search(rest, 0, following.start())):
         return None  # the calculation is followed by a figure of its own
     before = text[signs[-2].end() if len(signs) > 1 else 0 : signs[-1].start()].strip(_BRACKETS)
     if _LITERAL.fullmatch(before) and _LITERAL.fullmatch(number.group()) and float(before) != float(number.group()):
@@ -121,6 +125,7 @@ def _after_last_equals(text: str) -> str | None:
     return _clean(number.group())
 
 
+_CLAUSE = re.compile(r"[,;:.，；。]|\b(?:so|then|leaving|thus|therefore|but|or|which)\b|所以|因此", re.IGNORECASE)
 _OPERATOR_AFTER = re.compile(r"\s*(?:[-+*/×÷^]|\\(?:times|cdot|sqrt|pi|frac))\s*[\d\\(a-z]")
 
 

@@ -19,6 +19,10 @@ _LOOKED_AT = 2_000
 _LONGEST_SENTENCE = 600
 _SENTENCES = 3
 _LEADING_LETTER = re.compile(r"\s*[(\[*]*([A-J])[)\]*]*(?:\s*(?:[.):,。，、：]|$)|(?=[㐀-鿿가-힣]))")
+_ROWS_END = re.compile(r"\\end\{((?:align|aligned|gather|eqnarray|equation|split|multline)\*?)\}$")
+_ASIDE = re.compile(r"(?<=[.!?。\]$}]) *\n? *\([^()]*(?:\([^()]*\)[^()]*)*\)\s*$")
+"""A last sentence that stands in brackets as a whole."""
+_TEXT = re.compile(r"\\text\s?\{\s*([^{}]{1,40})\}")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _COPULA = re.compile(r"\s(?:is|are|was|equals|est|sont|es|son|é|è|sono|ist|sind)\s+(?:exactly\s|the\s|a\s)?|是|为")
 _JOINED = re.compile(rf"\s*(?:,|{either(OR + AND)}|, ?{either(OR + AND)})\s*(?:[A-Za-z]\s?=\s?)?", re.IGNORECASE)
@@ -27,9 +31,13 @@ _LAST_PIECE = re.compile(r"(?<![<>!:=\\])=(?!=)")
 Prose = tuple[str, Literal["prose_number", "prose_letter", "prose_formula", "prose_words"]]
 
 
-def in_prose(text: str, kind: Kind) -> Prose | None:
-    """The answer in the last sentence of a text and how it was found; None if there is none of this kind."""
+def in_prose(text: str, kind: Kind, relation: bool = False) -> Prose | None:
+    """The answer in the last sentence of a text and how it was found; None if there is none of this kind. Where the
+    gold is no `relation`, what stands before an equals sign is left out.
+    """
     text = text.rstrip()[-_LOOKED_AT:]
+    aside = _ASIDE.search(text, max(0, len(text) - _LONGEST_SENTENCE)) if text.endswith(")") else None
+    text = text[: aside.start()] if aside else text
     if kind == "letter":
         return _letter(text)
     if kind == "text":
@@ -37,7 +45,7 @@ def in_prose(text: str, kind: Kind) -> Prose | None:
     for sentence in _sentences(text):
         if hedged(sentence):
             return None
-        found = _in_sentence(sentence, kind)
+        found = _in_sentence(sentence, kind, relation)
         if found is not None:
             return found
         if any(symbol.isdigit() for symbol in sentence):
@@ -60,14 +68,20 @@ def _closing_display(text: str) -> str | None:
             start = text.rfind(opening, max(0, len(text) - _LONGEST_SENTENCE), len(text) - 2)
             inside = text[start + 2 : -2].strip().rstrip(".") if start >= 0 else ""
             return inside if inside and "$" not in inside else None
-    return None
+    rows = _ROWS_END.search(text[-30:])
+    start = text.rfind(f"\\begin{{{rows[1]}}}") if rows else -1
+    if rows is None or start < 0:
+        return None
+    inside = text[start + len(rows[1]) + 8 : -len(rows[0])]
+    return inside.rpartition("\\\\")[2].replace("&", " ").strip().rstrip(".")[-_LONGEST_SENTENCE:] or None
 
 
-def _in_sentence(sentence: str, kind: Kind) -> Prose | None:
+def _in_sentence(sentence: str, kind: Kind, relation: bool) -> Prose | None:
     spans = math_spans(sentence)
     if kind == "words":
         bold = _BOLD.findall(sentence)
-        said = bold[-1] if bold else after_copula(sentence, kind)
+        texts = bold or _TEXT.findall(sentence)
+        said = texts[-1] if texts else after_copula(sentence, kind)
         return (said, "prose_words") if said else None
     if kind == "number":
         if not spans and not words(sentence) and "=" not in sentence:
@@ -75,10 +89,13 @@ def _in_sentence(sentence: str, kind: Kind) -> Prose | None:
         number = number_in(_without_dollars(sentence, spans))
         return (number, "prose_number") if number else None
     if spans:
-        content, start, end = spans[-1]
-        if len(spans) > 1 and _JOINED.fullmatch(sentence[spans[-2][2] : start]):
-            content = _without_dollars(sentence, spans)
-        return (_right_side(content), "prose_formula") if words(sentence[end:]) <= 3 else None
+        content, _, end = spans[-1]
+        place = len(spans) - 1
+        while place > 0 and _JOINED.fullmatch(sentence[spans[place - 1][2] : spans[place][1]]):
+            place -= 1
+        if place < len(spans) - 1:
+            content = _without_dollars(sentence, spans)[spans[place][1] :][: end - spans[place][1]]
+        return (_right_side(content, relation), "prose_formula") if words(sentence[end:]) <= 3 else None
     if (said := after_copula(sentence, kind)) is not None:
         return said, "prose_formula"
     pieces = _LAST_PIECE.split(sentence) if kind == "other" else []
@@ -103,10 +120,11 @@ def _without_dollars(sentence: str, spans: list[tuple[str, int, int]]) -> str:
     return sentence
 
 
-def _right_side(formula: str) -> str:
-    """The last piece of a chain `f = a = b`; a single equation stays one."""
+def _right_side(formula: str, relation: bool) -> str:
+    """The last piece of a chain `f = a = b`; a single equation stays one where the gold is one."""
+    formula = formula.strip().rstrip(".,")
     pieces = _LAST_PIECE.split(formula)
-    return pieces[-1].strip() if len(pieces) > 2 else formula
+    return pieces[-1].strip() if len(pieces) > (2 if relation else 1) else formula
 
 
 def _letter(text: str) -> Prose | None:

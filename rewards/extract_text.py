@@ -16,6 +16,7 @@ _MATH_SPAN = re.compile(
     re.DOTALL,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|[*\"”])|[。！？।؟]|\n")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[A-Za-z*]{0,20}\}")
 _WORD = re.compile(r"(?<![\\A-Za-zÀ-ɏ])[A-Za-zÀ-ɏ]{2,}")
 _OTHER_SCRIPT = re.compile("[Ѐ-ԯԱ-֏א-תء-يٱ-ۓऄ-हঅ-হਅ-ਹઅ-હଅ-ହஅ-ஹఅ-హಅ-ಹഅ-ഹก-ฮა-ჰぁ-ゟ゠-ヿ㐀-䶿一-鿿가-힣]")
 
@@ -71,6 +72,8 @@ def words(text: str) -> int:
     """How many words of prose a text holds: runs of two or more letters that are no LaTeX command; a run in a script
     without spaces counts once for every two letters.
     """
+    if "\\begin" in text:
+        text = _ENVIRONMENT.sub("", text)
     count = len(_WORD.findall(text))
     if not text.isascii():
         others = len(_OTHER_SCRIPT.findall(text))

@@ -94,9 +94,11 @@ ADVERBIALS = (
 )
 """A number after one of these is a time or a means rather than what is asked for."""
 
+_FAILING = "determin|find|found|solv|answer|say|said|tell|know|comput|calculat|conclud|decid"
 DOUBTS = (
-    *("may", "might", "maybe", "perhaps", "possibly", "could", "not sure", "unsure", "uncertain", "guess"),
-    *("don['’]?t know", "do not know", "cannot", "can['’]?t", "unable", "unclear", "wrong", "incorrect", "wait"),
-    *("hmm", "peut-être", "quizás", "vielleicht"),
+    *("may be", "might", "maybe", "perhaps", "possibly", "could be", "not sure", "unsure", "uncertain", "hmm"),
+    *("(?:i|my) guess", "don['’]?t know", "do not know", "unclear", "wrong", "incorrect", "wait[,.!]"),
+    *("peut-être", "quizás", "vielleicht"),
+    rf"(?:cannot|can['’]?t|unable to|not able to|could not|couldn['’]?t) (?:be )?(?:{_FAILING})[a-z]*",
 )
 DOUBTS_ELSEWHERE = ("不知道", "不确定", "可能", "也许", "无法")

@@ -274,10 +274,10 @@ def test_no_number_is_taken_from_doubt_denial_and_noise(response: str) -> None:
 @pytest.mark.parametrize(
     ("response", "gold", "answer"),
     [
-        ("Therefore, $f(x) = x^2 + 1$.", "x^2", ("f(x) = x^2 + 1", "prose_formula")),
+        ("Therefore, $f(x) = x^2 + 1$.", "x^2", ("x^2 + 1", "prose_formula")),
         ("Thus we get\n\\[\nf(x) = (x+1)^2-2x = x^2+1.\n\\]", "x^2", ("x^2+1", "prose_formula")),
         ("The area is 10π.", r"\pi", ("10π", "prose_formula")),
-        ("Either $x$ or $x^2$", "x^2", ("Either  x  or  x^2", "prose_formula")),
+        ("Either $x$ or $x^2$", "x^2", ("x  or  x^2", "prose_formula")),
         ("So the intersection is (1, 2).", "(3,4)", ("(1, 2)", "prose_formula")),
         ("So it falls on a **Monday**.", "Friday", ("Monday", "prose_words")),
         ("The function is odd.", "even", ("odd", "prose_words")),
