@@ -12,6 +12,7 @@ import os
 import selectors
 import threading
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -28,8 +29,8 @@ AHEAD = 0.02
 MOST_AHEAD = 128
 GATHER = 0.002
 """Seconds this thread rests after verdicts came, while every worker has work: fewer wake-ups for the same items."""
-STEAL_AFTER = 0.05
-"""Seconds after which an item in work loses the items behind it to idle workers."""
+LONG = 0.05
+"""Seconds after which an item in work is taken for a long one."""
 SILENCE = 30.0
 """Seconds that a worker may owe verdicts without having an item in work."""
 FALSE_STARTS = 3
@@ -245,20 +246,21 @@ class Dispatcher(threading.Thread):
         if (retire or worker.taken >= self.settings.max_items_per_worker) and not worker.dying:
             worker.excused = True
             self.queue.recorder.recycled += 1
-            self._give_back(worker, 0)
+            self._give_back(worker, worker.assigned)
             self._dismiss(worker)
 
     def _settle(self, worker: Worker, frame: list[Any]) -> bool:
-        """Takes a verdict; whether the worker asks to be replaced."""
-        number, fields, worker.peak_kb, retire = frame
+        """Takes verdicts; whether the worker asks to be replaced."""
+        results, worker.peak_kb, retire = frame
         self.queue.recorder.peak_kb = max(self.queue.recorder.peak_kb, worker.peak_kb)
-        verdict = verdict_of(fields)
-        worker.taken += 1
+        worker.taken += len(results)
         self._false_starts = 0
-        self._mean_seconds += 0.05 * (min(verdict.seconds, 0.1) - self._mean_seconds)
-        task = worker.assigned.pop(number, None)
-        if task is not None:
-            self.queue.judge(task, verdict)
+        for number, fields in results:
+            verdict = verdict_of(fields)
+            self._mean_seconds += 0.05 * (min(verdict.seconds, 0.1) - self._mean_seconds)
+            task = worker.assigned.pop(number, None)
+            if task is not None:
+                self.queue.judge(task, verdict)
         return bool(retire)
 
     def _dismiss(self, worker: Worker) -> None:
@@ -280,7 +282,7 @@ class Dispatcher(threading.Thread):
                     self._settle(worker, frame)
         running, start = worker.slot.running()
         culprit = worker.assigned.pop(running, None)
-        self._give_back(worker, 0)
+        self._give_back(worker, worker.assigned)
         seconds = time.monotonic() - start
         if worker.excused:
             self.queue.give_back([culprit] if culprit else [])
@@ -317,12 +319,9 @@ class Dispatcher(threading.Thread):
                 " grader?"
             )
 
-    def _give_back(self, worker: Worker, after: int) -> None:
-        """Puts the items behind `after` back in front of the queue, and tells the worker to leave them."""
-        back = [number for number in worker.assigned if number > after]
-        if back:
-            worker.slot.skip(back[-1])
-            self.queue.give_back([worker.assigned.pop(number) for number in back])
+    def _give_back(self, worker: Worker, numbers: Iterable[int]) -> None:
+        """Puts items that a worker has been given back in front of the queue."""
+        self.queue.give_back([worker.assigned.pop(number) for number in list(numbers)])
 
     def _listen(self, worker: Worker) -> None:
         """Waits for what the worker says, and for room in its socket while there is more to send."""
@@ -350,19 +349,25 @@ class Dispatcher(threading.Thread):
                     self._dismiss(worker)
                 continue
             age = now - start
-            if age > STEAL_AFTER:
+            if age > LONG:
                 worker.look(running)
-                self._steal(worker, running)
+                self._relieve(worker, running)
             if age > limit and not (age < 3 * limit and worker.starved(running, limit)):
                 worker.killed_for = running
                 self.queue.recorder.kills += 1
                 self._dismiss(worker)
 
-    def _steal(self, worker: Worker, running: int) -> None:
-        if len(worker.assigned) > 1 and not len(self.queue):
-            others = (other for other in self._workers.values() if other is not worker)
-            if any(other.ready and not other.dying and not other.assigned for other in others):
-                self._give_back(worker, running)
+    def _relieve(self, worker: Worker, running: int) -> None:
+        """Frees the items around one that takes long: those before it, whose verdicts the worker holds, and those
+        behind it if somebody is idle.
+        """
+        self._give_back(worker, [number for number in worker.assigned if number < running])
+        behind = [number for number in worker.assigned if number > running]
+        others = (other for other in self._workers.values() if other is not worker)
+        idle = any(other.ready and not other.dying and not other.assigned for other in others)
+        if behind and idle and not len(self.queue):
+            worker.slot.skip(behind[-1])
+            self._give_back(worker, behind)
 
     # --- items ---
 
@@ -373,8 +378,9 @@ class Dispatcher(threading.Thread):
         # Near the end of a batch little is given at once, so that the workers end together.
         share = max(1, min(depth, len(self.queue) // max(1, 2 * len(workers))))
         for worker in sorted(workers, key=lambda worker: len(worker.assigned)):
-            if len(worker.assigned) <= depth // 2 and not worker.unsent and len(self.queue):
-                self._give(worker, self.queue.take(share))
+            left = self.settings.max_items_per_worker - worker.taken - len(worker.assigned)
+            if left > 0 and len(worker.assigned) <= depth // 2 and not worker.unsent and len(self.queue):
+                self._give(worker, self.queue.take(min(share, left)))
 
     def _give(self, worker: Worker, tasks: list[Task]) -> None:
         if not worker.assigned:

@@ -22,6 +22,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "reason": (str,),
     "seconds": (int, float),
 }
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 _LENGTH = struct.Struct("<I")
 MAX_FRAME = 1 << 30
 """Bytes of a frame; a longer one is no frame of ours."""
@@ -33,7 +34,7 @@ class BrokenFrame(Exception):
 
 def encode(value: Any) -> bytes:
     """One frame. Lone surrogates, which model text can hold, go through unchanged."""
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    body = _JSON.encode(value).encode("utf-8", "surrogatepass")
     if len(body) > MAX_FRAME:
         raise BrokenFrame(f"a frame of {len(body)} bytes")
     return _LENGTH.pack(len(body)) + body
@@ -70,14 +71,14 @@ class Frames:
         return found
 
 
-def result_frame(number: int, verdict: Verdict, peak_kb: int, retire: bool) -> bytes:
-    """A worker's verdict on item `number`, its peak resident memory in KiB, and whether it wants to be replaced."""
+def result_of(number: int, verdict: Verdict) -> list[Any]:
+    """A verdict on item `number` as it crosses."""
     fields = [verdict.status, verdict.score, verdict.extracted, verdict.gold, verdict.reason, verdict.seconds]
-    return encode([number, fields, peak_kb, retire])
+    return [number, fields]
 
 
 def verdict_of(fields: list[Any]) -> Verdict:
-    """The verdict in a result frame."""
+    """The verdict of a result."""
     return Verdict(*fields)
 
 

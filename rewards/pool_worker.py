@@ -25,25 +25,21 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from reasonrl.rewards.pool_wire import Frames, Slot, checked, encode, result_frame
+from reasonrl.rewards.pool_wire import Frames, Slot, checked, encode, result_of
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, Status, Verdict
 
 ORPHAN_CHECK = 0.5
 """Seconds between two looks whether the parent is alive; a signal from the kernel and the closed socket come sooner."""
 GROWTH_LIMIT = 384 << 10
 """KiB of resident memory that a worker may gain before it asks to be replaced."""
+HOLD = 0.001
+"""Seconds for which verdicts are held to be sent together. What is held behind an item that hangs is not waited for:
+the pool has it graded again."""
 _PR_SET_PDEATHSIG = 1
 
-_WARM_UP = (
-    ("1/2", r"\boxed{0.5}"),
-    ("x^2+2x+1", r"\boxed{(x+1)^2}"),
-    (r"\frac{\sqrt{2}}{2}", r"\boxed{\frac{1}{\sqrt{2}}}"),
-    (r"\{1,2\}", r"\boxed{\{2,1\}}"),
-    (r"(-\infty,2)\cup[3,5)", r"\boxed{x<2}"),
-    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{pmatrix}1\\a\end{pmatrix}}"),
-    ("2x+3y=7", r"\boxed{3y=7-2x}"),
-)
-"""What the math verifier grades before the first worker is forked, so that no item pays for imports and caches."""
+_GRADER = "reasonrl.rewards.math:verify"
+_ALGEBRA = (("x^2+2x+1", "(x+1)^2"), (r"\{1,2\}", r"\{2,1\}"), (r"(-\infty,2)", "x<2"), (r"\sin(x)=1", r"1=\sin(x)"))
+"""What computer algebra compares before the first worker is forked, so that no item pays for its imports and caches."""
 
 
 def main(control: int, grader: str, parent: int) -> None:
@@ -73,13 +69,18 @@ def main(control: int, grader: str, parent: int) -> None:
 
 
 def load_grader(spec: str) -> Callable[..., Any]:
-    """The function `module:function`, after it has graded its module's `POOL_WARM_UP` pairs."""
+    """The function `module:function`, after it has graded its module's `POOL_WARM_UP` pairs, or ours."""
     module_name, _, name = spec.partition(":")
     module = importlib.import_module(module_name)
     grade: Callable[..., Any] = getattr(module, name)
-    pairs = getattr(module, "POOL_WARM_UP", _WARM_UP if spec == "reasonrl.rewards.math:verify" else ())
-    for gold, response in pairs:
+    for gold, response in getattr(module, "POOL_WARM_UP", ()):
         grade(gold, response, "default")
+    if spec == _GRADER:
+        from reasonrl.rewards.symbolic import symbolically_equal
+
+        for gold, answer in _ALGEBRA:
+            grade(gold, rf"\boxed{{{answer}}}", "default")
+            symbolically_equal(gold, answer)
     return grade
 
 
@@ -216,6 +217,9 @@ class _Worker:
             if "limit" in inspect.signature(grade).parameters:
                 self.extra["limit"] = settings["time_limit"]
         self.start_kb = _peak_kb()
+        self.held: list[list[Any]] = []
+        self.sent = 0.0
+        self.retire = False
 
     def serve(self) -> None:
         """Until the pool closes the socket."""
@@ -224,21 +228,20 @@ class _Worker:
         while data := self.link.recv(1 << 18):
             for items in frames.feed(data):
                 for number, gold, response, policy in items:
-                    if number <= self.slot.skipped():
-                        continue
-                    self._one(number, gold, response, policy)
+                    if number > self.slot.skipped():
+                        self._one(number, gold, response, policy)
+            self._send()
 
     def _one(self, number: int, gold: str, response: str, policy: str) -> None:
         start = time.monotonic()
         self.slot.begin(number, start)
-        retire = False
         try:
             verdict = self.grade(gold, response, policy, **self.extra)
             problem = checked(verdict)
             if problem is not None:
                 verdict = _ours("fault", gold, problem, start)
         except MemoryError:
-            verdict, retire = _ours("crash", gold, "the grader ran out of memory", start), True
+            verdict, self.retire = _ours("crash", gold, "the grader ran out of memory", start), True
         except RecursionError:
             verdict = _ours("crash", gold, "the grader recursed too deeply", start)
         except Exception as error:
@@ -246,11 +249,19 @@ class _Worker:
             verdict = _ours("fault", gold, f"the grader raised {type(error).__name__}: {error}"[:500], start)
         except BaseException as error:  # SystemExit, or a grader's own kind: this process may be in any state
             verdict = _ours("crash", gold, f"the grader raised {type(error).__name__}: {error}"[:500], start)
-            retire = True
-        peak = _peak_kb()
-        frame = result_frame(number, verdict, peak, retire or peak - self.start_kb > GROWTH_LIMIT)
+            self.retire = True
+        self.held.append(result_of(number, verdict))
         self.slot.end()
-        self.link.sendall(frame)
+        if start - self.sent > HOLD or verdict.seconds > HOLD or self.retire:
+            self._send()
+
+    def _send(self) -> None:
+        """Sends the verdicts that are held."""
+        if self.held:
+            peak = _peak_kb()
+            self.link.sendall(encode([self.held, peak, self.retire or peak - self.start_kb > GROWTH_LIMIT]))
+            self.held = []
+        self.sent = time.monotonic()
 
 
 def _ours(status: Status, gold: str, reason: str, start: float) -> Verdict:
