@@ -266,7 +266,7 @@ def isolation(warn: bool = True) -> Isolation:
     if warn and not found.whole:
         warnings.warn(
             f"programs run without the kernel's namespaces on this machine ({found}{why}): they may read this user's"
-            " files and see its processes -> allow unprivileged user namespaces, or refuse with args.requires_isolation",
+            " files and see its processes -> allow unprivileged user namespaces, or set args.requires_isolation",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -8,6 +8,7 @@ another sandbox: what the tests expect never is where the program is.
 from __future__ import annotations
 
 import ast
+import atexit
 import builtins
 import contextlib
 import os
@@ -47,10 +48,8 @@ def run_script(code: str) -> None:
     except BaseException:
         traceback.print_exc(limit=-3)
     with contextlib.suppress(BaseException):
-        import atexit
-        import threading
-
-        threading._shutdown()  # type: ignore[attr-defined]
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

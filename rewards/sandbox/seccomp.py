@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import platform
 import struct
 
@@ -61,8 +62,16 @@ _SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "
 _SPECIAL = ("clone", "clone3", "prlimit64", "socket", *_SIGNALS)
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NEW_NAMESPACES = 0x7E020000
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+
+
+def prepare_filter(*, allow_network: bool, allow_signals: bool) -> None:
+    """Write the filter's program down, so that children that install it need not."""
+    machine = platform.machine()
+    if machine in _AUDIT:
+        _program(machine, allow_network, allow_signals)
 
 
 def install_filter(*, allow_network: bool, allow_signals: bool) -> bool:
@@ -77,12 +86,12 @@ def install_filter(*, allow_network: bool, allow_signals: bool) -> bool:
     if machine not in _AUDIT:
         return False
     code = _program(machine, allow_network, allow_signals)
-    libc = ctypes.CDLL(None, use_errno=True)
     text = ctypes.create_string_buffer(code, len(code))
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
+    libc = _LIBC
     program = Program(len(code) // 8, ctypes.cast(text, ctypes.c_void_p))
     no_new_privileges, set_seccomp, filter_mode = 38, 22, 2
     if libc.prctl(no_new_privileges, 1, 0, 0, 0) != 0:
@@ -90,6 +99,7 @@ def install_filter(*, allow_network: bool, allow_signals: bool) -> bool:
     return bool(libc.prctl(set_seccomp, filter_mode, ctypes.byref(program), 0, 0) == 0)
 
 
+@functools.cache
 def _program(machine: str, allow_network: bool, allow_signals: bool) -> bytes:
     column = 0 if machine == "x86_64" else 1
     number = {name: both[column] for name, both in _NUMBERS.items()}

@@ -7,6 +7,7 @@ A program can do nothing to it that gains the program anything: what is expected
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -91,6 +92,8 @@ class _Server:
     def serve(self) -> None:
         """Answer requests until the host is gone."""
         programs.send(1, {"isolation": self._with_filter()})
+        gc.collect()
+        gc.freeze()  # a child's collections shall not touch, and so copy, what it shares with us
         operations: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "load": self._load,
             "script": self._script,
@@ -102,6 +105,7 @@ class _Server:
 
     def _with_filter(self) -> dict[str, bool]:
         """What is in force, once a child has tried the filter."""
+        seccomp.prepare_filter(allow_network=self.isolation["network"], allow_signals=self.isolation["pids"])
         child = os.fork()
         if child == 0:
             os._exit(0 if self._filter() else 1)
