@@ -75,7 +75,7 @@ def _same_percent(left: Node, left_unit: str, right: Node, right_unit: str, poli
 
 
 def _same_angle(left: Node, left_unit: str, right: Node, right_unit: str, policy: Policy) -> bool | None:
-    if policy.optional_unit and same_value(left, right):
+    if policy.optional_unit and "" in (left_unit, right_unit) and same_value(left, right):
         return True
     if left_unit not in ("", "deg", "rad") or right_unit not in ("", "deg", "rad"):
         return False

@@ -48,13 +48,23 @@ from reasonrl.rewards.shapes import (
 )
 from reasonrl.rewards.synonyms import same_words
 
+_SHORT_REMARK = 6
+
 
 def same_reading(gold: Reading, answer: Reading, policy: Policy) -> bool | None:
     """Whether two read answers are the same; None if that cannot be told."""
-    if gold.remark and answer.remark and gold.remark != answer.remark:
+    if not _remarks_agree(gold.remark, answer.remark):
         return False
     node = _with_bound_letters(gold, answer)
     return Comparer(policy).same(gold.node, node)
+
+
+def _remarks_agree(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
+    """Whether two remarks may say the same: one is missing, their numbers agree, and long ones have the same words."""
+    if not gold or not answer or gold == answer:
+        return True
+    numbers = [[word for word in remark if word[0].isdigit()] for remark in (gold, answer)]
+    return numbers[0] == numbers[1] and min(len(gold), len(answer)) <= _SHORT_REMARK
 
 
 def _with_bound_letters(gold: Reading, answer: Reading) -> Node:
@@ -291,7 +301,7 @@ class Comparer:
 
     def _list_for_bracket(self, bracket: Seq, items: Sequence[Node], gold_is_bracket: bool) -> tuple[bool, bool | None]:
         """A bare list against something in brackets: a set, or the list itself with brackets around it."""
-        inner: list[Node] = list(bracket.items)
+        inner: list[Node] = flattened(Seq("", bracket.items)) or []
         gold, answer = (inner, list(items)) if gold_is_bracket else (list(items), inner)
         if bracket.kind == "{}":
             if self.policy.unordered_lists or len(items) == 1:
@@ -328,7 +338,8 @@ class Comparer:
         if not isinstance(gold, Seq) and not isinstance(answer, Seq):
             return False, None
         if isinstance(gold, Seq) and isinstance(answer, Seq):
-            vectors = gold.kind in TUPLES and answer.kind in TUPLES and len(gold.items) != 2
+            loose = self.policy.name != "strict" and len(gold.items) != 2
+            vectors = loose and gold.kind in TUPLES and answer.kind in TUPLES
             if gold.kind != answer.kind and not vectors:
                 return True, False
             if len(gold.items) != len(answer.items):

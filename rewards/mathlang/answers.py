@@ -33,6 +33,7 @@ MAX_LEVELS = 100
 _MATRICES = names("matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix array smallmatrix")
 _SET_WORDS = {"R": "R", "Z": "Z", "N": "N", "Q": "Q", "C": "C"}
 _PARAMETER_SETS = names("set:Z set:N set:R set:Q set:C Z N R Z_+ N_+ N_0 set:N_0")
+_SAYING = frozenset({"num", "word", "unit"})
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 
 
@@ -45,7 +46,10 @@ def read(text: str) -> Reading:
     if len(text) > MAX_LENGTH:
         raise Unreadable(f"longer than {MAX_LENGTH} characters")
     found = tokens(clean(text))
-    reading = AnswerParser(found).answer()
+    try:
+        reading = AnswerParser(found).answer()
+    except RecursionError:  # the caller stands near the end of the stack already
+        raise Unreadable("nested too deeply") from None
     # A chain such as `1/2/3/…` or `x!!!…` is read by a loop, yet makes a level for every sign.
     if len(found) > MAX_LEVELS and depth(reading.node) > MAX_LEVELS:
         raise Unreadable(f"more than {MAX_LEVELS} levels")
@@ -135,7 +139,8 @@ class AnswerParser(CommandParser):
                 self.bound.add(later.value)
             elif later.kind in ("word", "unit"):
                 self.bound.update(letter for letter in _LETTER.findall(later.value) if letter not in "aAI")
-        self.remark = tuple(later.value for later in self.tokens[self.place :] if later.kind == "num")
+        rest = self.tokens[self.place :]
+        self.remark = tuple(word for later in rest for word in later.value.lower().split() if later.kind in _SAYING)
         self.place = len(self.tokens)
         return True
 

@@ -12,6 +12,8 @@ from reasonrl.rewards.mathlang.tree import Node, Op, Sym, symbols, walk
 
 _ENOUGH = 5
 _LEAST = 2
+_STEPS = frozenset({"floor", "ceil", "sgn", "max", "min"})
+_STEP_DRAWS = 96
 
 
 def same_value(left: Node, right: Node) -> bool | None:
@@ -47,6 +49,8 @@ def _at_points(left: Node, right: Node, letters: list[str], has_i: bool, natural
             if decided is not None:
                 return decided
         return None
+    if any(isinstance(part, Op) and part.name in _STEPS for side in (left, right) for part in walk(side)):
+        return _at_many_points(left, right, letters, has_i, natural)
     stages = [(range(REAL_DRAWS), has_i), (range(REAL_DRAWS, REAL_DRAWS + WHOLE_DRAWS), has_i)]
     if not has_i:
         stages.append((range(REAL_DRAWS), True))
@@ -63,6 +67,17 @@ def _at_points(left: Node, right: Node, letters: list[str], has_i: bool, natural
         if agreed >= _LEAST:
             return True
     return None
+
+
+def _at_many_points(left: Node, right: Node, letters: list[str], has_i: bool, natural: bool) -> bool | None:
+    """Functions of steps agree at most points whether they are equal or not: many more points, most of them whole."""
+    agreed = 0
+    for draw in range(_STEP_DRAWS):
+        decided = _at(left, right, {name: sample(name, draw) for name in letters}, has_i, natural)
+        if decided is False:
+            return False
+        agreed += decided is True
+    return True if agreed >= _STEP_DRAWS // 4 else None
 
 
 def _at(left: Node, right: Node, point: dict[str, Fraction], complex_values: bool, natural: bool) -> bool | None:

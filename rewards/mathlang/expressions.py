@@ -8,7 +8,8 @@ from reasonrl.rewards.mathlang.lexer import Token, Unreadable, joined, number
 from reasonrl.rewards.mathlang.tables import names
 from reasonrl.rewards.mathlang.tree import Node, Num, Op, Sym
 
-MAX_DEPTH = 40
+MAX_DEPTH = 150
+"""Calls of rules inside one another; a bracket in a bracket is five of them."""
 
 RELATIONS = names(
     """le ge ne approx in notin subset subseteq supset supseteq to equiv sim cong propto perp parallel Rightarrow
@@ -50,7 +51,7 @@ class ExpressionParser:
     def deeper(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Unreadable(f"nested deeper than {MAX_DEPTH}")
+            raise Unreadable("nested too deeply")
 
     # -- what the parser of answers gives -----------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ _TOKEN = re.compile(
     |(?P<thousands>(?<![\d.])\d{1,3}(?:(?:\{,\}|,\\!|\\,|\\!|,\\,|\\;|\\\ )\s*\d{3})+(?!\d)(?:\.\d+)?)
     |(?P<commas>(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]\d|\d)(?:\.\d+)?)
     |(?P<spaced>(?<![\d.])[1-9]\d{0,2}(?:[\ ]\d{3})+(?![\d.]|\s*(?:/|\\[dt]?frac|\ \d))(?!\s*\d))
-    |(?P<num>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d{1,6}(?![\dA-Za-z^.]))?)
+    |(?P<num>(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:[eE][+-]?\d{1,6}(?![\dA-Za-z^]|\.\d))?)
     |(?P<env>\\(?:begin|end)\s*\{(?P<name>[A-Za-z*]+)\})
     |(?P<row>\\\\(?:\[[^\[\]]{0,12}\])?|\\cr(?![A-Za-z])|\\tabularnewline)
     |(?P<cmd>\\[A-Za-z]+)
@@ -114,7 +114,7 @@ def tokens(text: str) -> list[Token]:
             depth += (value in "([") - (value in ")]")
         elif kind == "esc" or (kind == "cmd" and value in ("\\lbrace", "\\rbrace")):
             depth += (value in ("\\{", "\\lbrace")) - (value in ("\\}", "\\rbrace"))
-        _add(found, str(kind), value, match, text[match.end() : match.end() + 1])
+        _add(found, str(kind), value, match, text[match.end() : match.end() + 4])
         if len(found) > MAX_TOKENS:
             raise Unreadable(f"more than {MAX_TOKENS} signs")
         place += len(value)
@@ -133,7 +133,7 @@ def _add(found: list[Token], kind: str, value: str, match: re.Match[str], text_a
             return  # a full stop, or one that strayed before a bracket
         found.append(Token("sym", value, None, start))
     elif kind == "word":
-        _add_word(found, value, start)
+        _add_word(found, value, start, text_after)
     elif kind == "cmd":
         name = _SPELLING.get(value[1:], value[1:])
         if name == "space":
@@ -216,9 +216,16 @@ def _ends_value(found: list[Token]) -> bool:
     )
 
 
-def _add_word(found: list[Token], word: str, start: int) -> None:
+def _add_word(found: list[Token], word: str, start: int, after: str) -> None:
     lower = word.lower()
-    if len(word) == 1:
+    if (
+        word == "U"
+        and found
+        and found[-1].value in (")", "]", "}", "\\}")
+        and after.lstrip()[:1] in ("(", "[", "\\", "{")
+    ):
+        found.append(Token("cmd", "cup", None, start))  # (0, 1) U (2, 3)
+    elif len(word) == 1:
         found.append(Token("let", word, None, start))
     elif lower in ("and", "or"):
         found.append(Token("sep", lower, None, start))
@@ -284,7 +291,7 @@ def _add_text(found: list[Token], content: str, start: int) -> None:
         found.append(Token("sym", "%", None, start))
     elif lower in _ORDINALS:
         found.append(Token("word", lower, None, start))
-    elif content[0].isdigit() or content[0] in "+-(":
+    elif content[0].isdigit() or content[0] in "+-(\\":
         found.extend(Token(kind, value, num, start) for kind, value, num, _ in tokens(content))
     elif len(content) == 1 and content.isalpha():
         found.append(Token("unit" if _ends_value(found) else "let", content, None, start))

@@ -84,7 +84,7 @@ class Reading(NamedTuple):
     Attributes:
         node: what it says.
         bound: letters that a remark declares to be arbitrary (`where k is an integer`).
-        remark: the numbers of a remark behind the answer, in order.
+        remark: the words and numbers of a remark behind the answer.
     """
 
     node: Node
