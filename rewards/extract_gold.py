@@ -64,7 +64,7 @@ def kind_of(gold: str) -> Kind:
     unit = re.match(r"[^A-Za-z\\~°^]*(?:\\[dtc]?frac\s*\{[^{}]*\}\s*\{[^{}]*\})?", number)
     if unit and unit.group().strip() and is_number(unit.group()) and _UNIT.fullmatch(number, unit.end()):
         return "number" if not re.fullmatch(r"\s*[a-z]", number[unit.end() :]) else "other"
-    if re.fullmatch(r"(?:\\text\s*\{)?[^\W\d_][^\d\\{}=^]*\}?", text) and len(text) > 1:
+    if re.fullmatch(r"(?:\\text\s*\{)?[^\W\d_][^\d\\{}=^]*\}?", text) and words(text):
         return "words" if words(text) <= _SHORT_WORDS else "text"
     if words(_SEPARATOR.sub(" ", text)) > 1:
         return "text"

@@ -17,10 +17,10 @@ _NUMBER = re.compile(
     rf"|{_PLAIN}\s?(?:\\times|×|\*)\s?10\s?\^\s?\{{?-?\d+\}}?|{_PLAIN}(?:[eE][-+]?\d+)?|[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])"
     r"[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]?(?:\s?(?:\\?%|％|٪|percent\b|per cent\b|por ciento\b|pour cent\b|Prozent\b))?"
 )
-# `2x`, `3π`, `5^2`, `2√3`: the coefficient of something is no number of its own.
+# `2x`, `3π`, `5^2`, `2√3`, `5-dollar`: the coefficient of something is no number of its own.
 _COEFFICIENT = re.compile(
     r"\s?(?:\^(?!\s?\{?\s?\\circ)|[√π]|\\(?:sqrt|pi|cdot|times|frac|theta)|[ikntxyz](?![A-Za-zÀ-ɏ']))"
-    r"|!|[a-e](?![A-Za-zÀ-ɏ'])"
+    r"|!|[a-e](?![A-Za-zÀ-ɏ'])|-[A-Za-z]"
 )
 _ADVERBIAL = re.compile(
     rf"(?:^|[\s,(]){either(words.ADVERBIALS)}\s(?:(?:only|about|the next|les|los|las|den|die)\s)?(?:\\?[$€£]\s?)?$",
@@ -90,6 +90,15 @@ def number_in(sentence: str) -> str | None:
     return _value(sentence)
 
 
+def follows_in_a_clause_of_its_own(rest: str) -> bool:
+    """Whether a number follows that is part of another clause, or is joined to what stands before it."""
+    following = _NUMBER.search(rest)
+    if following is None:
+        return False
+    before = rest[: following.start()]
+    return _joined(before) or _CLAUSE.search(before) is not None
+
+
 def _value(text: str) -> str | None:
     text = _WORKING.sub(" ", text)
     after = _after_last_equals(text)
@@ -114,18 +123,17 @@ def _after_last_equals(text: str) -> str | None:
     if number is None or _COEFFICIENT.match(text, number.end()):
         return None
     rest = text[number.end() :]
-    following = _NUMBER.search(rest)
-    if _OPERATOR_AFTER.match(rest) or _EQUALS.search(rest):
+    if _OPERATOR_AFTER.match(rest) or _EQUALS.search(rest) or follows_in_a_clause_of_its_own(rest):
         return None
-    if following is not None and (_joined(rest[: following.start()]) or _CLAUSE.search(rest, 0, following.start())):
-        return None  # the calculation is followed by a figure of its own
     before = text[signs[-2].end() if len(signs) > 1 else 0 : signs[-1].start()].strip(_BRACKETS)
     if _LITERAL.fullmatch(before) and _LITERAL.fullmatch(number.group()) and float(before) != float(number.group()):
         return text.strip()  # `4 = 5` is no calculation
     return _clean(number.group())
 
 
-_CLAUSE = re.compile(r"[,;:.，；。]|\b(?:so|then|leaving|thus|therefore|but|or|which)\b|所以|因此", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"[,;:.，；。]|\b(?:so|then|leaving|thus|therefore|but|or|which|is|are|was)\b|所以|因此", re.IGNORECASE
+)
 _OPERATOR_AFTER = re.compile(r"\s*(?:[-+*/×÷^]|\\(?:times|cdot|sqrt|pi|frac))\s*[\d\\(a-z]")
 
 

@@ -10,7 +10,7 @@ import re
 from typing import Literal
 
 from reasonrl.rewards.extract_gold import Kind
-from reasonrl.rewards.extract_number import hedged, number_in
+from reasonrl.rewards.extract_number import follows_in_a_clause_of_its_own, hedged, is_number, number_in
 from reasonrl.rewards.extract_text import last_sentences, math_spans, words
 from reasonrl.rewards.extract_words import AND, OR, either
 from reasonrl.rewards.letters import first_named, last_named
@@ -42,10 +42,11 @@ def in_prose(text: str, kind: Kind, relation: bool = False) -> Prose | None:
         return _letter(text)
     if kind == "text":
         return None
+    talks = words(text) > 0
     for sentence in _sentences(text):
         if hedged(sentence):
             return None
-        found = _in_sentence(sentence, kind, relation)
+        found = _in_sentence(sentence, kind, relation, talks)
         if found is not None:
             return found
         if any(symbol.isdigit() for symbol in sentence):
@@ -76,7 +77,7 @@ def _closing_display(text: str) -> str | None:
     return inside.rpartition("\\\\")[2].replace("&", " ").strip().rstrip(".")[-_LONGEST_SENTENCE:] or None
 
 
-def _in_sentence(sentence: str, kind: Kind, relation: bool) -> Prose | None:
+def _in_sentence(sentence: str, kind: Kind, relation: bool, talks: bool) -> Prose | None:
     spans = math_spans(sentence)
     if kind == "words":
         bold = _BOLD.findall(sentence)
@@ -84,8 +85,12 @@ def _in_sentence(sentence: str, kind: Kind, relation: bool) -> Prose | None:
         said = texts[-1] if texts else after_copula(sentence, kind)
         return (said, "prose_words") if said else None
     if kind == "number":
-        if not spans and not words(sentence) and "=" not in sentence:
+        if not spans and not words(sentence) and "=" not in sentence and not (talks and is_number(sentence)):
             return None  # digits without a word state nothing
+        figures = [span for span in spans if is_number(span[0])]
+        if len(figures) == 1 and len(spans) == 1 and not follows_in_a_clause_of_its_own(sentence[figures[0][2] :]):
+            sentence = sentence[: figures[0][2]]  # the one figure that is set as a formula
+            spans = figures
         number = number_in(_without_dollars(sentence, spans))
         return (number, "prose_number") if number else None
     if spans:
