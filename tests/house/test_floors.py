@@ -33,6 +33,8 @@ FLOORS = {
 }
 GROUND = {"errors", "expressions", "plugins", "latex", "__init__"}
 """Single modules below the rooms, of the standard library and small third parties: everybody may import them."""
+SAME_FLOOR = {("rewards", "endpoints")}
+"""Judges are rewards that ask a server."""
 
 
 def room_files() -> Iterator[tuple[str, Path]]:
@@ -70,7 +72,7 @@ def arrow_fault(room: str, target: str) -> str | None:
         return f"reasonrl.{target} is no room"
     if room in GROUND:
         return f"{room} stands below every room"
-    if FLOORS[room] > FLOORS[target]:
+    if FLOORS[room] > FLOORS[target] or (room, target) in SAME_FLOOR:
         return None
     return f"{room} (floor {FLOORS[room]}) imports {target} (floor {FLOORS[target]})"
 
@@ -96,6 +98,8 @@ def test_arrows_run_downwards_only() -> None:
     [
         ("rewards", "data_tools", False),
         ("rewards", "errors", True),
+        ("rewards", "endpoints", True),
+        ("endpoints", "rewards", False),
         ("rollout", "trainers", False),
         ("trainers", "rollout", True),
         ("errors", "recipe", False),
