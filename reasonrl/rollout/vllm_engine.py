@@ -133,7 +133,7 @@ class VLLMEngine:
                 self._vllm.add_request(name, _prompt(request.prompt_ids), self.sampling(request.seed, params))
                 waiting[name] = request
             while waiting:
-                for output in self._vllm.step():
+                for output in self._step():
                     if output.finished and output.request_id in waiting:
                         yield self._sample(waiting.pop(output.request_id), output.outputs[0])
         finally:
@@ -209,7 +209,7 @@ class VLLMEngine:
         name = str(next(self._numbers))
         self._vllm.add_request(name, _prompt(ids), params)
         while True:
-            for output in self._vllm.step():
+            for output in self._step():
                 if output.finished and output.request_id == name:
                     return [float(value) for value in output.prompt_logprobs.logprobs]
 
@@ -220,6 +220,15 @@ class VLLMEngine:
             stop_engine(self._vllm)
             del self._vllm
             self._trainer = None
+
+    def _step(self) -> list[Any]:
+        # vLLM's sampler on CPU draws from the global generator before it puts the seeded draws in their place.
+        state = torch.get_rng_state()
+        try:
+            outputs: list[Any] = self._vllm.step()
+        finally:
+            torch.set_rng_state(state)
+        return outputs
 
     def _reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
         seen: set[str] = set()

@@ -84,16 +84,27 @@ def start_engine(folder: str, options: Mapping[str, Any]) -> Any:
 
 
 def stop_engine(engine: Any) -> None:
-    """End an engine; with the last one of the process goes the process group that vLLM has opened."""
-    from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
+    """End an engine; with the last one of the process goes the process group, if vLLM has opened it."""
+    from vllm.distributed.parallel_state import destroy_model_parallel
+    from vllm.v1.engine import core
 
-    engine.engine_core.shutdown()
     _group.engines -= 1
     if _group.engines == 0 and _group.ours:
-        destroy_model_parallel()
-        destroy_distributed_environment()
+        engine.engine_core.shutdown()
         _group.ours = False
+    else:
+        # vLLM would end every process group with any engine: other engines' and the trainer's too.
+        cleanup = core.cleanup_dist_env_and_memory
+        core.cleanup_dist_env_and_memory = _nothing
+        try:
+            engine.engine_core.shutdown()
+        finally:
+            core.cleanup_dist_env_and_memory = cleanup
+        if _group.engines == 0:
+            destroy_model_parallel()
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def write_skeleton(model: Any, folder: Path) -> None:
@@ -174,3 +185,7 @@ def _unmarked() -> Iterator[None]:
         torch.set_rng_state(states[2])
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def _nothing() -> None:
+    """In place of vLLM's clean-up of all process groups."""
