@@ -67,7 +67,8 @@ class Isolation:
         user: it has no privileges over the host's other users' things.
         pids: it sees and signals no process but its own.
         network: it has no network.
-        mounts: it sees system files and Python only, read-only, and writes to memory only.
+        mounts: it has a root of its own, read-only, and writes to memory only.
+        files: it sees system files and Python only, and writes to a folder of its own (`mounts`, or by Landlock).
         calls: dangerous system calls are refused.
         no_sockets: it can open no socket that leads anywhere (`network`, or by refused calls).
     """
@@ -76,6 +77,7 @@ class Isolation:
     pids: bool = False
     network: bool = False
     mounts: bool = False
+    files: bool = False
     calls: bool = False
     no_sockets: bool = False
 
@@ -264,9 +266,10 @@ def isolation(warn: bool = True) -> Isolation:
         with Sandbox(isolate=False) as sandbox:
             found, why = sandbox.isolation, f": {problem}"
     if warn and not found.whole:
+        danger = "" if found.files else ", may read this user's files and write where this user may"
         warnings.warn(
-            f"programs run without the kernel's namespaces on this machine ({found}{why}): they may read this user's"
-            " files and see its processes -> allow unprivileged user namespaces, or set args.requires_isolation",
+            f"programs run without the kernel's namespaces here ({found}{why}): they see other processes{danger}"
+            " -> allow unprivileged user namespaces, or set args.requires_isolation",
             RuntimeWarning,
             stacklevel=3,
         )

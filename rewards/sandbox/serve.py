@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from reasonrl.rewards.sandbox import programs, seccomp, setup
+from reasonrl.rewards.sandbox import landlock, programs, seccomp, setup
 from reasonrl.rewards.sandbox.watch import Clock, size_of, sweep, usage
 from reasonrl.rewards.sandbox.wire import HEADER, frame
 
@@ -61,6 +61,7 @@ class _Server:
 
     def __init__(self, config: dict[str, Any], done: dict[str, bool]) -> None:
         self.limits = config["limits"]
+        self.show = config["show"]
         self.code = ""
         self.tests = False
         self.child = 0
@@ -73,7 +74,7 @@ class _Server:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         self.has_proc = (
-            setup.build_root(config["folder"], config["show"], self.limits["work_mb"]) if done["mounts"] else True
+            setup.build_root(config["folder"], self.show, self.limits["work_mb"]) if done["mounts"] else True
         )
         number = 50_000 + config["number"] % 10_000
         own_user = number if os.geteuid() == 0 and setup.user_exists(number) else None
@@ -106,15 +107,18 @@ class _Server:
     def _with_filter(self) -> dict[str, bool]:
         """What is in force, once a child has tried the filter."""
         seccomp.prepare_filter(allow_network=self.isolation["network"], allow_signals=self.isolation["pids"])
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if self._filter() else 1)
-        self.isolation["calls"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        self.isolation["calls"] = _tried(self._filter)
+        self.isolation["files"] = self.isolation["mounts"] or _tried(self._fence)
         self.isolation["no_sockets"] = self.isolation["network"] or self.isolation["calls"]
         return self.isolation
 
     def _filter(self) -> bool:
         return seccomp.install_filter(allow_network=self.isolation["network"], allow_signals=self.isolation["pids"])
+
+    def _fence(self) -> bool:
+        """Files by Landlock, where there is no root of our own."""
+        readable = [*setup.SYSTEM, *setup.SYSTEM_FILES, *self.show, "/proc/self", "/proc/cpuinfo", "/proc/meminfo"]
+        return landlock.restrict_files(readable, [f"/dev/{name}" for name in setup.DEVICES], self.work)
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         self._end_child()
@@ -294,6 +298,8 @@ class _Server:
         # A served program lives through many calls, whose time the server watches; this is the last resort.
         setup.limit_resources(self.limits, int(self.limits["seconds"] * (50 if keep else 1)) + 2)
         setup.set_dumpable(True)
+        if self.isolation["files"] and not self.isolation["mounts"] and not self._fence():
+            os._exit(1)
         if self.isolation["calls"] and not self._filter():
             os._exit(1)
         for name in [name for name in sys.modules if name.split(".")[0] == "reasonrl"]:
@@ -330,6 +336,17 @@ class _Server:
                         os.rmdir(path)
                     else:
                         os.unlink(path)
+
+
+def _tried(restrict: Callable[[], bool]) -> bool:
+    """Whether a restriction can be put in force, found out in a child."""
+    child = os.fork()
+    if child == 0:
+        held = False
+        with contextlib.suppress(OSError):
+            held = restrict()
+        os._exit(0 if held else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 class _Over(Exception):

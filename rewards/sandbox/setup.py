@@ -15,9 +15,9 @@ from typing import Any
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _NOSUID, _NODEV, _RDONLY, _REMOUNT, _BIND, _REC, _PRIVATE = 2, 4, 1, 32, 4096, 16384, 1 << 18
 _KEPT_FLAGS = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # statvfs flag -> mount flag
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
-_SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
+SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+DEVICES = ("null", "zero", "full", "random", "urandom")
 WORK = "/work"
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -75,10 +75,10 @@ def build_root(folder: str, paths: list[str], work_mb: int) -> bool:
     """
     _mount(None, "/", None, _REC | _PRIVATE)
     _mount("tmpfs", folder, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
-    for path in [*_SYSTEM, *_SYSTEM_FILES, *paths]:
+    for path in [*SYSTEM, *SYSTEM_FILES, *paths]:
         _show(path, folder)
     os.makedirs(f"{folder}/dev/shm", exist_ok=True)
-    for name in _DEVICES:
+    for name in DEVICES:
         _show(f"/dev/{name}", folder, read_only=False)
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         os.symlink(f"/proc/self/fd{target}", f"{folder}/dev/{name}")
