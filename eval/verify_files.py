@@ -44,7 +44,7 @@ class Tally:
         false_negatives, false_positives: pairs among them whose verdict contradicts the label.
         slowest: the longest time of one verdict, seconds.
         malformed: input lines that were no pair (their status is `fault`).
-        graded: verdicts made by this process; `seconds` its time for them.
+        graded: verdicts made by this process; `seconds` its time for them, `start` that until the first one.
         interrupted: whether it was stopped before the end.
     """
 
@@ -57,6 +57,7 @@ class Tally:
     malformed: int = 0
     graded: int = 0
     seconds: float = 0.0
+    start: float = 0.0
     interrupted: bool = False
 
     @property
@@ -141,6 +142,7 @@ def verify_file(
                     file.write(verdict_line(pair, verdict))
                     file.flush()
                 tally.count(verdict.status, pair.passed.get("equal"), verdict.seconds, bool(pair.fault))
+                tally.start = tally.start or time.monotonic() - start
                 tally.graded += 1
                 on_verdict()
         except KeyboardInterrupt:

@@ -45,9 +45,10 @@ def tally_table(tally: Tally, title: str) -> str:
             rows.append((status, f"{count:,} ({_share(count, tally.lines)})"))
     if tally.malformed:
         rows.append(("of them malformed lines", f"{tally.malformed:,}"))
-    if tally.graded and tally.seconds > 0:
-        speed = format_number(tally.graded / tally.seconds)
-        rows.append(("speed", f"{speed} pairs/s ({tally.graded:,} in {format_seconds(tally.seconds)})"))
+    if tally.graded > 1 and tally.seconds > tally.start:
+        speed = format_number((tally.graded - 1) / (tally.seconds - tally.start))
+        start = f"after a start of {format_seconds(tally.start)}"
+        rows.append(("speed", f"{speed} pairs/s ({tally.graded:,} in {format_seconds(tally.seconds)}, {start})"))
     rows.append(("slowest verdict", f"{tally.slowest:.3f} s"))
     return _table(title, ["", ""], rows)
 

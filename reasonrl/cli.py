@@ -117,7 +117,7 @@ def _not_said_already(record: logging.LogRecord) -> bool:
 @click.option("--gold", help="A right answer, for one pair instead of a file.")
 @click.option("--response", help="A response, for one pair; - reads standard input.")
 @click.option("--explain", is_flag=True, help="Say how the verdict on one pair came about.")
-@click.option("--policy", default="default", show_default=True, help="What counts as the same: see the documents.")
+@click.option("--policy", default="default", show_default=True, help="Rules of comparison: strict, default or lenient.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes (default: by the processors; 0: this one).")
 @click.option("--time-limit", default=2.0, show_default=True, help="Seconds a pair may take.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many lines.")
