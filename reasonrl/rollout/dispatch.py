@@ -1,8 +1,8 @@
 """Which engine draws which sample, and in which order: pure functions over frozen values.
 
-A step's calls are either shared out at once (`round_robin`, `longest_first`, `length_aware`: a `Dispatch`), or one by
-one as engines have room (`least_outstanding`). None of them draws a random number: ties go to the earlier call and
-the lower engine.
+A step's calls are either shared out at once (`round_robin`, `longest_first`, `length_aware`, `length_ranges`: a
+`Dispatch`), or one by one as engines have room (`least_outstanding`). None of them draws a random number: ties go to
+the earlier call and the lower engine.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Dispatch:
     Attributes:
         lanes: one an engine; a lane may be empty.
         long_engines: how many engines, from the first, are kept for the predicted long tail; 0 without a split.
-        expected_seconds: of the slower of both parts by the latency model; None without a split.
+        expected_seconds: of the slowest engine by the latency model; None where none was used.
     """
 
     lanes: tuple[Lane, ...]
@@ -127,9 +127,7 @@ def length_aware(
     Raises:
         ValueError: there are no engines, `max_batch` < 1, or `long_fraction` is not between 0 and 1.
     """
-    _check(engines)
-    if max_batch < 1:
-        raise ValueError(f"max_batch = {max_batch}, but an engine decodes at least 1 call")
+    _check(engines, max_batch)
     if not 0 < long_fraction < 1:
         raise ValueError(f"long_fraction = {long_fraction}, allowed are values between 0 and 1")
     units = sorted(_units(calls, groups_together), key=lambda unit: -max(call.predicted for call in unit))
@@ -178,9 +176,10 @@ def best_split(
         long_length, rest_length: tokens that a call of each part is taken to have.
     """
     found: Split | None = None
+    step_seconds = curve.table(max_batch)
     for count in range(1, engines):
-        first, first_batch = _part_seconds(math.ceil(long / count), long_length, curve, max_batch)
-        second, second_batch = _part_seconds(math.ceil(rest / (engines - count)), rest_length, curve, max_batch)
+        first, first_batch = _part_seconds(math.ceil(long / count), long_length, step_seconds)
+        second, second_batch = _part_seconds(math.ceil(rest / (engines - count)), rest_length, step_seconds)
         if found is None or max(first, second) < found.seconds:
             found = Split(count, first_batch, second_batch, max(first, second))
     if found is None:
@@ -188,15 +187,12 @@ def best_split(
     return found
 
 
-def _part_seconds(calls: int, length: float, curve: LatencyCurve, max_batch: int) -> tuple[float, int]:
-    """PTL(b) * length * ceil(calls / b) at its best batch b, and that batch."""
-    best, batch = math.inf, 1
-    for waves in range(math.ceil(calls / max_batch), calls + 1):
-        size = math.ceil(calls / waves)  # the smallest batch that needs so many waves
-        seconds = curve(size) * length * math.ceil(calls / size)
-        if seconds < best:
-            best, batch = seconds, size
-    return best, batch
+def _part_seconds(calls: int, length: float, step_seconds: Sequence[float]) -> tuple[float, int]:
+    """PTL(b) * length * ceil(calls / b) at its best batch b, and that batch; of equals the largest."""
+    batch = min(
+        range(min(calls, len(step_seconds) - 1), 0, -1), key=lambda size: step_seconds[size] * math.ceil(calls / size)
+    )
+    return step_seconds[batch] * length * math.ceil(calls / batch), batch
 
 
 def least_outstanding(
@@ -234,9 +230,56 @@ def least_outstanding(
     return best
 
 
-def _check(engines: int) -> None:
-    if engines < 1:
-        raise ValueError(f"engines = {engines}, but there must be at least 1")
+def length_ranges(calls: Sequence[Call], engines: int, curve: LatencyCurve, max_batch: int) -> Dispatch:
+    """Each engine a range of lengths, the first the longest: few long calls beside many short ones, all engines done at
+    about the same time.
+
+    The split of `length_aware` taken to its end. An engine that decodes calls of falling lengths l_1, l_2, ... takes
+    sum of (PTL(k) - PTL(k - 1)) * l_k seconds; the smallest time is sought (by bisection) in which the engines, each
+    filled in turn from the longest call left, take all. With true lengths it gains most of all policies here; it takes
+    every prediction at its word, so with poor ones it loses: simulate before use.
+
+    Args:
+        calls: the step's calls.
+        engines: how many there are.
+        curve: seconds a decode step by batch.
+        max_batch: most calls an engine decodes together; calls beyond it are taken to run at the full batch's rate.
+    """
+    _check(engines, max_batch)
+    ordered = sorted(calls, key=lambda call: -call.predicted)
+    step_seconds = curve.table(max_batch)
+    lengths = [call.predicted for call in ordered]
+    low, high = 0.0, math.fsum(lengths) * max(step_seconds)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (
+            (low, middle) if _filled(lengths, engines, step_seconds, middle)[-1] == len(lengths) else (middle, high)
+        )
+    ends = _filled(lengths, engines, step_seconds, high)
+    return Dispatch(
+        tuple(Lane(tuple(ordered[begin:end])) for begin, end in zip([0, *ends], ends, strict=False)),
+        expected_seconds=high if ordered else None,
+    )
+
+
+def _filled(lengths: Sequence[float], engines: int, step_seconds: Sequence[float], limit: float) -> list[int]:
+    """Where each engine's range ends when every engine takes what it can in `limit` seconds."""
+    ends, place, most = [], 0, len(step_seconds) - 1
+    for _ in range(engines):
+        seconds, batch = 0.0, 0
+        while place < len(lengths):
+            rate = step_seconds[batch + 1] - step_seconds[batch] if batch < most else step_seconds[most] / most
+            if seconds + max(rate, 0.0) * lengths[place] > limit:
+                break
+            seconds += max(rate, 0.0) * lengths[place]
+            batch, place = batch + 1, place + 1
+        ends.append(place)
+    return ends
+
+
+def _check(engines: int, max_batch: int = 1) -> None:
+    if engines < 1 or max_batch < 1:
+        raise ValueError(f"engines = {engines}, max_batch = {max_batch}, but there must be at least 1 of each")
 
 
 def _units(calls: Iterable[Call], groups_together: bool) -> list[list[Call]]:

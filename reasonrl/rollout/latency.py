@@ -110,7 +110,10 @@ def fit_latency(spans: Iterable[Span], max_batch: int | None = None) -> LatencyC
     tokens = np.array([span.tokens for spans in servers.values() for span in spans], dtype=np.float64)
     # A rate that falls with the batch is a sum of non-negative drops counted from the largest batch.
     falling = np.triu(np.ones((len(knots), len(knots))))
-    drops, _ = nnls((seconds @ falling) / tokens[:, None], np.ones(len(tokens)))
+    design = np.column_stack([(seconds @ falling) / tokens[:, None], np.ones(len(tokens))])
+    # The triangle of a QR decomposition has the same least squares with as many rows as there are knots.
+    triangle = np.asarray(np.linalg.qr(design, mode="r"))
+    drops, _ = nnls(triangle[:, :-1], triangle[:, -1])
     rates = falling @ drops
     return LatencyCurve(tuple((batch, float(1 / rate)) for batch, rate in zip(knots, rates, strict=True) if rate > 0))
 

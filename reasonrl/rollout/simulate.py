@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reasonrl.errors import DataError
-from reasonrl.rollout.dispatch import Call, Dispatch, Lane, length_aware, longest_first, round_robin
+from reasonrl.rollout.dispatch import Call, Dispatch, Lane, length_aware, length_ranges, longest_first, round_robin
 from reasonrl.rollout.latency import LatencyCurve, fit_latency
 from reasonrl.rollout.lengths import LengthPredictor, Outcome, PredictorSettings
 from reasonrl.rollout.simulate_fleet import Fleet, Job, Timeline, run_dispatch, run_online
@@ -48,6 +48,11 @@ def _length_aware(groups_together: bool) -> Policy:
     return run
 
 
+def _length_ranges(jobs: Sequence[Job], fleet: Fleet) -> Timeline:
+    calls = [job.call for job in jobs]
+    return run_dispatch(jobs, fleet, length_ranges(calls, fleet.servers, fleet.curve, fleet.max_batch))
+
+
 def _knowing(policy: Policy) -> Policy:
     """The policy with the true lengths for predictions."""
 
@@ -66,8 +71,10 @@ POLICIES: Mapping[str, Policy] = {
     "longest_first, groups together": _longest_first(True),
     "length_aware": _length_aware(False),
     "length_aware, groups together": _length_aware(True),
+    "length_ranges": _length_ranges,
     "longest_first, true lengths": _knowing(_longest_first(False)),
     "length_aware, true lengths": _knowing(_length_aware(False)),
+    "length_ranges, true lengths": _knowing(_length_ranges),
 }
 """Name -> how a step is run. Those with true lengths are no policy that a run could follow."""
 

@@ -162,10 +162,9 @@ def plan_fleet(log: RolloutLog, settings: PlanSettings) -> FleetPlan:
     predicted = forecast(log, seed=settings.seed)
     logged, names = list(predicted.steps.values()), list(POLICIES)
     generator = np.random.default_rng(settings.seed)
+    steps: Sequence[Sequence[Job]] = logged
     if settings.prompts_per_step is not None:
         steps = _drawn_steps(logged, generator, settings.prompts_per_step)
-    else:
-        steps = logged
     runs = [[POLICIES[name](jobs, fleet) for name in names] for jobs in steps]
     seconds = np.array([[run.makespan for run in row] for row in runs])
     drawn = settings.prompts_per_step is not None
