@@ -86,6 +86,15 @@ def test_greedy_equals_the_transformers_engine(engine, loaded):
     assert [theirs[name].finish_reason for name in ours] == [ours[name].finish_reason for name in ours]
 
 
+def test_prompts_that_do_not_fit_into_one_step(engine, loaded):
+    requests, params = requests_of(60, length=300), SamplingParams(6)
+    assert (
+        sum(len(r.prompt_ids) for r in requests[::2]) > engine._vllm.vllm_config.scheduler_config.max_num_batched_tokens
+    )
+    samples = list(engine.stream(requests, params))
+    assert len(samples) == 60 and worst_gap(loaded[0], samples, params) < 1e-4
+
+
 def test_end_tokens_of_the_generation_config_end_a_sample(loaded):
     model, tokenizer = loaded
     before = model.generation_config.eos_token_id
