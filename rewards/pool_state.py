@@ -15,6 +15,8 @@ Key = bytes
 Outcome = Verdict | BaseException
 
 _WINDOW = 1 << 16
+MOST_TEXT = 1 << 24
+"""Characters in the verdicts of a cache: long answers push out more than their share."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,12 @@ def key_of(gold: str, response: str, policy: str) -> Key:
 
 
 class VerdictCache:
-    """The verdicts used last, at most `size` of them."""
+    """The verdicts used last: at most `size` of them, and of `MOST_TEXT` characters."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._kept: OrderedDict[Key, Verdict] = OrderedDict()
+        self._text = 0
 
     def get(self, key: Key) -> Verdict | None:
         """A kept verdict, with the seconds it took when it was made."""
@@ -111,15 +114,19 @@ class VerdictCache:
 
     def put(self, key: Key, verdict: Verdict) -> None:
         """Keeps a verdict; a `fault` is not kept, for it says nothing about the texts."""
-        if self.size == 0 or verdict.status == "fault":
+        if self.size == 0 or verdict.status == "fault" or key in self._kept:
             return
         self._kept[key] = verdict
-        self._kept.move_to_end(key)
-        if len(self._kept) > self.size:
-            self._kept.popitem(last=False)
+        self._text += _text_of(verdict)
+        while len(self._kept) > self.size or self._text > MOST_TEXT:
+            self._text -= _text_of(self._kept.popitem(last=False)[1])
 
     def __len__(self) -> int:
         return len(self._kept)
+
+
+def _text_of(verdict: Verdict) -> int:
+    return len(verdict.extracted or "") + len(verdict.gold) + len(verdict.reason)
 
 
 @dataclass(frozen=True)

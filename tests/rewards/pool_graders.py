@@ -42,6 +42,10 @@ def _busy(argument: str) -> None:
         pass
 
 
+def _work(argument: str) -> None:
+    sum(number * number % 7 for number in range(int(argument)))
+
+
 def _spin(argument: str) -> None:
     re.match(r"(a|a)*$", "a" * 60 + "b")  # in C, holding the interpreter
 
@@ -119,6 +123,7 @@ def _recurse(argument: str) -> None:
 _DEEDS = {
     "sleep": _sleep,
     "busy": _busy,
+    "work": _work,
     "spin": _spin,
     "pow": _pow,
     "deaf": _stop_ears,

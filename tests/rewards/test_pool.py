@@ -17,6 +17,7 @@ import pytest
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.pool import RewardPool
+from reasonrl.rewards.pool_state import MOST_TEXT, VerdictCache
 from reasonrl.rewards.verdict import Verdict
 
 HERE = Path(__file__).parent
@@ -189,6 +190,17 @@ def test_the_cache_holds_so_many_and_zero_is_none() -> None:
     with RewardPool(1, grader=OBEY, cache_size=0) as none:
         assert none.submit("1", "1").result(10) != none.submit("1", "1").result(10)
         assert none.counters().cache_hits == 0
+
+
+def test_long_verdicts_push_out_more_than_their_share() -> None:
+    cache = VerdictCache(1000)
+    for number in range(40):
+        cache.put(bytes([number]), Verdict("wrong", 0.0, "x" * 1_000_000, str(number), "", 0.0))
+    assert len(cache) == MOST_TEXT // 1_000_002
+    assert cache.get(bytes([39])) is not None and cache.get(bytes([0])) is None
+    for number in range(2000):
+        cache.put(str(number).encode(), Verdict("wrong", 0.0, "x", "", "", 0.0))
+    assert len(cache) == 1000
 
 
 def test_submit_blocks_while_too_many_wait() -> None:

@@ -1,0 +1,42 @@
+"""A machine with far too much to do: what waits for a CPU has not hung."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reasonrl.rewards.pool import RewardPool
+
+sys.path.insert(0, str(Path(__file__).parent))  # where workers find the graders
+
+
+@pytest.fixture
+def crowd() -> Iterator[None]:
+    """A dozen processes a CPU that take all the time there is."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(12 * (os.cpu_count() or 1))]
+    time.sleep(0.5)
+    yield
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the CPU time of another process is unknown here")
+def test_an_item_that_waits_for_a_cpu_is_given_longer(crowd: None) -> None:
+    with RewardPool(1, time_limit=1.0, grader="pool_graders:obey") as pool:
+        pool.map([("1", "1")])
+        verdicts = [pool.submit(str(i), f"work {300_000 + i}").result(60) for i in range(3)]
+        assert {verdict.status for verdict in verdicts} == {"wrong"}, verdicts
+        assert max(verdict.seconds for verdict in verdicts) > 0.2
+        stuck = pool.submit("1", "sleep 60").result(60)
+        assert stuck.status == "timeout" and stuck.seconds < 2.5  # it does not wait for a CPU
+        spinning = pool.submit("1", "spin").result(60)
+        assert spinning.status == "timeout" and spinning.seconds < 1.1 * 3 + 1.5  # the cap
