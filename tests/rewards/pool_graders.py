@@ -43,7 +43,10 @@ def _busy(argument: str) -> None:
 
 
 def _work(argument: str) -> None:
-    sum(number * number % 7 for number in range(int(argument)))
+    """So many seconds of CPU, however long they take."""
+    end = time.process_time() + float(argument)
+    while time.process_time() < end:
+        pass
 
 
 def _spin(argument: str) -> None:

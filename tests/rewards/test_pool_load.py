@@ -31,12 +31,19 @@ def crowd() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the CPU time of another process is unknown here")
 def test_an_item_that_waits_for_a_cpu_is_given_longer(crowd: None) -> None:
-    with RewardPool(1, time_limit=1.0, grader="pool_graders:obey") as pool:
+    limit = 0.3
+    with RewardPool(1, time_limit=limit, grader="pool_graders:obey") as pool:
         pool.map([("1", "1")])
-        verdicts = [pool.submit(str(i), f"work {300_000 + i}").result(60) for i in range(3)]
-        assert {verdict.status for verdict in verdicts} == {"wrong"}, verdicts
-        assert max(verdict.seconds for verdict in verdicts) > 0.2
+        longest = 0.0
+        for number in range(30):
+            verdict = pool.submit(str(number), "work 0.07").result(60)
+            assert verdict.status == "wrong", verdict  # 0.07 s of CPU, however long it took
+            longest = max(longest, verdict.seconds)
+            if longest > 0.5:
+                break
         stuck = pool.submit("1", "sleep 60").result(60)
-        assert stuck.status == "timeout" and stuck.seconds < 2.5  # it does not wait for a CPU
+        assert stuck.status == "timeout" and stuck.seconds < limit + 1  # it does not wait for a CPU
         spinning = pool.submit("1", "spin").result(60)
-        assert spinning.status == "timeout" and spinning.seconds < 1.1 * 3 + 1.5  # the cap
+        assert spinning.status == "timeout" and spinning.seconds < 3 * 1.2 * limit + 1  # the cap
+    if longest < 0.36:
+        pytest.skip(f"this machine has CPUs to spare: the longest item took {longest:.2f} s")
