@@ -45,8 +45,12 @@ def same_value(expected: Any, given: Any, tolerance: float | None = None, depth:
         return False
     if expected == given:
         return True
-    numbers = all(isinstance(one, (int, float)) for one in (expected, given))
-    return tolerance is not None and numbers and _near(float(expected), float(given), tolerance)
+    if tolerance is None or not all(isinstance(one, (int, float)) for one in (expected, given)):
+        return False
+    try:
+        return _near(float(expected), float(given), tolerance)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _lines(text: str) -> list[list[str]]:

@@ -98,9 +98,11 @@ def _calls(program: Sandbox, tests: _Tests, task: Task, number: int, tolerance: 
         return outcome, False
     try:
         value = decode(outcome.reply["value"])
-    except (ValueError, TypeError, RecursionError):
-        return Outcome("crash", note="a reply that is no value"), False
-    return outcome, any(same_value(one, value, tolerance) for one in task.expected[number])
+        return outcome, any(same_value(one, value, tolerance) for one in task.expected[number])
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as problem:  # what a program sent may be anything
+        return Outcome(
+            "crash", note=f"a reply that is no value: {type(problem).__name__}", seconds=outcome.seconds
+        ), False
 
 
 def _asserts(program: Sandbox, tests: _Tests, task: Task, number: int, tolerance: float | None) -> tuple[Outcome, bool]:

@@ -215,7 +215,7 @@ class Sandbox:
         except TimeoutError:
             self.close()
             return {"status": "timeout", "note": "the sandbox did not answer"}
-        except (EOFError, OSError, ValueError) as problem:
+        except (EOFError, OSError, ValueError, RecursionError) as problem:
             self.close()
             return {"status": "crash", "note": f"the sandbox is gone: {problem}"}
         return reply
@@ -298,8 +298,8 @@ def _environment(folder: str, isolate: bool) -> dict[str, str]:
     """Nothing of ours but where shared libraries are; sets of text iterate alike in every run."""
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/work" if isolate else folder,
-        "TMPDIR": "/work" if isolate else folder,
+        "HOME": "/sandbox" if isolate else folder,
+        "TMPDIR": "/sandbox" if isolate else folder,
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",

@@ -45,8 +45,9 @@ def run_script(code: str) -> None:
     except CompileError as problem:
         status = COMPILE_ERROR
         sys.stderr.write(str(problem))
-    except BaseException:
-        traceback.print_exc(limit=-3)
+    except BaseException as problem:
+        frames = problem.__traceback__  # the first is ours
+        traceback.print_exception(type(problem), problem, frames and frames.tb_next, limit=-3)
     with contextlib.suppress(BaseException):
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()

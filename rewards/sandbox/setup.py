@@ -18,7 +18,7 @@ _KEPT_FLAGS = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}  # statv
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
 SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
 DEVICES = ("null", "zero", "full", "random", "urandom")
-WORK = "/work"
+WORK = "/sandbox"
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,13 +59,13 @@ def enter_namespaces() -> dict[str, bool]:
 
 
 def build_root(folder: str, paths: list[str], work_mb: int) -> bool:
-    """A root with the system's programs and libraries and `paths`, all read-only, and a writable `/work` in memory;
+    """A root with the system's programs and libraries and `paths`, all read-only, and a writable `/sandbox` in memory;
     nothing else of the host's files is left.
 
     Args:
         folder: an empty folder of the host on which the new root is mounted.
         paths: absolute folders to show, such as Python's.
-        work_mb: size of `/work`, in MiB.
+        work_mb: size of `/sandbox`, in MiB.
 
     Returns:
         Whether /proc of the new process namespace is there too: a host that hides parts of its own refuses it.
@@ -75,23 +75,22 @@ def build_root(folder: str, paths: list[str], work_mb: int) -> bool:
     """
     _mount(None, "/", None, _REC | _PRIVATE)
     _mount("tmpfs", folder, "tmpfs", _NOSUID | _NODEV, "size=1m,mode=755")
+    for place in ("dev/shm", "proc", "tmp", WORK.strip("/"), ".old"):
+        os.makedirs(f"{folder}/{place}")
+    _mount("tmpfs", f"{folder}{WORK}", "tmpfs", _NOSUID | _NODEV, f"size={work_mb}m,nr_inodes=4096,mode=1777")
+    for name in ("/tmp", "/dev/shm"):
+        _mount(f"{folder}{WORK}", f"{folder}{name}", None, _BIND)
     for path in [*SYSTEM, *SYSTEM_FILES, *paths]:
         _show(path, folder)
-    os.makedirs(f"{folder}/dev/shm", exist_ok=True)
     for name in DEVICES:
         _show(f"/dev/{name}", folder, read_only=False)
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         os.symlink(f"/proc/self/fd{target}", f"{folder}/dev/{name}")
-    for place in ("proc", "tmp", WORK.strip("/"), ".old"):
-        os.makedirs(f"{folder}/{place}", exist_ok=True)
     has_proc = True
     try:
         _mount("proc", f"{folder}/proc", "proc", _NOSUID | _NODEV | 8)
     except OSError:
         has_proc = False
-    _mount("tmpfs", f"{folder}{WORK}", "tmpfs", _NOSUID | _NODEV, f"size={work_mb}m,nr_inodes=4096,mode=1777")
-    for name in ("/tmp", "/dev/shm"):
-        _mount(f"{folder}{WORK}", f"{folder}{name}", None, _BIND)
     if libc.pivot_root(folder.encode(), f"{folder}/.old".encode()) != 0:
         raise _failed("pivot_root")
     os.chdir("/")

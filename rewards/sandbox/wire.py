@@ -42,8 +42,10 @@ def encode(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
         return {"c": [repr(value.real), repr(value.imag)]}
     if isinstance(value, (bytes, bytearray)):
         return {"b": bytes(value).hex()}
-    if isinstance(value, (Decimal, Fraction)):
-        return {"n": [type(value).__name__, str(value)]}
+    if isinstance(value, Decimal):
+        return {"n": str(value)}
+    if isinstance(value, Fraction):  # never as text with an exponent, which would have to be multiplied out
+        return {"q": [hex(value.numerator), hex(value.denominator)]}
     if isinstance(value, tuple):
         return {"t": [encode(item, keep) for item in value]}
     if isinstance(value, Mapping):
@@ -99,7 +101,8 @@ _KINDS: dict[str, Callable[[Any, Any], Any]] = {
     "f": lambda inside, handle: float(inside),
     "c": lambda inside, handle: complex(float(inside[0]), float(inside[1])),
     "b": lambda inside, handle: bytes.fromhex(inside),
-    "n": lambda inside, handle: {"Decimal": Decimal, "Fraction": Fraction}[inside[0]](inside[1]),
+    "n": lambda inside, handle: Decimal(inside),
+    "q": lambda inside, handle: Fraction(int(inside[0], 16), int(inside[1], 16)),
     "t": lambda inside, handle: tuple(decode(item, handle) for item in inside),
     "d": lambda inside, handle: {decode(key, handle): decode(item, handle) for key, item in inside},
     "s": lambda inside, handle: {decode(item, handle) for item in inside},

@@ -245,6 +245,40 @@ def test_a_program_cannot_pass_without_solving(name: str) -> None:
     assert verdict(honest, asserts).status == verdict(honest, calls).status == "correct"
 
 
+SENT = {
+    "deep": b"[" * 900 + b"]" * 900,
+    "deeper": b"[" * 100_000 + b"]" * 100_000,
+    "a fraction with an exponent": b'{"n": ["Fraction", "1e999999999"]}',
+    "a quotient by nothing": b'{"q": ["0x1", "0x0"]}',
+    "a key of many digits": b'{"d": [[{"i": "0x' + b"f" * 9000 + b'"}, 1]]}',
+    "a list in a set": b'{"s": [[1]]}',
+    "an unknown kind": b'{"h": 3}',
+    "a huge decimal": b'{"n": "1e999999999"}',
+    "a huge integer": b'{"i": "0x' + b"f" * 90000 + b'"}',
+    "many digits": b"9" * 10_000,
+    "no number": b'{"f": "x"}',
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_whatever_a_program_sends_is_only_wrong(name: str) -> None:
+    program = f"""
+import os
+sent = b'{{"value": ' + {SENT[name]!r} + b'}}'
+def f(*a):
+    for d in range(3, 60):
+        try: os.write(d, len(sent).to_bytes(4, 'big') + sent)
+        except OSError: pass
+    while True: pass
+"""
+    calls = {"fn_name": "f", "inputs": [[3]], "outputs": [{"1": 4}]}
+    started = time.monotonic()
+    for tests, more in ((calls, {"tolerance": 1e-6}), (["assert f(3) == 5"], {})):
+        found = verdict(program, tests, time_limit=1.0, **more)
+        assert found.passed == 0 and found.status not in ("correct", "bad_gold", "fault"), found
+    assert time.monotonic() - started < 12
+
+
 @pytest.mark.parametrize("name", ["looks for what is expected", "searches its memory"])
 def test_those_searches_find_what_is_there(name: str) -> None:
     """The control: what a program is given it does find."""

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,7 @@ def test_how_a_program_ends(sandbox: Sandbox, program: str, status: str | None) 
     given = run(sandbox, program)[0]
     expected = status or ("crash" if sandbox.isolation.pids else "runtime_error")
     assert given == expected
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 9
 
 
 def test_input_output_and_a_fresh_start_each_time(sandbox: Sandbox) -> None:
@@ -87,6 +89,30 @@ def test_input_output_and_a_fresh_start_each_time(sandbox: Sandbox) -> None:
     assert sandbox.script("x").output == "X False é\n"
     assert run(sandbox, "print(open('/dev/stdin').read(), open(0).read())", "ab")[0] == "ok"
     assert run(sandbox, "print(list(map(hash, ['a', 'b'])))")[1] == run(sandbox, "print([hash('a'), hash('b')])")[1]
+
+
+@pytest.mark.parametrize(
+    ("program", "output"),
+    [
+        ("import numpy as np\nprint(np.linalg.inv(np.eye(3) * 2).sum())", "1.5\n"),
+        ("import threading\nt = threading.Thread(target=print, args=('t',))\nt.start()", "t\n"),
+        ("import subprocess, sys\nprint(subprocess.check_output([sys.executable, '-c', 'print(5)']))", "b'5\\n'\n"),
+        ("import tempfile\nwith tempfile.NamedTemporaryFile('w') as f: f.write('x')\nprint('ok')", "ok\n"),
+        ("import asyncio\nasync def f(): await asyncio.sleep(0); print('a')\nasyncio.run(f())", "a\n"),
+        ("import sys\nsys.setrecursionlimit(10**6)\ndef f(n): return n and 1 + f(n - 1)\nprint(f(40000))", "40000\n"),
+        (
+            "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))).__name__, __name__)",
+            "A __main__\n",
+        ),
+        ("import atexit\natexit.register(print, 'bye')\nprint(7**5000 > 0)", "True\nbye\n"),
+    ],
+)
+def test_ordinary_programs_work(program: str, output: str) -> None:
+    for isolate in (True, False):
+        with Sandbox(Limits(), isolate) as made:
+            made.load(program)
+            outcome = made.script("")
+            assert (outcome.status, outcome.output) == ("ok", output), outcome
 
 
 def test_a_fork_bomb_and_daemons_leave_nothing_behind(sandbox: Sandbox) -> None:
@@ -293,6 +319,8 @@ def test_how_a_call_ends(sandbox: Sandbox, program: str, status: str | None) -> 
         True,
         -3,
         10**40,
+        Fraction(-1, 3),
+        Decimal("1.50"),
         1.5,
         float("inf"),
         2 + 3j,
