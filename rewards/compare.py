@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from reasonrl.rewards.cost import too_costly
+from reasonrl.rewards.families import families, families_in_words, same_families
 from reasonrl.rewards.mathlang.answers import read
 from reasonrl.rewards.mathlang.lexer import Unreadable
 from reasonrl.rewards.mathlang.tables import names
@@ -65,6 +66,11 @@ def compare(gold: str, answer: str, policy: Policy) -> Compared:
             return Compared(same, reason(left, right, same, policy))
         if same is None:
             return Compared(False, "texts differ, and their values cannot be computed in bounded time")
+    if policy.key_words and (left is None) != (right is None):
+        known, text = (left, answer) if left is not None else (right, gold)
+        ours, theirs = families(known) if known is not None else None, families_in_words(text)
+        if ours is not None and theirs is not None:
+            return Compared(same_families(ours, theirs), "families of numbers")
     if (left is None or _words(left, left)) or (right is None or _words(right, right)):
         by_prose = same_prose(gold, answer, policy)
         if by_prose is not None:

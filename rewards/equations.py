@@ -11,6 +11,7 @@ from reasonrl.rewards.mathlang.residue import PRIME, Residues, Undefined
 from reasonrl.rewards.mathlang.tree import RANGED, Named, Node, Num, Op, Rel, Seq, Sym, Text, renamed, symbols, walk
 
 _SALTS = (1, 2, 3)
+_FUNCTIONS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "det", "tr"])
 
 
 class Labelled(NamedTuple):
@@ -30,9 +31,16 @@ def labelled(node: Node) -> Labelled:
             value = rest[0] if len(rest) == 1 else Rel(node.signs[1:], rest)
             if not (len(rest) == 1 and symbols(first) & symbols(rest[0]) and isinstance(first, Sym)):
                 return Labelled(first, value)
+        if _is_function_of_a_letter(first) and len(rest) == 1 and not symbols(rest[0]):
+            return Labelled(first, rest[0])
         if len(rest) == 1 and is_label(rest[0]) and not symbols(rest[0]) & symbols(first):
             return Labelled(rest[0], first)
     return Labelled(None, node)
+
+
+def _is_function_of_a_letter(node: Node) -> bool:
+    """`\\sin A = 3/5`: what was asked for is the sine, not the angle."""
+    return isinstance(node, Op) and node.name in _FUNCTIONS and isinstance(node.args[0], Sym)
 
 
 def is_label(node: Node) -> bool:
@@ -41,9 +49,39 @@ def is_label(node: Node) -> bool:
         return node.name not in ("pi", "e", "i", "infty", "dots")
     if isinstance(node, Seq) and node.kind == "()":
         return len(node.items) > 0 and all(is_label(item) for item in node.items)
-    if isinstance(node, Op) and node.name == "call":
+    if not isinstance(node, Op):
+        return False
+    if node.name == "call":
         return all(isinstance(arg, Sym | Num | Op | Seq) for arg in node.args[1:])
-    return False
+    if node.name in ("abs", "cap", "cup", "norm"):
+        return all(_is_figure(arg) for arg in node.args)
+    if node.name == "div":  # dy/dx
+        return all(_is_differential(arg) for arg in node.args)
+    return node.name == "large" or _is_figure(node) or _is_differential(node)
+
+
+def _is_figure(node: Node) -> bool:
+    """`AB`, `ABC`: capital letters in a row name a figure; so do vectors, commands and sets with names."""
+    if isinstance(node, Sym):
+        return node.name[0].isupper() or len(node.name) > 1
+    return (
+        isinstance(node, Op)
+        and node.name == "mul"
+        and all(
+            isinstance(arg, Sym) and (arg.name.isupper() or arg.name.startswith("vec:") or " " in arg.name)
+            for arg in node.args
+        )
+    )
+
+
+def _is_differential(node: Node) -> bool:
+    return (
+        isinstance(node, Op)
+        and node.name == "mul"
+        and len(node.args) == 2
+        and node.args[0] == Sym("d")
+        and isinstance(node.args[1], Sym)
+    )
 
 
 def same_label(gold: Node, answer: Node) -> bool:
@@ -51,6 +89,10 @@ def same_label(gold: Node, answer: Node) -> bool:
     if gold == answer or isinstance(gold, Text) or isinstance(answer, Text):
         return True
     for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Sym) and isinstance(other, Sym):
+            base, _, index = other.name.partition("_")
+            if one.name == base and index.isdigit():
+                return True  # x_1 = 2 and x = 2
         if one == Sym("y") and isinstance(other, Op):
             return True
         if isinstance(one, Sym) and isinstance(other, Op) and other.args and other.args[0] == one:

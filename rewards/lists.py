@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import TypeVar
 
 from reasonrl.rewards.equations import labelled
 from reasonrl.rewards.mathlang.tree import Matrix, Measure, Named, Node, Op, Rel, Seq, Sym, Text, walk
 
+Item = TypeVar("Item")
 MAX_UNORDERED = 40
 _MAX_EXPANDED = 16
 
@@ -24,9 +26,7 @@ def _one_or_two(node: Node) -> list[Node]:
     if isinstance(node, Seq):
         return [node]
     if isinstance(node, Rel):
-        if len(node.sides) == 2 and node.signs == ("=",) and len(right := expanded(node.sides[1])) > 1:
-            return [Rel(node.signs, (node.sides[0], side)) for side in right]
-        return [node]
+        return expanded(node) if set(node.signs) == {"="} else [node]
     return expanded(node)
 
 
@@ -105,12 +105,12 @@ def named_values(node: Node) -> dict[str, Node] | None:
     return found
 
 
-def matched(gold: Sequence[Node], answer: Sequence[Node], same: Callable[[Node, Node], bool | None]) -> bool | None:
+def matched(gold: Sequence[Item], answer: Sequence[Item], same: Callable[[Item, Item], bool | None]) -> bool | None:
     """Whether the items pair off; the first fit is taken, which is right where equality is transitive."""
     if len(gold) != len(answer):
         return False
     left = list(answer)
-    rest: list[Node] = []
+    rest: list[Item] = []
     for item in gold:
         if item in left:
             left.remove(item)

@@ -49,7 +49,7 @@ def region(node: Node) -> Region | None:
         return _of_sequence(node)
     if isinstance(node, Rel):
         return _of_relation(node)
-    if isinstance(node, Sym) and node.name == "set:R":
+    if isinstance(node, Sym) and node.name in ("set:R", "R"):
         return Region("", (_everything(),), False)
     if isinstance(node, Text) and node.words in _ALL_REALS:
         return Region("", (_everything(),), False)

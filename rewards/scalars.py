@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from reasonrl.rewards.mathlang.answers import literal
 from reasonrl.rewards.mathlang.equality import same_value, value_of
 from reasonrl.rewards.mathlang.exact import NotExact, exact
+from reasonrl.rewards.mathlang.literals import literal
 from reasonrl.rewards.mathlang.tree import Measure, Node, Num, Op, Sym, walk
 from reasonrl.rewards.mathlang.words import conversion, known
 from reasonrl.rewards.policy import Policy

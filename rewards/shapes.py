@@ -35,7 +35,7 @@ def may_be_region(node: Node) -> bool:
         return node.name in ("cup", "cap", "setminus", "builder")
     if isinstance(node, Seq) and node.kind in LISTS:
         return any(isinstance(item, Rel) and item.signs != ("=",) for item in node.items)
-    return node == Sym("set:R")
+    return node in (Sym("set:R"), Sym("R"))
 
 
 def is_value(node: Node, found: Region) -> bool:
@@ -61,7 +61,9 @@ def comparable(gold: Rel, answer: Rel) -> bool:
 def values(gold: Sequence[Node], answer: Sequence[Node]) -> tuple[list[Node], list[Node]]:
     """Items without their labels where one side has none, or where a label stands before the first item alone."""
     ours, theirs = [labelled(item) for item in gold], [labelled(item) for item in answer]
-    bare_gold, bare_answer = (all(item.label is None for item in side) for side in (ours, theirs))
+    bare_gold, bare_answer = (
+        all(item.label is None and not isinstance(item.value, Rel) for item in side) for side in (ours, theirs)
+    )
     first_only = (
         sum(item.label is not None for item in side) == 1 and side[0].label is not None for side in (ours, theirs)
     )

@@ -14,6 +14,7 @@ from reasonrl.rewards.equations import (
     same_label,
     solves,
 )
+from reasonrl.rewards.families import families, same_families
 from reasonrl.rewards.lists import expanded, flattened, matched, named_values
 from reasonrl.rewards.mathlang.tree import (
     Matrix,
@@ -27,6 +28,7 @@ from reasonrl.rewards.mathlang.tree import (
     Text,
     children,
     symbols,
+    walk,
 )
 from reasonrl.rewards.policy import Policy
 from reasonrl.rewards.regions import region, same_region
@@ -56,7 +58,16 @@ def same_reading(gold: Reading, answer: Reading, policy: Policy) -> bool | None:
     if not _remarks_agree(gold.remark, answer.remark):
         return False
     node = _with_bound_letters(gold, answer)
-    return Comparer(policy).same(gold.node, node)
+    same = Comparer(policy).same(gold.node, node)
+    if same or not (_has_parameter(gold) or _has_parameter(answer)):
+        return same
+    ours, theirs = families(gold), families(answer)
+    return same_families(ours, theirs) if ours is not None and theirs is not None else same
+
+
+def _has_parameter(reading: Reading) -> bool:
+    """Whether an answer declares an integer parameter or a modulus."""
+    return bool(reading.bound) or any(isinstance(part, Op) and part.name == "mod" for part in walk(reading.node))
 
 
 def _remarks_agree(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
@@ -99,6 +110,9 @@ class Comparer:
         if isinstance(gold, Text) or isinstance(answer, Text):
             return self._texts(gold, answer)
         gold, answer = without_name(gold, answer)
+        signed = [isinstance(node, Rel) and flattened(node) is not None for node in (gold, answer)]
+        if any(signed):  # `y = \\pm 2x` is two equations
+            return self._lists(gold, answer)[1]
         for step in (self._named_lists, self._regions, self._relations, self._lists, self._matrices, self._sequences):
             decided, result = step(gold, answer)
             if decided:

@@ -3,12 +3,12 @@ r"""Answers: lists, sets, intervals, relations, matrices, labels, units and rema
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from reasonrl.rewards.mathlang.clean import clean
 from reasonrl.rewards.mathlang.commands import CommandParser
 from reasonrl.rewards.mathlang.expressions import RELATIONS
 from reasonrl.rewards.mathlang.lexer import Token, Unreadable, tokens
+from reasonrl.rewards.mathlang.literals import lifted, scaled
 from reasonrl.rewards.mathlang.tables import names
 from reasonrl.rewards.mathlang.tree import (
     Matrix,
@@ -25,13 +25,14 @@ from reasonrl.rewards.mathlang.tree import (
     depth,
     symbols,
 )
-from reasonrl.rewards.mathlang.words import REMARKS, SCALES, unit_name
+from reasonrl.rewards.mathlang.words import REMARKS, SCALES, conversion, unit_name
 
 MAX_LENGTH = 4_000
 MAX_LEVELS = 100
 
 _MATRICES = names("matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix array smallmatrix")
-_SET_WORDS = {"R": "R", "Z": "Z", "N": "N", "Q": "Q", "C": "C"}
+_SYSTEMS = names("cases dcases rcases aligned align gathered")
+_ABOUT = names("approximately about roughly around approx exactly nearly")
 _PARAMETER_SETS = names("set:Z set:N set:R set:Q set:C Z N R Z_+ N_+ N_0 set:N_0")
 _SAYING = frozenset({"num", "word", "unit"})
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
@@ -61,7 +62,6 @@ class AnswerParser(CommandParser):
 
     def __init__(self, found: list[Token]) -> None:
         super().__init__(found)
-        self.bound: set[str] = set()
         self.remark: tuple[str, ...] = ()
 
     def answer(self) -> Reading:
@@ -153,6 +153,14 @@ class AnswerParser(CommandParser):
         return items, token.value
 
     def braces(self) -> Node:
+        token = self.peek()
+        if token is not None and token.kind == "begin":
+            self.place += 1
+            system = self.environment(token.value)
+            self.take("\\}")
+            if isinstance(system, Matrix) and all(len(row) == 1 for row in system.rows):
+                return Seq("and", tuple(row[0] for row in system.rows))  # `\left\{ … \right.`
+            return system
         built = self._built()
         return built if built is not None else super().braces()
 
@@ -196,6 +204,9 @@ class AnswerParser(CommandParser):
     def _named_or_text(self) -> Node | None:
         token = self.peek()
         if token is None or token.kind not in ("word", "unit"):
+            return None
+        if token.value.lower() in _ABOUT:
+            self.place += 1
             return None
         ahead = 0
         words = []
@@ -271,7 +282,7 @@ class AnswerParser(CommandParser):
         if self.value() == "choose":
             self.place += 1
             return Op("binom", (node, self.sum()))
-        node = _lifted(node)
+        node = lifted(node)
         words: list[str] = []
         while (token := self.peek()) is not None:
             if token.kind == "unit" or (token.kind == "word" and words):
@@ -280,7 +291,7 @@ class AnswerParser(CommandParser):
                 ):
                     break
                 if not words and token.value.lower() in SCALES:
-                    node = _scaled(node, SCALES[token.value.lower()])
+                    node = scaled(node, SCALES[token.value.lower()])
                 else:
                     words.append(token.value)
                 self.place += 1
@@ -298,9 +309,23 @@ class AnswerParser(CommandParser):
                 self.place += 2
             elif words and self.value() == "(" and self._decoration():
                 continue
+            elif words and token.kind == "num":
+                node = self._second_part(node, unit_name(" ".join(words)))
             else:
                 break
         return Measure(node, unit_name(" ".join(words))) if words and unit_name(" ".join(words)) else node
+
+    def _second_part(self, node: Node, unit: str) -> Node:
+        """`4 hours 30 minutes`, in hours."""
+        part, second = self.peek(), self.peek(1)
+        assert part is not None
+        factor = conversion(unit_name(second.value), unit) if second is not None and second.kind == "unit" else None
+        if factor is None or part.num is None:
+            raise Unreadable("two quantities side by side")
+        self.place += 2
+        if isinstance(node, Num):
+            return Num(node.value + part.num.value * factor, None, node.digits)
+        return Op("add", (node, Num(part.num.value * factor, None, 1)))
 
     def _unit_power(self, power: Token) -> bool:
         return power.kind == "num" or (
@@ -323,10 +348,18 @@ class AnswerParser(CommandParser):
 
     def environment(self, name: str) -> Node:
         name = name.rstrip("*")
-        if name not in _MATRICES:
+        if name not in _MATRICES and name not in _SYSTEMS:
             raise Unreadable(f"the environment {name}")
         if name == "array" and self.value() == "{":
             self.script()
+        full = self._rows()
+        if name in _SYSTEMS and all(len(row) == 1 for row in full):
+            return Seq("and", tuple(row[0] for row in full))
+        if len({len(row) for row in full}) != 1:
+            raise Unreadable("rows of several lengths")
+        return Matrix(tuple(full), name in ("vmatrix", "Vmatrix"))
+
+    def _rows(self) -> list[tuple[Node, ...]]:
         rows: list[list[Node]] = [[]]
         self.deeper()
         while True:
@@ -341,43 +374,12 @@ class AnswerParser(CommandParser):
                 rows.append([])
             elif token.value in ("&", "hline"):
                 self.place += 1
+            elif self._separator():
+                self.place += 1  # `x^2, & x > 0`
             else:
                 rows[-1].append(self.relation())
         self.depth -= 1
         full = [tuple(row) for row in rows if row]
-        if not full or len({len(row) for row in full}) != 1:
-            raise Unreadable("rows of several lengths")
-        return Matrix(tuple(full), name in ("vmatrix", "Vmatrix"))
-
-
-def _lifted(node: Node) -> Node:
-    """A percent or degree sign on the whole value becomes its unit."""
-    if isinstance(node, Op):
-        if node.name == "percent":
-            return Measure(node.args[0], "%")
-        if node.name == "deg":
-            return Measure(node.args[0], "deg")
-        if node.name == "neg" and isinstance(inner := _lifted(node.args[0]), Measure):
-            return Measure(Op("neg", (inner.value,)), inner.unit)
-        if node.name == "mul" and isinstance(last := _lifted(node.args[-1]), Measure) and last.unit in ("%", "deg"):
-            return Measure(Op("mul", (*node.args[:-1], last.value)), last.unit)
-    return node
-
-
-def _scaled(node: Node, power: int) -> Node:
-    """`2.5 million`."""
-    factor = Fraction(10**power)
-    if isinstance(node, Num):
-        places = None if node.decimals is None or node.decimals <= power else node.decimals - power
-        return Num(node.value * factor, places, node.digits)
-    return Op("mul", (node, Num(factor, None, 1)))
-
-
-def literal(node: Node) -> Num | None:
-    """The literal number a tree is, its sign included; None if it is something else."""
-    if isinstance(node, Num):
-        return node
-    if isinstance(node, Op) and node.name == "neg" and isinstance(node.args[0], Num):
-        inner = node.args[0]
-        return Num(-inner.value, inner.decimals, inner.digits)
-    return None
+        if not full:
+            raise Unreadable("an empty environment")
+        return full

@@ -24,6 +24,7 @@ _SIGNS = {
     "⅖": " 2/5", "⅗": " 3/5", "⅘": " 4/5", "⅙": " 1/6", "⅚": " 5/6", "⅐": " 1/7", "⅛": " 1/8", "⅜": " 3/8",
     "⅝": " 5/8", "⅞": " 7/8", "⅑": " 1/9", "⅒": " 1/10",
 }  # fmt: skip
+_WORDS = {"或": " or ", "和": " and ", "且": " and ", "与": " and ", "及": " and "}
 _GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "ϵ": "epsilon", "ζ": "zeta", "η": "eta",
     "θ": "theta", "ϑ": "theta", "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "µ": "mu", "ν": "nu", "ξ": "xi",
@@ -32,7 +33,7 @@ _GREEK = {
     "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
 }  # fmt: skip
 _REMOVED = dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad\u2061\u2062\u2063\u2064", "")
-_TABLE = str.maketrans(_SIGNS | {letter: f"\\{name} " for letter, name in _GREEK.items()} | _REMOVED)
+_TABLE = str.maketrans(_SIGNS | _WORDS | {letter: f"\\{name} " for letter, name in _GREEK.items()} | _REMOVED)
 
 _HIGH = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣⁱ"
 _LOW = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₓᵢ"
@@ -49,6 +50,9 @@ _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{},;!:%$])")
 _STAR_POWER = re.compile(r"\*\*(?!\*)")
 
 
+_CIRCLED = re.compile("[①②③④⑤⑥⑦⑧⑨⑩][①②③④⑤⑥⑦⑧⑨⑩]+")
+
+
 def clean(text: str) -> str:
     r"""A text with unicode signs as LaTeX commands, digits of other scripts as ASCII, superscripts as `^{…}`, and
     damaged or doubled backslashes repaired. Case and meaning stay.
@@ -56,6 +60,7 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _HIGH_RUN.sub(lambda run: "^{" + run.group().translate(_HIGH_TABLE) + "}", text)
         text = _LOW_RUN.sub(lambda run: "_{" + run.group().translate(_LOW_TABLE) + "}", text)
+        text = _CIRCLED.sub(lambda run: ",".join(run.group()), text)  # ①③ names two statements, not thirteen
         text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
         if not text.isascii():
             text = "".join(_ascii_digit(symbol) for symbol in text)

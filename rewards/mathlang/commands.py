@@ -17,6 +17,8 @@ PLAIN_FUNCTIONS = TRIGONOMETRIC | names(
 NAMED_FUNCTIONS = names("max min gcd lcm floor ceil ceiling abs")
 _INVERSE = {name: "arc" + name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")}
 _ACCENTS = names("overline bar vec hat tilde dot ddot overleftrightarrow widebar underbar overarc wideparen")
+_CONDITION_SIGNS = frozenset(["in", "<", ">", "le", "ge", "ne"])
+_NAMING = frozenset(["angle", "triangle", "odot", "square", "measuredangle"])
 _NO_VALUE = names("boxed fbox stackrel color textcolor xcancel begin end item hline over")
 
 
@@ -51,12 +53,35 @@ class CommandParser(ExpressionParser):
         if self.value() == "(" and (
             name[0] in "fghFGH" or (name == "C" and self._two_numbers()) or self._is_application(name)
         ):
+            if (opaque := self._event(name)) is not None:
+                return opaque
             self.place += 1
             items, _ = self.bracketed((")",))
             if name == "C" and len(items) == 2 and all(isinstance(item, Num) for item in items):
                 return Op("binom", tuple(items))
             return Op("call", (Sym(name), *items))
         return Sym(name)
+
+    def applied(self, name: str) -> Node:
+        self.expect("(")
+        items, _ = self.bracketed((")",))
+        return Op("call", (Sym(name), *items))
+
+    def condition(self) -> bool:
+        depth, ahead, found = 0, 0, False
+        letters: list[str] = []
+        while (token := self.peek(ahead)) is not None and ahead < 24:
+            depth += (token.value in ("(", "[", "{", "\\{")) - (token.value in (")", "]", "}", "\\}"))
+            if depth == 0:
+                break
+            found = found or (depth == 1 and token.value in _CONDITION_SIGNS)
+            letters.extend([token.value] if token.value == "in" or token.kind == "let" else [])
+            ahead += 1
+        if not found or self.value(ahead) != ")":
+            return False
+        self.bound.update(letters[: letters.index("in")] if "in" in letters else [])
+        self.place += ahead + 1
+        return True
 
     def _is_application(self, name: str) -> bool:
         """`P(x)`, `x(t) = …`, `T(10) = …`: a letter before a bracket with one letter or number is a function where it
@@ -76,6 +101,21 @@ class CommandParser(ExpressionParser):
             if depth == 0:
                 return self.value(ahead) == "="
         return False
+
+    def _event(self, name: str) -> Node | None:
+        """`P(A|B)`, `P(X = 1)`: a function of a condition, named by its text."""
+        depth, ahead, found = 0, 0, False
+        while (token := self.peek(ahead)) is not None and ahead < 16:
+            depth += (token.value == "(") - (token.value == ")")
+            found = found or token.value in ("|", "=", "<", ">", "le", "ge")
+            ahead += 1
+            if depth == 0:
+                break
+        if not found or depth:
+            return None
+        named = Sym(f"{name} {joined(self.tokens[self.place : self.place + ahead])}")
+        self.place += ahead
+        return named
 
     def _two_numbers(self) -> bool:
         """Whether `(5, 2)` follows."""
@@ -179,6 +219,12 @@ class CommandParser(ExpressionParser):
             return Sym("dots")
         if name in _NO_VALUE:
             raise Unreadable(f"\\{name} in an expression")
+        if name in _NAMING:
+            named = ""
+            while (token := self.peek()) is not None and token.kind == "let" and token.value.isupper():
+                named += token.value
+                self.place += 1
+            return Sym(f"{name} {named}")
         if name in ENDERS:
             raise Unreadable(f"\\{name} without a left side")
         return Sym(name)

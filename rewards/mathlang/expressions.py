@@ -8,6 +8,7 @@ from reasonrl.rewards.mathlang.lexer import Token, Unreadable, joined, number
 from reasonrl.rewards.mathlang.tables import names
 from reasonrl.rewards.mathlang.tree import Node, Num, Op, Sym
 
+_MINUS_ONE = Op("neg", (Num(Fraction(1), None, 1),))
 MAX_DEPTH = 150
 """Calls of rules inside one another; a bracket in a bracket is five of them."""
 
@@ -26,6 +27,7 @@ class ExpressionParser:
         self.place = 0
         self.depth = 0
         self.bars = 0
+        self.bound: set[str] = set()
 
     # -- tokens -------------------------------------------------------------------------------------------------
 
@@ -102,6 +104,8 @@ class ExpressionParser:
                 self.place += 1
                 top = factors[0] if len(factors) == 1 else Op("mul", tuple(factors))
                 factors = [Op("div", (top, signed(self.sign(), self.factor())))]
+            elif name == "(" and not isinstance(factors[-1], Sym) and self.condition():
+                continue
             elif self.starts_factor():
                 token = self.peek()
                 if token is not None and token.kind == "num" and isinstance(factors[-1], Num):
@@ -220,19 +224,32 @@ class ExpressionParser:
                 primes += 1
             if primes and self.value(1 + primes) == "}":
                 self.place += primes + 2
-                return Sym(base.name + "'" * primes) if isinstance(base, Sym) else Op("prime", (base,))
+                return self.primed(base, primes)
         if self.take("prime"):
-            return Sym(base.name + "'") if isinstance(base, Sym) else Op("prime", (base,))
+            return self.primed(base, 1)
         word = self.peek()
         if word is not None and word.kind == "word" and word.value in ("th", "st", "nd", "rd"):
             self.place += 1
             return base
         exponent = self.exponent()
+        if isinstance(base, Sym) and base.name in ("f", "g", "h") and self.value() == "(" and exponent == _MINUS_ONE:
+            return self.applied(base.name + "^-1")
         if isinstance(base, Sym) and base.name.startswith("C_") and isinstance(exponent, Num):
             top = base.name[2:]
             if top.isdigit() and len(top) < 7 and int(top) > 2 and int(top) >= exponent.value >= 0:
                 return Op("binom", (number(top), exponent))  # C_{10}^{3}
         return Op("pow", (base, exponent))
+
+    def primed(self, base: Node, primes: int) -> Node:
+        """A derivative: a letter keeps its strokes in its name, and is a function where a bracket follows."""
+        if not isinstance(base, Sym):
+            return Op("prime", (base,))
+        name = base.name + "'" * primes
+        return self.applied(name) if self.value() == "(" else Sym(name)
+
+    def applied(self, name: str) -> Node:
+        """A function by name, before its bracket."""
+        raise NotImplementedError
 
     def exponent(self) -> Node:
         sign = self.sign()
@@ -273,6 +290,10 @@ class ExpressionParser:
                 if depth == 0:
                     return self.tokens[start + 1 : self.place - 1]
         raise Unreadable("an open brace")
+
+    def condition(self) -> bool:
+        """Skips a condition in brackets behind a value, `(k \\in Z)` or `(x > 0)`; False if none follows."""
+        raise NotImplementedError
 
     # -- what the parser of commands gives ------------------------------------------------------------------------
 

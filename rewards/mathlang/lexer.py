@@ -55,6 +55,7 @@ _TOKEN = re.compile(
     |(?P<row>\\\\(?:\[[^\[\]]{0,12}\])?|\\cr(?![A-Za-z])|\\tabularnewline)
     |(?P<cmd>\\[A-Za-z]+)
     |(?P<esc>\\[{}|%&\#_])
+    |(?P<rate>(?:km|m|cm|ft|mi|g|kg)/(?:s|h|hr|min|cm|m|L)(?![A-Za-z])(?:\^(?:[23](?!\d)|\{[23]\}))?)
     |(?P<word>[A-Za-z]+)
     |(?P<dots>\.{3}|\.\s\.\s\.)
     |(?P<two><=|>=|!=|=>|->|==|=<)
@@ -132,6 +133,13 @@ def _add(found: list[Token], kind: str, value: str, match: re.Match[str], text_a
         if value == "." and not text_after[:1].isalnum():
             return  # a full stop, or one that strayed before a bracket
         found.append(Token("sym", value, None, start))
+    elif kind == "rate":
+        if _ends_value(found):
+            found.append(Token("unit", re.sub(r"[{}]", "", value), None, start))
+        else:
+            for place, part in enumerate(re.findall(r"[A-Za-z]|\d|[^A-Za-z\d]", value), start):
+                sort = "let" if part.isalpha() else "num" if part.isdigit() else "sym"
+                found.append(Token(sort, part, number(part) if part.isdigit() else None, place))
     elif kind == "word":
         _add_word(found, value, start, text_after)
     elif kind == "cmd":
@@ -270,6 +278,7 @@ def _is_product(word: str) -> bool:
 
 
 _WORDY = re.compile(r"[A-Za-z]{2,}")
+_RATE = re.compile(r"[A-Za-z]{1,3}\s?/\s?[A-Za-z]{1,3}(?:\^[23])?")
 _ORDINALS = frozenset(["st", "nd", "rd", "th"])
 
 
@@ -293,6 +302,8 @@ def _add_text(found: list[Token], content: str, start: int) -> None:
         found.append(Token("word", lower, None, start))
     elif content[0].isdigit() or content[0] in "+-(\\":
         found.extend(Token(kind, value, num, start) for kind, value, num, _ in tokens(content))
+    elif _RATE.fullmatch(content) and _ends_value(found):
+        found.append(Token("unit", content, None, start))
     elif len(content) == 1 and content.isalpha():
         found.append(Token("unit" if _ends_value(found) else "let", content, None, start))
     elif _WORDY.search(content) or "." in lower:

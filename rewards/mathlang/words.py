@@ -87,7 +87,7 @@ def unit_name(words: str) -> str:
             continue
         singular = word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
         parts.append(ALIASES.get(word, ALIASES.get(singular, singular)))
-    name = " ".join(parts)
+    name = " ".join(parts).replace("mph", "mi / h").replace("kph", "km / h")
     for power, prefix in (("2", "square"), ("3", "cubic")):
         if name.endswith(f" ^ {power}"):
             name = f"{prefix} {name[: -len(power) - 3]}"
