@@ -11,7 +11,7 @@ from reasonrl.rewards.extract_gold import Kind, extract_gold, items_of, kind_of
 from reasonrl.rewards.extract_number import hedged, number_in, stated_number
 from reasonrl.rewards.extract_prose import after_copula, in_prose
 from reasonrl.rewards.extract_stated import Statement, option_called_correct, statements
-from reasonrl.rewards.extract_text import after_thinking, last_tag, math_spans, words
+from reasonrl.rewards.extract_text import after_thinking, last_tag, math_spans, without_markup, words
 from reasonrl.rewards.letters import first_named, labelled, lone_letters
 
 __all__ = ["Found", "How", "after_thinking", "extract_answer", "extract_gold"]
@@ -50,7 +50,7 @@ def extract_answer(response: str, gold: str | None = None, policy: Any = None) -
             marked as the answer counts, as it is written.
         policy: rules of comparison; its `prose_answers` says whether prose is looked into. None: it is.
     """
-    text = after_thinking(response)[-_LOOKED_AT:]
+    text = without_markup(after_thinking(response)[-_LOOKED_AT:])
     kind: Kind = "other" if gold is None else kind_of(gold)
     if gold and text.strip() == gold.strip():
         return _found(gold, "whole")

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from reasonrl.latex import Box, bare_content, box_spans
 
-_BARE_GAP = re.compile(r"[\s$.\\()\[\]]*")
+_BARE_GAP = re.compile(r"(?:\\n(?![a-z])|[\s$.\\()\[\]])*")
 _JOINED_GAP = re.compile(
     rf"{_BARE_GAP.pattern}(?:,|;|、|&|/|(?:\\text\s*\{{\s*)?(?:and|or|et|ou|und|oder|y|o|和|或)(?:\s*\}})?"
     r"|, (?:and|or))"

@@ -25,6 +25,7 @@ _ASIDE = re.compile(r"(?<=[.!?。\]$}]) *\n? *\([^()]*(?:\([^()]*\)[^()]*)*\)\s*
 _TEXT = re.compile(r"\\text\s?\{\s*([^{}]{1,40})\}")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _COPULA = re.compile(r"\s(?:is|are|was|equals|est|sont|es|son|é|è|sono|ist|sind)\s+(?:exactly\s|the\s|a\s)?|是|为")
+_JOINER = re.compile(rf"\b{either(OR + AND)}\b", re.IGNORECASE)
 _JOINED = re.compile(rf"\s*(?:,|{either(OR + AND)}|, ?{either(OR + AND)})\s*(?:[A-Za-z]\s?=\s?)?", re.IGNORECASE)
 _LAST_PIECE = re.compile(r"(?<![<>!:=\\])=(?!=)")
 
@@ -116,7 +117,8 @@ def after_copula(sentence: str, kind: Kind) -> str | None:
         return None
     said = sentence[copulas[-1].end() :].strip().rstrip(".!。")
     most = 3 if kind == "words" else 0
-    return said if said and words(said) <= most else None
+    counted = _JOINER.sub(" ", said) if kind == "list" else said
+    return said if said and words(counted) <= most else None
 
 
 def _without_dollars(sentence: str, spans: list[tuple[str, int, int]]) -> str:

@@ -12,7 +12,7 @@ from reasonrl.rewards import extract_words as words
 from reasonrl.rewards.extract_text import lower, math_spans, sentence_end
 from reasonrl.rewards.extract_words import either
 
-_MARKUP = r"[*_`#\"'“”’)\]\s]{0,20}"
+_MARKUP = r"[*_`#\"'“”’)\]}\s]{0,20}"
 _BETWEEN = (
     r"(?:to|of|for|in|from|choice|option|here|set|then|therefore|thus|hence|now|that|value|we|i)\b[^\n.:=?!]{0,80}?"
 )
@@ -119,6 +119,14 @@ def _after(low: str, stems: tuple[str, ...], phrase: re.Pattern[str]) -> Iterato
                 yield match.end()
 
 
+def _unclosed(tail: str) -> str:
+    r"""A tail without the marks at its end that close what was opened before it: `42 \\]`, `42"}`."""
+    for closing, opening in (("\\]", "\\["), ("\\)", "\\("), ("}", "{"), ('"', None)):
+        if tail.endswith(closing) and tail.count(closing) > (tail.count(opening) if opening else 0):
+            tail = tail[: -len(closing)].rstrip()
+    return tail
+
+
 def _heads_a_line(low: str, place: int) -> bool:
     line = low[max(low.rfind("\n", 0, place) + 1, place - 30) : place]
     return line.strip(" #*_>\t") in ("", "final", "the", "the final", "my final")
@@ -137,4 +145,5 @@ def _statement(text: str, place: int) -> Statement | None:
         end = end if end >= 0 else len(tail)
     if not tail[:end].strip():
         return None
-    return Statement(tail[:end].strip(), not text[start + end :].strip(" \t\r\n*_-#`"))
+    tail = _unclosed(tail[:end].strip())
+    return Statement(tail, not text[start + end :].strip(" \t\r\n*_-#`"))

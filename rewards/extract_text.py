@@ -15,6 +15,8 @@ _MATH_SPAN = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|\$(?P<dollar>[^\s$](?:[^$]*[^\s$])?)\$(?!\d)|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]",
     re.DOTALL,
 )
+_TYPE_TAG = re.compile(r"</?(?:b|i|u|em|strong|span|p|code|center|h[1-6])>", re.IGNORECASE)
+_FENCED = re.compile(r"```[A-Za-z]{0,12}\n([^`]*)```")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|[*\"”])|[。！？।؟]|\n")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[A-Za-z*]{0,20}\}")
 _WORD = re.compile(r"(?<![\\A-Za-zÀ-ɏ])[A-Za-zÀ-ɏ]{2,}")
@@ -40,6 +42,17 @@ def after_thinking(response: str) -> str:
     if not inside:
         parts.append(response[start:])
     return next((part for part in reversed(parts) if part.strip()), "")
+
+
+def without_markup(text: str) -> str:
+    """A text without the tags of bold and slanted type, and without the fence around a text that is one block of
+    code.
+    """
+    if "</" in text:
+        text = _TYPE_TAG.sub("", text)
+    if "```" in text and (fenced := _FENCED.fullmatch(text.strip())) is not None:
+        return fenced[1]
+    return text
 
 
 def last_tag(text: str, name: str) -> str | None:

@@ -45,6 +45,7 @@ _VERB_AFTER = re.compile(
     r"\s(?:is|are|was|were|seems|looks|would|because|since|as|and|or|but|for|not|by|which|has|have|does|can|cannot|non"
     r"|pas|est|et|ou|no|y|porque|ist|und|oder|weil|nicht|correct)\b"
 )
+_REASONS = frozenset(["because", "since", "car", "parce", "porque", "weil", "因为"])
 _ARTICLES = frozenset("AIEOY")
 
 
@@ -152,5 +153,9 @@ def _is_choice(text: str, token: re.Match[str], stated: bool) -> bool:
 
 
 def _ruled_out(text: str, earliest: int, start: int, end: int) -> bool:
-    clause = _CLAUSE_END.split(text[max(earliest, start - 120) : start])[-1]
+    before = text[max(earliest, start - 120) : start]
+    ends = list(_CLAUSE_END.finditer(before))
+    clause = before[ends[-1].end() :] if ends else before
+    if earliest and ends and ends[-1].group().lower() in _REASONS:
+        return True  # `C, because B is too small`
     return _DENIAL.search(clause) is not None or _DENIAL_AFTER.match(text, end) is not None
