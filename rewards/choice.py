@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
+from reasonrl.rewards.alarm import LIMIT_SECONDS
 from reasonrl.rewards.choice_options import options_in, options_of
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.extract import Found, extract_answer, extract_gold
@@ -24,6 +26,7 @@ from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Status, Verdict
 _SEPARATOR = re.compile(r"\s*(?:,|;|、|\band\b|&)\s*")
 _SMALL_LETTER = re.compile(r"[(\[]?([a-z])[)\].:]?")
 _LONGEST_ANSWER = 4_000
+_LONGEST_VALUE = 400
 
 Log = Callable[..., None]
 
@@ -56,13 +59,48 @@ def verify_choice(
         if not isinstance(value, str):
             raise RewardError(f"{name} is {value!r}, a {type(value).__name__}, where text was expected")
     start = time.perf_counter()
-    status, extracted, bare, reason = _decide(gold, response, options_of(options) or {}, policy)
+    try:
+        question = _Question(options_of(options) or {}, policy, start + LIMIT_SECONDS)
+        status, extracted, bare, reason = _decide(gold, response, question)
+    except _TooLong:
+        status, extracted, bare = "timeout", None, extract_gold(gold)
+        reason = f"comparing with the options took longer than {LIMIT_SECONDS} s"
     return Verdict(status, SCORE_OF_STATUS[status], extracted, bare, reason, time.perf_counter() - start)
 
 
-def _decide(gold: str, response: str, options: dict[str, str], policy: str) -> tuple[Status, str | None, str, str]:
+class _TooLong(Exception):
+    """The values of the options together took too long to compare."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """The options by letter, how their values are compared, and until when (`time.perf_counter`)."""
+
+    options: dict[str, str]
+    policy: str
+    deadline: float
+
+    def letters_of(self, text: str) -> list[str]:
+        """The letters of the options with this value: the same text if there is one, else by comparison."""
+        same = [letter for letter, option in self.options.items() if _plain(option) == _plain(text)]
+        if same or not text.strip() or len(text) > _LONGEST_VALUE or lone_letters(text) is not None:
+            return same
+        return [letter for letter, option in self.options.items() if option and self._equal(option, text)]
+
+    def _equal(self, option: str, text: str) -> bool:
+        verdict = verify(option, rf"\boxed{{{text}}}", self.policy)
+        if verdict.status == "timeout" or time.perf_counter() > self.deadline:
+            raise _TooLong
+        return verdict.correct
+
+
+def _decide(gold: str, response: str, question: _Question) -> tuple[Status, str | None, str, str]:
     bare = extract_gold(gold)
-    right, options = _right_letters(bare, options, policy)
+    try:
+        right, question = _right_letters(bare, question)
+    except _TooLong:
+        return "bad_gold", None, bare, f"comparing the gold with the options took longer than {LIMIT_SECONDS} s"
+    options, policy = question.options, question.policy
     if not bare:
         return "bad_gold", None, bare, "the gold is empty"
     if not right:
@@ -70,12 +108,12 @@ def _decide(gold: str, response: str, options: dict[str, str], policy: str) -> t
             return "bad_gold", None, bare, f"the gold is none of the options {', '.join(options)}"
         verdict = verify(gold, response, policy)
         return verdict.status, verdict.extracted, verdict.gold, verdict.reason
-    found = _answer(response, right, options, policy)
+    found = _answer(response, right, question)
     if found is None:
         return "no_answer", None, bare, "no letter, no option and no stated answer outside the think block"
     if len(found.text) > _LONGEST_ANSWER:
         return "wrong", found.text[:_LONGEST_ANSWER], bare, f"the answer is longer than {_LONGEST_ANSWER} characters"
-    chosen, reason = _chosen(found.text, options, policy)
+    chosen, reason = _chosen(found.text, question)
     wanted = ", ".join(sorted(right))
     if chosen is None:
         return "wrong", found.text, bare, f"{reason}; right is {wanted}"
@@ -83,20 +121,21 @@ def _decide(gold: str, response: str, options: dict[str, str], policy: str) -> t
     return status, found.text, bare, reason if chosen == right else f"{reason}; right is {wanted}"
 
 
-def _right_letters(gold: str, options: dict[str, str], policy: str) -> tuple[set[str], dict[str, str]]:
-    """The letters of the right options, and the options with the one that a gold such as `(D) Alina` spells out."""
+def _right_letters(gold: str, question: _Question) -> tuple[set[str], _Question]:
+    """The letters of the right options, and the question with the option that a gold such as `(D) Alina` spells out."""
+    options = question.options
     letters = lone_letters(gold)
     if letters is not None and (not options or set(letters) <= set(options)):
-        return set(letters), options
+        return set(letters), question
     written = labelled(gold)
     if written is not None and (not options or written[0] in options):
-        return {written[0]}, options or {written[0]: written[1]}
-    return set(_letters_of(gold, options, policy)[:1]), options
+        return {written[0]}, replace(question, options=options or {written[0]: written[1]})
+    return set(question.letters_of(gold)[:1]), question
 
 
-def _answer(response: str, right: set[str], options: dict[str, str], policy: str) -> Found | None:
+def _answer(response: str, right: set[str], question: _Question) -> Found | None:
     """The answer, looked for as a letter first, then as a value of the options' kind."""
-    rules = POLICIES[policy]
+    rules, options = POLICIES[question.policy], question.options
     found = extract_answer(response, ", ".join(sorted(right)), rules)
     if found is not None and found.how != "whole":
         return found
@@ -107,18 +146,19 @@ def _answer(response: str, right: set[str], options: dict[str, str], policy: str
     return by_value or found
 
 
-def _chosen(answer: str, options: dict[str, str], policy: str) -> tuple[set[str] | None, str]:
+def _chosen(answer: str, question: _Question) -> tuple[set[str] | None, str]:
     """The letters that an answer chooses and why; None where it chooses no single option or contradicts itself."""
+    options = question.options
     letters = lone_letters(answer)
     if letters is None and (small := _SMALL_LETTER.fullmatch(answer.strip())) and small.group(1).upper() in options:
         letters = (small.group(1).upper(),)
-    by_value = _letters_of(answer, options, policy) if letters is None or len(options) > 1 else []
+    by_value = question.letters_of(answer) if letters is None or len(options) > 1 else []
     if letters is not None and not (by_value and set(letters) - set(options)):
         return set(letters), f"letter {', '.join(letters)}"
     written = labelled(answer)
     if written is not None and not by_value:
         letter, value = written
-        theirs = _letters_of(value, options, policy)
+        theirs = question.letters_of(value)
         if theirs and letter not in theirs:
             return None, f"letter {letter} with the value of option {theirs[0]}"
         both_numbers = kind_of(value) == "number" and kind_of(options.get(letter, "")) == "number"
@@ -129,7 +169,7 @@ def _chosen(answer: str, options: dict[str, str], policy: str) -> tuple[set[str]
         return set(by_value[:1]), f"the value of option {by_value[0]}"
     pieces = [piece for piece in _SEPARATOR.split(answer.strip(" .{}\\")) if piece]
     if 1 < len(pieces) <= len(options):
-        several = [_letters_of(piece, options, policy) for piece in pieces]
+        several = [question.letters_of(piece) for piece in pieces]
         if all(several):
             return {each[0] for each in several}, "the values of several options"
     named = _named_in(answer, options)
@@ -148,15 +188,6 @@ def _named_in(answer: str, options: dict[str, str]) -> str | None:
 
 def _words(option: str) -> bool:
     return sum(symbol.isalpha() for symbol in option) > 2
-
-
-def _letters_of(text: str, options: dict[str, str], policy: str) -> list[str]:
-    """The letters of the options with this value: the same text if there is one, else by comparison."""
-    same = [letter for letter, option in options.items() if _plain(option) == _plain(text)]
-    if same or not text.strip() or len(text) > 400 or lone_letters(text) is not None:
-        return same
-    boxed = rf"\boxed{{{text}}}"
-    return [letter for letter, option in options.items() if option and verify(option, boxed, policy).correct]
 
 
 def _plain(text: str) -> str:

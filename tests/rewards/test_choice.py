@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from typing import Any
 
 import pytest
@@ -154,3 +155,12 @@ def test_wrong_arguments_raise() -> None:
         ChoiceReward()(prompts=["q"], completions=["A"], answer=["A", "B"])
     with pytest.raises(RewardError, match="gold is 5, a int"):
         verify_choice(5, "A")  # type: ignore[arg-type]
+
+
+def test_hostile_values_take_no_longer_than_one_answer() -> None:
+    hostile = [rf"\sin^{{{power}}}(x^{{{power}}})+\tan({power}x)" for power in range(2, 12)]
+    answer = r"\sum_{k=1}^{n} \cos(k^{2}x)^{k} + \int_0^x \sin(t^{t}) dt"
+    start = time.perf_counter()
+    verdict = verify_choice("A", rf"\boxed{{{answer}}}", hostile)
+    assert time.perf_counter() - start < 6
+    assert verdict.status in ("wrong", "timeout")
