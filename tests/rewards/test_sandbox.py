@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from reasonrl import errors
+from reasonrl.rewards import sandbox as sandbox_package
 from reasonrl.rewards.sandbox import Limits, Sandbox, isolation
 from reasonrl.rewards.sandbox.wire import decode, encode
 
@@ -366,3 +369,58 @@ def test_a_machine_without_namespaces_is_told_and_programs_still_run() -> None:
     assert lines[1].startswith("limits only") and lines[1].endswith("True")
     assert lines[2].startswith("RewardError reward 'code': requires_isolation is true")
     assert found.stderr.count("RuntimeWarning: programs run without the kernel's namespaces") == 1
+
+
+def other_python() -> str | None:
+    """A Python of the system, which a user without rights may run too."""
+    names = ("python3.13", "python3.12", "python3.11")
+    return next(filter(None, (shutil.which(name, path="/usr/bin:/usr/local/bin") for name in names)), None)
+
+
+INSIDE = """
+import os, socket
+try: socket.create_connection(("127.0.0.1", 9), 1)
+except OSError as problem: print(type(problem).__name__)
+seen = [name for name in os.listdir("/proc") if name.isdigit()] if os.access("/proc", os.R_OK) else []
+print(len(seen), os.access(HIDDEN, os.R_OK), os.access("/usr", os.W_OK), os.getuid())
+"""
+OUTSIDE = """
+import sys
+from reasonrl.rewards.sandbox import Limits, Sandbox
+for isolate in (True, False):
+    with Sandbox(Limits(seconds=2), isolate) as made:
+        made.load(sys.argv[1])
+        print(made.isolation, made.script("").output.split())
+        made.load("while True: pass")
+        print(made.script("").status)
+        made.load("import os\\nwhile True:\\n    try: os.fork()\\n    except OSError: break\\nprint(1)")
+        print(made.script("").status)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or other_python() is None, reason="needs root, to become somebody else")
+def test_a_user_without_rights_is_held_as_well() -> None:
+    """What most people are: no root, so a user namespace is the only way in."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        package = Path(folder) / "reasonrl"
+        shutil.copytree(Path(sandbox_package.__file__).parent, package / "rewards" / "sandbox")
+        shutil.copy(Path(errors.__file__), package / "errors.py")
+        (package / "__init__.py").touch()
+        (package / "rewards" / "__init__.py").touch()
+        found = subprocess.run(
+            [str(other_python()), "-c", OUTSIDE, INSIDE.replace("HIDDEN", repr(folder))],
+            env={"PYTHONPATH": folder, "PATH": "/usr/bin:/bin"},
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+    lines = found.stdout.splitlines()
+    assert len(lines) == 6, found.stderr
+    if lines[0].startswith("namespaces"):
+        assert lines[0] == "namespaces ['OSError', '2', 'False', 'False', '65534']"
+    assert lines[3].startswith("limits only") and "'PermissionError'" in lines[3]
+    assert lines[1] == lines[4] == "timeout" and {lines[2], lines[5]} <= {"ok", "timeout", "memory_limit"}
