@@ -11,8 +11,10 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reasonrl.rollout.latency import LatencyCurve
 
@@ -247,32 +249,31 @@ def length_ranges(calls: Sequence[Call], engines: int, curve: LatencyCurve, max_
     """
     _check(engines, max_batch)
     ordered = sorted(calls, key=lambda call: -call.predicted)
-    step_seconds = curve.table(max_batch)
-    lengths = [call.predicted for call in ordered]
-    low, high = 0.0, math.fsum(lengths) * max(step_seconds)
-    for _ in range(60):
+    lengths = np.array([call.predicted for call in ordered])
+    step_seconds = np.array(curve.table(max_batch))
+    rates = np.full(len(ordered), step_seconds[-1] / max_batch)
+    rates[:max_batch] = np.diff(step_seconds)[: len(ordered)].clip(min=0.0)
+    low, high = 0.0, float(lengths.sum() * step_seconds.max())
+    while high - low > 1e-9 * high:
         middle = (low + high) / 2
-        low, high = (
-            (low, middle) if _filled(lengths, engines, step_seconds, middle)[-1] == len(lengths) else (middle, high)
-        )
-    ends = _filled(lengths, engines, step_seconds, high)
-    return Dispatch(
-        tuple(Lane(tuple(ordered[begin:end])) for begin, end in zip([0, *ends], ends, strict=False)),
-        expected_seconds=high if ordered else None,
-    )
+        if _range_ends(lengths, rates, engines, middle)[-1] == len(ordered):
+            high = middle
+        else:
+            low = middle
+    ends = _range_ends(lengths, rates, engines, high)
+    lanes = tuple(Lane(tuple(ordered[begin:end])) for begin, end in pairwise([0, *ends]))
+    return Dispatch(lanes, expected_seconds=high if ordered else None)
 
 
-def _filled(lengths: Sequence[float], engines: int, step_seconds: Sequence[float], limit: float) -> list[int]:
-    """Where each engine's range ends when every engine takes what it can in `limit` seconds."""
-    ends, place, most = [], 0, len(step_seconds) - 1
+def _range_ends(lengths: NDArray[np.float64], rates: NDArray[np.float64], engines: int, limit: float) -> list[int]:
+    """Where each engine's range ends when every engine takes what it can in `limit` seconds; rates[k] is what the call
+    after k others costs, in seconds a token.
+    """
+    ends: list[int] = []
+    place = 0
     for _ in range(engines):
-        seconds, batch = 0.0, 0
-        while place < len(lengths):
-            rate = step_seconds[batch + 1] - step_seconds[batch] if batch < most else step_seconds[most] / most
-            if seconds + max(rate, 0.0) * lengths[place] > limit:
-                break
-            seconds += max(rate, 0.0) * lengths[place]
-            batch, place = batch + 1, place + 1
+        seconds = np.cumsum(lengths[place:] * rates[: len(lengths) - place])
+        place += int(np.searchsorted(seconds, limit, side="right"))
         ends.append(place)
     return ends
 

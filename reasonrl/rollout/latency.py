@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -45,9 +46,9 @@ class LatencyCurve:
             return second + max(slope, 0.0) * (batch - high)
         return first + slope * (batch - low)
 
-    def table(self, most: int) -> list[float]:
+    def table(self, most: int) -> tuple[float, ...]:
         """Seconds for batches 0 (which takes none) to `most`."""
-        return [0.0, *(self(batch) for batch in range(1, most + 1))]
+        return _table(self, most)
 
     @classmethod
     def parse(cls, text: str) -> LatencyCurve:
@@ -67,6 +68,11 @@ class LatencyCurve:
 
     def __str__(self) -> str:
         return ",".join(f"{batch}:{seconds:.4g}" for batch, seconds in self.points)
+
+
+@lru_cache(maxsize=64)
+def _table(curve: LatencyCurve, most: int) -> tuple[float, ...]:
+    return (0.0, *(curve(batch) for batch in range(1, most + 1)))
 
 
 @dataclass(frozen=True)

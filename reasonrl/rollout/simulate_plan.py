@@ -29,8 +29,8 @@ from reasonrl.rollout.simulate_step import StepTimes, run_pipeline, verify_secon
 FEWEST_STEPS = 8
 """With fewer logged steps their spread is no estimate: prompts are resampled instead."""
 
-_RESAMPLED_JOBS = 100_000
-_RESAMPLES = (20, 200)
+_RESAMPLED_JOBS = 50_000
+_RESAMPLES = (20, 100)
 _STEP_RESAMPLES = 2_000
 
 
