@@ -7,13 +7,14 @@ or takes back gives none.
 from __future__ import annotations
 
 import re
+from string import ascii_uppercase
 from typing import Literal
 
 from reasonrl.rewards.extract_gold import Kind
 from reasonrl.rewards.extract_number import follows_in_a_clause_of_its_own, hedged, is_number, number_in
 from reasonrl.rewards.extract_text import last_sentences, math_spans, words
 from reasonrl.rewards.extract_words import AND, OR, either
-from reasonrl.rewards.letters import first_named, last_named
+from reasonrl.rewards.letters import first_named, last_named, lone_letters
 
 _LOOKED_AT = 2_000
 _LONGEST_SENTENCE = 600
@@ -27,6 +28,7 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _COPULA = re.compile(r"\s(?:is|are|was|equals|est|sont|es|son|é|è|sono|ist|sind)\s+(?:exactly\s|the\s|a\s)?|是|为")
 _JOINER = re.compile(rf"\b{either(OR + AND)}\b", re.IGNORECASE)
 _JOINED = re.compile(rf"\s*(?:,|{either(OR + AND)}|, ?{either(OR + AND)})\s*(?:[A-Za-z]\s?=\s?)?", re.IGNORECASE)
+_OPTION = re.compile(r"(?<![A-Za-z\d])[(\[*]{0,3}([A-Z])[)\].:]\**\s")
 _LAST_PIECE = re.compile(r"(?<![<>!:=\\])=(?!=)")
 
 Prose = tuple[str, Literal["prose_number", "prose_letter", "prose_formula", "prose_words"]]
@@ -134,7 +136,22 @@ def _right_side(formula: str, relation: bool) -> str:
     return pieces[-1].strip() if len(pieces) > (2 if relation else 1) else formula
 
 
+def _after_the_options(text: str) -> str:
+    """What follows the options where a text lists them, one after the other from A: those name no choice."""
+    markers = list(_OPTION.finditer(text))
+    letters = "".join(marker[1] for marker in markers)
+    start = letters.rfind("A")
+    if len(letters) - start < 3 or letters[start:] != ascii_uppercase[: len(letters) - start]:
+        return text
+    _, _, rest = text[markers[-1].end() :].partition("\n")
+    return rest
+
+
 def _letter(text: str) -> Prose | None:
+    letters = lone_letters(text)
+    if letters is not None:
+        return ", ".join(letters), "prose_letter"
+    text = _after_the_options(text)
     leading = _LEADING_LETTER.match(text)
     if leading is not None:
         named = first_named(text[: text.find("\n") if "\n" in text else len(text)])

@@ -24,6 +24,7 @@ _ALONE = re.compile(r"[(\[（【]?\s*([A-Z])\s*[)\]）】.:]{0,2}")
 _LABELLED = re.compile(
     r"(?:[(\[（【]\s?([A-Z])\s?[)\]）】][.:]?\s*|([A-Z])\s?[).:．：]\s*|([A-J])\s+(?=[A-Z]))(\S.*)", re.DOTALL
 )
+_ANOTHER = re.compile(r"(?<![A-Za-z\d])(?:[(\[（]\s?[A-Z]\s?[)\]）]|[A-Z][).:]\s)")
 _SEVERAL = re.compile(r"[(\[（]?[A-Z][)\]）]?(?:\s{0,4}(?:,|;|、|&|and|/|\s)\s{0,4}[(\[（]?[A-Z][)\]）]?)+|[A-J]{2,8}")
 _CLAUSE_END = re.compile(
     rf"[.,;:!?。，；：！？\n]|\b{either(words.CLAUSES)}\b|{either(words.CLAUSES_ELSEWHERE)}", re.IGNORECASE
@@ -70,9 +71,11 @@ def lone_letters(text: str) -> tuple[str, ...] | None:
 
 
 def labelled(text: str) -> tuple[str, str] | None:
-    """The letter and the value of an option written out: `(D) Alina`, `D. Alina`, `D) Alina`, `D Alina`."""
+    """The letter and the value of an option written out: `(D) Alina`, `D. Alina`, `D) Alina`, `D Alina`; None for
+    several options.
+    """
     match = _LABELLED.fullmatch(_DRESSING.sub("", text).strip())
-    if match is None:
+    if match is None or _ANOTHER.search(match.group(4)):
         return None
     letter = match.group(1) or match.group(2) or match.group(3)
     return letter, match.group(4).strip()

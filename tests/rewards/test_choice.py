@@ -44,6 +44,8 @@ CITIES = {"A": "Rome", "B": "Paris", "C": "New York", "D": "York"}
         ("B,D", r"\boxed{B}", NUMBERS, "wrong"),
         ("B,D", "Answer: 42 and 1/2", NUMBERS, "correct"),
         ("B", "The answer is A or B", NUMBERS, "wrong"),
+        ("A", "(A) 41 (B) 42 (C) 43", NUMBERS, "wrong"),
+        ("A", r"\boxed{(A) 41 (B) 42}", NUMBERS, "wrong"),
         ("B", r"\boxed{A, B, C, D}", NUMBERS, "wrong"),
         ("B", "Answer: 42 and 43", NUMBERS, "wrong"),
         ("B", r"<think>\boxed{B}</think>", NUMBERS, "no_answer"),

@@ -333,6 +333,21 @@ def test_letters_named_and_ruled_out(response: str, letters: str) -> None:
     assert answer[0].strip("() .").removesuffix(") Paris") == letters
 
 
+@pytest.mark.parametrize(
+    ("response", "letters"),
+    [
+        ("A\nB\nC\nD", "A, B, C, D"),
+        ("(A) 3 (B) 4 (C) 5 (D) 6", None),
+        ("We must choose one of these.\nA. 3\nB. 4\nC. 5\nD. 6", None),
+        ("A. 3\nB. 4\nC. 5\nSo I would go with B.", "B"),
+        ("A: no.\nB: no.\nC: yes.\nD: no.", None),
+    ],
+)
+def test_a_list_of_the_options_names_no_choice(response: str, letters: str | None) -> None:
+    answer = found(response, "D")
+    assert (None if answer is None or answer[1] == "whole" else answer[0]) == letters
+
+
 @pytest.mark.parametrize("response", ["I do not know what this is about.", "A nice problem. I have no idea."])
 def test_articles_and_pronouns_are_no_letters(response: str) -> None:
     answer = found(response, "A")
