@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from reasonrl.rewards.extract_boxes import listed_boxes
 from reasonrl.rewards.extract_gold import Kind, extract_gold, items_of, kind_of
@@ -13,6 +13,7 @@ from reasonrl.rewards.extract_prose import after_copula, in_prose
 from reasonrl.rewards.extract_stated import Statement, option_called_correct, statements
 from reasonrl.rewards.extract_text import after_thinking, last_tag, math_spans, without_markup, words
 from reasonrl.rewards.letters import first_named, labelled, lone_letters
+from reasonrl.rewards.policy import Policy
 
 __all__ = ["Found", "How", "after_thinking", "extract_answer", "extract_gold"]
 
@@ -36,7 +37,7 @@ class Found:
     how: How
 
 
-def extract_answer(response: str, gold: str | None = None, policy: Any = None) -> Found | None:
+def extract_answer(response: str, gold: str | None = None, policy: Policy | None = None) -> Found | None:
     r"""The response's final answer, or None.
 
     In this order, outside the think blocks: the last complete `\boxed{…}` (inside the last `<answer>` tags if there are
@@ -54,7 +55,7 @@ def extract_answer(response: str, gold: str | None = None, policy: Any = None) -
     kind: Kind = "other" if gold is None else kind_of(gold)
     if gold and text.strip() == gold.strip():
         return _found(gold, "whole")
-    prose = gold is not None and bool(getattr(policy, "prose_answers", True))
+    prose = gold is not None and (policy is None or policy.prose_answers)
     tagged = last_tag(text, "answer") if "</" in text else None
     for place in (tagged, text):
         box = listed_boxes(place, items_of(gold) if kind == "list" and gold else 1) if place else None

@@ -6,7 +6,6 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -15,16 +14,12 @@ from hypothesis import strategies as st
 from reasonrl.latex import box_spans, boxes, last_box
 from reasonrl.rewards.extract import after_thinking, extract_answer, extract_gold
 from reasonrl.rewards.extract_gold import kind_of
+from reasonrl.rewards.policy import POLICIES
 
 
 def found(response: str, gold: str) -> tuple[str, str] | None:
     answer = extract_answer(response, extract_gold(gold))
     return None if answer is None else (answer.text, answer.how)
-
-
-@dataclass
-class Rules:
-    prose_answers: bool
 
 
 # --- think blocks ---
@@ -253,7 +248,7 @@ PROSE = {
 @pytest.mark.parametrize(("response", "text"), PROSE.items())
 def test_the_number_that_the_last_sentence_ends_in(response: str, text: str) -> None:
     assert found(response, "7") == (text, "prose_number")
-    marked = extract_answer(response, "7", Rules(prose_answers=False))
+    marked = extract_answer(response, "7", POLICIES["strict"])
     assert marked is None or marked.how == "whole"
 
 
