@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 
-MAX_LENGTH = 400
-MAX_DEPTH = 24
+MAX_LENGTH = 160
+MAX_DEPTH = 12
 MAX_DIGITS = 400
 MAX_EXPONENT = 20_000
 MAX_BASE_DIGITS_TIMES_EXPONENT = 20_000
 MAX_FACTORIAL = 3_000
-MAX_TERMS = 120
+MAX_TERMS = 30
 MAX_SYMBOLIC_POWER = 24
-MAX_ROOTS_AND_LOGS = 12
+MAX_ROOTS_AND_LOGS = 6
 
 _OPERATORS = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|limits|bigcup|bigcap)(?![A-Za-z])|∑|∏|∫")
+_SEVERAL = re.compile(r"[,;&<>_|!:]|=.*=|\\(?:le|ge|ne|in|pm|mp|cup|cap)(?![A-Za-z])")
 _POWER = re.compile(r"(?:\^|\*\*)\s*(\{|\(|-?\d+)?")
 _FACTORIAL = re.compile(r"(\d+)\s*!|([)}\]!])\s*!")
 _BINOMIAL = re.compile(r"\\[dt]?binom\s*\{([^{}]*)\}|\\[dt]?binom")
@@ -27,6 +28,12 @@ _FUNCTION = re.compile(r"\\?(?:sqrt|log|ln|exp|sin|cos|tan|gamma|zeta)(?![a-z])|
 
 def too_costly(text: str) -> str | None:
     """Why a text must not be handed to computer algebra, in a few words; None if it may."""
+    if "\\begin" in text or "\\end" in text:
+        return "an environment"
+    if not _is_balanced(text):
+        return "unbalanced brackets"
+    if _SEVERAL.search(text):
+        return "a list, a relation or a subscript that our own reader does not know either"
     if len(text) > MAX_LENGTH:
         return f"longer than {MAX_LENGTH} characters"
     if any(len(run) > MAX_DIGITS for run in re.findall(r"\d+", text)):
@@ -91,6 +98,16 @@ def _group(text: str, start: int) -> str:
         if not depth:
             return text[start + 1 : place]
     return text[start + 1 :]
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether every brace closes, and as many brackets close as open: a half-open interval is balanced."""
+    depth = 0
+    for symbol in text.replace("\\{", "").replace("\\}", ""):
+        depth += (symbol == "{") - (symbol == "}")
+        if depth < 0:
+            return False
+    return depth == 0 and sum(map(text.count, "([")) == sum(map(text.count, ")]"))
 
 
 def _depth(text: str) -> int:

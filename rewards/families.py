@@ -1,5 +1,5 @@
-r"""Families of numbers with an integer parameter: `4k + 2`, `n \equiv 2 \pmod 4`, `\frac{\pi}{3} + 2k\pi`, and words such
-as "congruent to 2 or 3 modulo 4".
+r"""Families of numbers with an integer parameter: `4k + 2`, `n \equiv 2 \pmod 4`, `\frac{\pi}{3} + 2k\pi`, and words
+such as "congruent to 2 or 3 modulo 4".
 """
 
 from __future__ import annotations

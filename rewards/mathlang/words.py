@@ -91,7 +91,7 @@ def unit_name(words: str) -> str:
     for power, prefix in (("2", "square"), ("3", "cubic")):
         if name.endswith(f" ^ {power}"):
             name = f"{prefix} {name[: -len(power) - 3]}"
-    return name.strip()
+    return "" if name in ("square", "cubic") else name.strip()  # square units
 
 
 def conversion(left: str, right: str) -> Fraction | None:
