@@ -47,8 +47,9 @@ def extract_answer(response: str, gold: str | None = None, policy: Policy | None
 
     Args:
         response: the model's text; only its last 400,000 characters outside the think blocks are looked at.
-        gold: the bare gold (`extract_gold`); its kind, never its value, steers what is looked for. None: only what is
-            marked as the answer counts, as it is written.
+        gold: the bare gold (`extract_gold`); its kind, never its value, steers what is looked for (a response that is
+            the gold, letter by letter, is taken whole). None: only what is marked as the answer counts, as it is
+            written.
         policy: rules of comparison; its `prose_answers` says whether prose is looked into. None: it is.
     """
     text = without_markup(after_thinking(response)[-_LOOKED_AT:])
