@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -148,7 +147,9 @@ class Sandbox:
             if "isolation" not in hello:
                 raise EOFError(str(hello.get("fault", hello)))
             self.isolation = Isolation(**hello["isolation"])
-        except (EOFError, TimeoutError, ValueError, TypeError) as problem:
+            if self.isolation.mounts:  # it served as a place to mount on; a kill from now on leaves nothing behind
+                os.rmdir(self.folder)
+        except (EOFError, OSError, ValueError, TypeError) as problem:
             self.close()
             raise RewardError(f"the sandbox for programs could not be started: {problem}") from problem
 
@@ -311,8 +312,7 @@ def _environment(folder: str, isolate: bool) -> dict[str, str]:
 
 
 def _remove(folder: str) -> None:
-    for root, folders, _ in os.walk(folder):
-        for name in folders:
-            with contextlib.suppress(OSError):
-                os.chmod(os.path.join(root, name), 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove what a program left on the disk, closed folders and thousands of nested ones too."""
+    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if os.path.exists(folder):
+            subprocess.run([*command, folder], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -47,10 +47,11 @@ def _children(root: int) -> list[int]:
 def size_of(folder: str) -> int:
     """Bytes of all files below a folder."""
     total = 0
-    for root, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(root, name)).st_size
+    with contextlib.suppress(RecursionError):
+        for root, _, files in os.walk(folder):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(root, name)).st_size
     return total
 
 

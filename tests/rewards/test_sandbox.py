@@ -29,6 +29,8 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         pytest.skip("this machine has no namespaces to give")
     with Sandbox(LIMITS, isolate=request.param == "namespaces") as made:
         yield made
+        if made.process.returncode is not None:
+            return
         # Whatever went on before, the same sandbox still works.
         made.load("print(int(input()) + 1)")
         after = made.script("41\n")
@@ -225,6 +227,25 @@ print(os.listdir('.'))
     else:
         filled = run(sandbox, "i = 0\nwhile True:\n    i += 1\n    open(str(i % 99), 'wb').write(b'x' * 1000_000)")
     assert filled[0] in ("runtime_error", "output_limit")
+
+
+def test_nested_closed_and_linked_folders_are_removed(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("x")
+    program = f"""
+import os
+os.symlink({str(tmp_path)!r}, 'link')
+os.mkdir('closed')
+open('closed/x', 'w').close()
+os.chmod('closed', 0)
+for _ in range(600):
+    try: os.mkdir('d')
+    except OSError: break
+    os.chdir('d')
+print('done')
+"""
+    assert run(sandbox, program) == ("ok", "done\n")
+    sandbox.close()
+    assert not os.path.exists(sandbox.folder) and (tmp_path / "kept").exists()
 
 
 def test_no_network(sandbox: Sandbox) -> None:
