@@ -133,12 +133,14 @@ def two_workers(files: dict[str, list[dict[str, Any]]], rounds: int) -> None:
     lines: list[tuple[Any, ...]] = [("file", "1 worker, pairs/s", "2 workers", "ratio, best and median of rounds")]
     with RewardPool(1, cache_size=0) as one, RewardPool(2, cache_size=0) as two:
         for name in ("gsm8k_model_solutions", "rewrites_dev", "identity_dev"):
-            pairs = [(row["gold"], row["pred"]) for row in files.get(name, [])]
-            if not pairs:
+            rows = files.get(name, [])
+            if not rows:
                 continue
-            pairs = (pairs * 4)[: max(len(pairs), 4000)]
-            one.map(pairs[:200])
-            two.map(pairs[:200])
+            # Spaces at the end make texts of their own of the copies: equal ones in work would be graded once.
+            copies = -(-4000 // len(rows))
+            pairs = [(row["gold"], row["pred"] + " " * copy) for copy in range(copies) for row in rows]
+            one.map(pairs)
+            two.map(pairs)
             rates = [(len(pairs) / seconds(one, pairs), len(pairs) / seconds(two, pairs)) for _ in range(rounds)]
             best = max(rate for _, rate in rates) / max(rate for rate, _ in rates)
             middle = statistics.median(second / first for first, second in rates)
@@ -166,7 +168,8 @@ def grade_or_hang(gold: str, response: str, policy: str) -> Verdict:
 def hostile_among_fair(files: dict[str, list[dict[str, Any]]]) -> None:
     """What two items that hang add to the wall time of 400."""
     rows = next((files[name] for name in ("rewrites_dev", *files) if name in files), [])
-    fair = [(row["gold"], row["pred"]) for row in (rows * (1 + 400 // max(1, len(rows))))[:400]]
+    copies = 1 + 400 // max(1, len(rows))
+    fair = [(row["gold"], row["pred"] + " " * copy) for copy in range(copies) for row in rows][:400]
     mixed = list(fair)
     mixed[100], mixed[250] = (fair[100][0], "HANG"), (fair[250][0], "HANG more")
     print("## Two items of 400 that hang in C code\n")

@@ -27,7 +27,7 @@ TICK = 0.02
 AHEAD = 0.02
 """Seconds of work that a worker is given ahead, so that it never waits for this thread."""
 MOST_AHEAD = 128
-GATHER = 0.002
+GATHER = 0.004
 """Seconds this thread rests after verdicts came, while every worker has work: fewer wake-ups for the same items."""
 LONG = 0.05
 """Seconds after which an item in work is taken for a long one."""
@@ -65,6 +65,8 @@ class Dispatcher(threading.Thread):
 
     def ring(self) -> None:
         """Wakes this thread."""
+        if self._rung:  # it has not looked yet, and will
+            return
         with self._bell_lock:
             if not self._rung:
                 self._rung = True
@@ -257,7 +259,7 @@ class Dispatcher(threading.Thread):
         self._false_starts = 0
         for number, fields in results:
             verdict = verdict_of(fields)
-            self._mean_seconds += 0.05 * (min(verdict.seconds, 0.1) - self._mean_seconds)
+            self._mean_seconds += 0.02 * (min(verdict.seconds, 0.1) - self._mean_seconds)
             task = worker.assigned.pop(number, None)
             if task is not None:
                 self.queue.judge(task, verdict)

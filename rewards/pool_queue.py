@@ -14,7 +14,6 @@ from reasonrl.errors import RewardError
 from reasonrl.rewards.pool_state import (
     Key,
     Listener,
-    Outcome,
     PoolCounters,
     PoolSettings,
     Recorder,
@@ -62,7 +61,8 @@ class TaskQueue:
         Raises:
             RewardError: the pool is closed or broken.
         """
-        key = key_of(gold, response, policy)
+        # Without a cache no key outlives its texts, and they are their own key.
+        key = key_of(gold, response, policy) if self.settings.cache_size else (gold, response, policy)
         with self._lock:
             while True:
                 if self.error is not None:
@@ -131,7 +131,7 @@ class TaskQueue:
                     task.done = True
                     self._open.pop(task.key, None)
                     self._make_room()
-                elif not task.check_of_gold and self._golds.get((task.gold, task.policy)) is True:
+                elif self._golds and not task.check_of_gold and self._golds.get((task.gold, task.policy)) is True:
                     self._finish(task, _bad_gold(task, 0.0))
                 else:
                     size += len(task.response)
@@ -146,6 +146,9 @@ class TaskQueue:
     def judge(self, task: Task, verdict: Verdict) -> None:
         """A verdict has been made; after a timeout or a crash the gold is asked before it is given out."""
         stuck = verdict.status in ("timeout", "crash")
+        if not stuck and not task.check_of_gold:
+            self._finish(task, verdict)
+            return
         gold = (task.gold, task.policy)
         if task.check_of_gold:
             task.done = True
@@ -154,8 +157,6 @@ class TaskQueue:
             assert isinstance(waiting, list)
             for waiter, theirs in waiting:
                 self._finish(waiter, _bad_gold(waiter, theirs.seconds) if stuck else theirs)
-        elif not stuck:
-            self._finish(task, verdict)
         elif gold not in self._golds:
             self._check_gold(gold, task, verdict)
         else:
@@ -189,14 +190,17 @@ class TaskQueue:
         if not self._finished:
             return 0
         finished, self._finished = self._finished, []
+        keep = self.settings.cache_size > 0
         with self._lock:
             for task, verdict in finished:
                 self._open.pop(task.key, None)
-                self._cache.put(task.key, verdict)
+                if keep:
+                    self._cache.put(task.key, verdict)
                 self.recorder.graded(verdict, len(task.listeners))
             self._make_room()
         for task, verdict in finished:  # not open any more: nobody can join it
-            _tell(task.listeners, verdict)
+            for listener in task.listeners:
+                listener.tell(verdict)
         return len(finished)
 
     def fail(self, error: RewardError) -> None:
@@ -213,7 +217,8 @@ class TaskQueue:
             self._pending.clear()
             self._make_room()
         for task in tasks:
-            _tell(task.listeners, error)
+            for listener in task.listeners:
+                listener.tell(error)
 
     def renew_locks(self) -> None:
         """In a forked child, where a thread that is not there may have held them."""
@@ -235,8 +240,3 @@ def verdict_on(task: Task, status: Status, reason: str, seconds: float) -> Verdi
 def _bad_gold(task: Task, seconds: float) -> Verdict:
     reason = "the gold cannot be graded: against a trivial answer too it ran over the limit or crashed"
     return verdict_on(task, "bad_gold", reason, seconds)
-
-
-def _tell(listeners: list[Listener], outcome: Outcome) -> None:
-    for listener in listeners:
-        listener.tell(outcome)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Protocol
 
 from reasonrl.rewards.verdict import STATUSES, Verdict
 
-Key = bytes
+Key = bytes | tuple[str, str, str]
+"""What tells one question from another: its digest, or its texts."""
 Outcome = Verdict | BaseException
 
 _WINDOW = 1 << 16
@@ -87,7 +88,8 @@ class Task:
         """Everybody who asked has gone."""
         if self.check_of_gold:
             return False
-        return all(listener.gone() for listener in self.listeners)
+        listeners = self.listeners
+        return listeners[0].gone() and all(listener.gone() for listener in listeners)
 
 
 def key_of(gold: str, response: str, policy: str) -> Key:
@@ -167,7 +169,7 @@ class Recorder:
     """Counts, kept under the pool's lock."""
 
     def __init__(self) -> None:
-        self.statuses: Counter[str] = Counter()
+        self.statuses: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.cache_hits = self.kills = self.crashes = self.recycled = self.retries = self.gold_checks = 0
         self.peak_kb = 0
         self.longest = 0.0
@@ -176,12 +178,14 @@ class Recorder:
 
     def graded(self, verdict: Verdict, given: int) -> None:
         """One verdict was made and given to `given` who asked."""
+        seconds = verdict.seconds
         self.statuses[verdict.status] += given
-        self.longest = max(self.longest, verdict.seconds)
+        if seconds > self.longest:
+            self.longest = seconds
         if len(self._seconds) < _WINDOW:
-            self._seconds.append(verdict.seconds)
+            self._seconds.append(seconds)
         else:
-            self._seconds[self._next] = verdict.seconds
+            self._seconds[self._next] = seconds
             self._next = (self._next + 1) % _WINDOW
 
     def hit(self, verdict: Verdict) -> None:
@@ -193,8 +197,8 @@ class Recorder:
         """The counts as they are now."""
         ordered = sorted(self._seconds)
         return PoolCounters(
-            items=self.statuses.total(),
-            statuses={status: self.statuses[status] for status in STATUSES},
+            items=sum(self.statuses.values()),
+            statuses=dict(self.statuses),
             cache_hits=self.cache_hits,
             pending=pending,
             kills=self.kills,

@@ -32,7 +32,7 @@ ORPHAN_CHECK = 0.5
 """Seconds between two looks whether the parent is alive; a signal from the kernel and the closed socket come sooner."""
 GROWTH_LIMIT = 384 << 10
 """KiB of resident memory that a worker may gain before it asks to be replaced."""
-HOLD = 0.001
+HOLD = 0.002
 """Seconds for which verdicts are held to be sent together. What is held behind an item that hangs is not waited for:
 the pool has it graded again."""
 _PR_SET_PDEATHSIG = 1
