@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from reasonrl.errors import Interrupted, ReasonRLError, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.directory import CLOCK, RunDirectory, StageRecord, now
+from reasonrl.pipeline.engines import require_engines
 from reasonrl.pipeline.environment import versions
 from reasonrl.pipeline.files import write_text
 from reasonrl.pipeline.launch import kill_children, launch_stage, needs_launch
@@ -115,12 +116,13 @@ def train(
         return RunSummary(run.path)
     run.check_ours()
     if not run.exists():
-        plan()  # a recipe that cannot be planned leaves no folder behind
+        require_engines(plan())  # a recipe that cannot be planned leaves no folder behind
     run.create()
     with run_lock(run.path) as taken_over:
         if taken_over:
             say(f"{run.path}: the process that held it is gone; taking over")
         planned = plan()
+        require_engines(planned)
         run.write_recipe(resolved)
         walk = _Walk(resolved, run, say, command or resume_command(sys.argv), stop or StopFlag())
         return walk.go(planned)

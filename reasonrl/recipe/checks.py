@@ -7,7 +7,6 @@ from __future__ import annotations
 import ast
 import csv
 import glob
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -44,7 +43,6 @@ def world_problems(tree: Mapping[str, Any], folder: Path) -> list[Finding]:
     found: list[Finding] = []
     if isinstance(tree.get("model"), str):
         found += _model("model", tree["model"])
-    found += _rollout("rollout", tree.get("rollout"))
     for name, source in _items(tree.get("data")):
         found += _source(f"data.{name}", source, folder)
     for name, stage in _items(tree.get("stages")):
@@ -54,15 +52,7 @@ def world_problems(tree: Mapping[str, Any], folder: Path) -> list[Finding]:
     return found
 
 
-def _rollout(key: str, rollout: Any) -> Iterator[Finding]:
-    """Whether the engine's package is there: found before anything is trained, not when the first sample is drawn."""
-    if dict(_items(rollout)).get("engine") == "vllm" and importlib.util.find_spec("vllm") is None:
-        fix = "pip install 'reasonrl[vllm]', or use engine: transformers"
-        yield f"{key}.engine", "is 'vllm', but the package vllm is not installed here", fix
-
-
 def _stage(key: str, stage: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
-    yield from _rollout(f"{key}.rollout", stage.get("rollout"))
     for field in ("model", "critic_model"):
         if isinstance(stage.get(field), str):
             yield from _model(f"{key}.{field}", stage[field])

@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import os
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,7 @@ def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         # Stop tokens and sampling parameters are ours, none of a checkpoint's.
         "generation_config": "vllm",
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         **arguments,
     }
 
@@ -174,12 +176,15 @@ def _environment(**values: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unmarked() -> Iterator[None]:
-    """Global generators and torch's thread setter as they were."""
+    """Global generators and torch's thread setter as they were; what vLLM is warned of is not our reader's business."""
     setter, dtype = torch.set_num_threads, torch.get_default_dtype()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
     finally:
         torch.set_num_threads = setter
         torch.set_default_dtype(dtype)
