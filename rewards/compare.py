@@ -47,7 +47,8 @@ def text_key(text: str) -> str:
     return compact(normalize(text))
 
 
-_SPACES = re.compile(r"[\s$]+")
+_SPACES = re.compile(r"[\s$]+(?!\w)|(?<!\w)[\s$]+")
+"""Spaces and dollars that part nothing: `4 2` is not `42`."""
 
 
 def compare(gold: str, answer: str, policy: Policy) -> Compared:

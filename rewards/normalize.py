@@ -3,60 +3,10 @@ r"""One spelling for each thing: unicode, LaTeX dressing, thousands marks, wrapp
 from __future__ import annotations
 
 import re
-import unicodedata
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
-_FRACTIONS = {
-    "½": "1/2",
-    "⅓": "1/3",
-    "⅔": "2/3",
-    "¼": "1/4",
-    "¾": "3/4",
-    "⅕": "1/5",
-    "⅖": "2/5",
-    "⅗": "3/5",
-    "⅘": "4/5",
-}
-_FRACTIONS |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
-_SYMBOLS = {
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "‒": "-",
-    "×": r"\times ",
-    "·": r"\cdot ",
-    "⋅": r"\cdot ",
-    "∙": r"\cdot ",
-    "÷": "/",
-    "∕": "/",
-    "⁄": "/",
-    "∞": r"\infty ",
-    "π": r"\pi ",
-    "∪": r"\cup ",
-    "∩": r"\cap ",
-    "∈": r"\in ",
-    "≤": r"\le ",
-    "≥": r"\ge ",
-    "⩽": r"\le ",
-    "⩾": r"\ge ",
-    "≠": r"\ne ",
-    "±": r"\pm ",
-    "°": r"^{\circ}",
-    "º": r"^{\circ}",
-    "∅": r"\emptyset ",
-    "…": r"\ldots ",
-    "′": "'",
-    "’": "'",
-    "θ": r"\theta ",
-    "α": r"\alpha ",
-    "β": r"\beta ",
-    "λ": r"\lambda ",
-    "√": r"\sqrt ",
-    "$": "",
-}
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
+from reasonrl.rewards.mathlang.clean import clean
+
 _ROW_END = "\ue000"  # a private-use character while the dressing comes off
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 
 _DRESSING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -98,13 +48,7 @@ def normalize(text: str) -> str:
     `\displaystyle`, thin spaces, font commands) taken off, `\dfrac` as `\frac`, `\leq` as `\le`, bare arguments braced,
     one space at most, no trailing punctuation.
     """
-    for mark, fraction in _FRACTIONS.items():
-        text = re.sub(rf"(?<=\d)\s*{mark}", f" {fraction}", text).replace(mark, fraction)
-    text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
-    text = re.sub(r"\\\$", "", text)
-    for symbol, replacement in _SYMBOLS.items():
-        text = text.replace(symbol, replacement)
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    text = clean(text).replace("\\$", "").replace("$", "")
     # A row's end in a matrix is no escaped space; without a matrix, a doubled backslash is a text that was escaped
     # twice.
     text = text.replace("\\\\", _ROW_END) if "\\begin" in text else re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)
@@ -132,7 +76,7 @@ def compact(text: str) -> str:
     """
     text = _WHOLE_TEXT.sub(r"\1", text)
     text = re.sub(r"(?<=[\^_])\{(\w)\}", r"\1", text)
-    return re.sub(r"\s+", "", text)
+    return re.sub(r"\s+(?!\w)|(?<!\w)\s+", "", text)
 
 
 def _closes_at_end(text: str) -> bool:

@@ -25,7 +25,7 @@ from reasonrl.rewards.mathlang.tree import (
     depth,
     symbols,
 )
-from reasonrl.rewards.mathlang.words import REMARKS, SCALES, conversion, unit_name
+from reasonrl.rewards.mathlang.words import NO_UNIT, REMARKS, SCALES, conversion, unit_name
 
 MAX_LENGTH = 4_000
 MAX_LEVELS = 100
@@ -34,6 +34,7 @@ _MATRICES = names("matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix array smallmat
 _SYSTEMS = names("cases dcases rcases aligned align gathered")
 _ABOUT = names("approximately about roughly around approx exactly nearly")
 _PARAMETER_SETS = names("set:Z set:N set:R set:Q set:C Z N R Z_+ N_+ N_0 set:N_0")
+_MAX_UNIT_WORDS = 10
 _SAYING = frozenset({"num", "word", "unit"})
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 
@@ -261,7 +262,10 @@ class AnswerParser(CommandParser):
                 break
             self.place += 1
             if name in ("mod", "bmod", "pmod"):
-                left = Op("mod", (left, self.argument() if self.value() == "{" else self.sum()))
+                left = Op(
+                    "remainder" if name == "bmod" else "mod",
+                    (left, self.argument() if self.value() == "{" else self.sum()),
+                )
                 continue
             right = self.measured()
             if name == ":" and isinstance(right, Measure):
@@ -313,6 +317,8 @@ class AnswerParser(CommandParser):
                 node = self._second_part(node, unit_name(" ".join(words)))
             else:
                 break
+        if words and (len(words) > _MAX_UNIT_WORDS or NO_UNIT & set(" ".join(words).lower().replace("(", " ").split())):
+            raise Unreadable("prose behind a value")
         return Measure(node, unit_name(" ".join(words))) if words and unit_name(" ".join(words)) else node
 
     def _second_part(self, node: Node, unit: str) -> Node:

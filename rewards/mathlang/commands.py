@@ -19,6 +19,7 @@ _INVERSE = {name: "arc" + name for name in ("sin", "cos", "tan", "cot", "sec", "
 _ACCENTS = names("overline bar vec hat tilde dot ddot overleftrightarrow widebar underbar overarc wideparen")
 _CONDITION_SIGNS = frozenset(["in", "<", ">", "le", "ge", "ne"])
 _NAMING = frozenset(["angle", "triangle", "odot", "square", "measuredangle"])
+_DIFFERENTIALS = (Sym("d"), Sym("partial"))
 _NO_VALUE = names("boxed fbox stackrel color textcolor xcancel begin end item hline over")
 
 
@@ -189,7 +190,10 @@ class CommandParser(ExpressionParser):
     def _command(self, name: str) -> Node:
         if name == "frac":
             top = self.argument()
-            return Op("div", (top, self.argument()))
+            bottom = self.argument()
+            if top in _DIFFERENTIALS and isinstance(bottom, Op) and bottom.args[0] in _DIFFERENTIALS:
+                raise Unreadable("a derivative to be taken")
+            return Op("div", (top, bottom))
         if name in ("sqrt", "cbrt"):
             return self._root(name)
         if name in PLAIN_FUNCTIONS or name in NAMED_FUNCTIONS:

@@ -51,6 +51,8 @@ def exact(node: Node) -> Fraction:
         return Fraction(math.factorial(_small(exact(node.args[0]))))
     if name == "binom":
         return _bounded(Fraction(math.comb(_small(exact(node.args[0])), _small(exact(node.args[1])))))
+    if name == "remainder":
+        return _remainder(node.args[0], exact(node.args[1]))
     if name == "abs":
         return abs(exact(node.args[0]))
     if name == "percent":
@@ -59,6 +61,20 @@ def exact(node: Node) -> Fraction:
         value = exact(node.args[0])
         return Fraction(math.floor(value) if name == "floor" else math.ceil(value))
     raise NotExact
+
+
+def _remainder(node: Node, divisor: Fraction) -> Fraction:
+    """`7^{100} \\bmod 10`, the power never written out."""
+    if divisor.denominator != 1 or not 0 < divisor < 1 << 64:
+        raise NotExact
+    if isinstance(node, Op) and node.name == "pow":
+        base, exponent = exact(node.args[0]), exact(node.args[1])
+        if base.denominator == exponent.denominator == 1 and exponent >= 0:
+            return Fraction(pow(int(base), int(exponent), int(divisor)))
+    value = exact(node)
+    if value.denominator != 1:
+        raise NotExact
+    return value % divisor
 
 
 def power(base: Fraction, exponent: Fraction) -> Fraction:

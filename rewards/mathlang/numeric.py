@@ -81,7 +81,7 @@ class Numbers:
             raise NoValue(f"{node.name} has no value here")
         try:
             return rule(self, node.args)
-        except (ZeroDivisionError, ValueError, OverflowError, TypeError, self.mp.NoConvergence) as error:
+        except (NotExact, ZeroDivisionError, ValueError, OverflowError, TypeError, self.mp.NoConvergence) as error:
             raise NoValue(f"{node.name} is not defined") from error
 
     def _symbol(self, name: str) -> Any:
@@ -322,6 +322,7 @@ _RULES: dict[str, Any] = {
     "arctanh": lambda self, args: self.mp.atanh(self.unit_interval(args[0])),
     "deg": lambda self, args: self(args[0]) * self.mp.pi / 180,
     "percent": lambda self, args: self(args[0]) / 100,
+    "remainder": lambda self, args: self._fraction(exact(Op("remainder", args))),
     "ratio": lambda self, args: self.div(args) if len(args) == 2 else 1 / self.mp.mpf(0),
     "floor": lambda self, args: self.whole(args[0], "floor"),
     "ceil": lambda self, args: self.whole(args[0], "ceil"),

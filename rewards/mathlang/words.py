@@ -29,6 +29,12 @@ STOP_WORDS = names(
 REMARKS = names("where for with when if such provided whenever as given assuming in because since which")
 """Words that open a remark behind an answer."""
 
+NO_UNIT = names(
+    """not no is are was isn't aren't wrong incorrect false never nor neither than at least most more less fewer maybe
+    perhaps plus minus times equals to but if unless instead either greater above below under without"""
+)
+"""Words that make what stands behind a value more than the name of what was counted."""
+
 _LENGTH = {
     "mm": Fraction(1, 1000),
     "cm": Fraction(1, 100),

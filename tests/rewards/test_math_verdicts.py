@@ -5,15 +5,12 @@ are.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -324,53 +321,3 @@ def test_an_outer_alarm_survives() -> None:
         signal.signal(signal.SIGALRM, outer)
         signal.setitimer(signal.ITIMER_REAL, *remaining)
     assert rung and rung[0] - start == pytest.approx(1.0, abs=0.4)
-
-
-def pairs_of(name: str) -> list[dict[str, str]]:
-    folder = os.environ.get("REASONRL_DATA")
-    path = Path(folder or ".") / "verify_pairs" / f"{name}.jsonl"
-    if not folder or not path.is_file():
-        pytest.skip("REASONRL_DATA names no folder with verify_pairs")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("name", "most_wrong"),
-    [
-        ("identity_dev", 0),
-        ("gsm8k_model_solutions", 0),
-        ("qwen_math100_short", 1),
-        ("qwen_math100_response", 1),
-        ("small_suites", 2),
-        ("math_verify_issues", 2),
-    ],
-)
-def test_real_pairs(name: str, most_wrong: int) -> None:
-    rows = pairs_of(name)
-    misses = [row for row in rows if verify(row["gold"], row["pred"]).correct != row["equal"]]
-    assert len(misses) <= most_wrong, [(row["gold"], row["pred"][-80:]) for row in misses[:5]]
-
-
-def test_real_rewrites() -> None:
-    """Every kind but the three whose label contradicts a rule of the default policy."""
-    against_policy = {"percent added (x vs x%)", "rounded to 2 decimals", "2-decimal approximation of a surd"}
-    rows = pairs_of("rewrites_dev")
-    wrong = Counter(row["note"] for row in rows if verify(row["gold"], row["pred"]).correct != row["equal"])
-    assert sum(count for kind, count in wrong.items() if kind not in against_policy) <= 0.005 * len(rows), wrong
-
-
-def test_real_hostile_pairs_in_bounded_time() -> None:
-    program = (
-        "import json, sys, time\nfrom reasonrl.rewards.math import verify\nverify('x', 'y+1')\nslowest = 0\nfor row in"
-        " json.load(sys.stdin):\n    start = time.perf_counter(); verify(row['gold'], row['pred']); slowest ="
-        " max(slowest, time.perf_counter() - start)\nprint(slowest)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps(pairs_of("adversarial_dev")),
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert run.returncode == 0, run.stderr
-    assert float(run.stdout) < 3
