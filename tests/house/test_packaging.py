@@ -22,10 +22,19 @@ def pins() -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pairs}
 
 
-def test_constraints_are_exact_and_name_no_place() -> None:
-    for line in (TREE / "constraints" / "cpu.txt").read_text().splitlines():
+@pytest.mark.parametrize("name", ["cpu.txt", "vllm_cpu.txt"])
+def test_constraints_are_exact_and_name_no_place(name: str) -> None:
+    for line in (TREE / "constraints" / name).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.!]*", line), line
     assert pins()["torch"].split(".")[:2] == ["2", "13"]
+
+
+def test_the_vllm_set_is_the_cpu_set_and_more() -> None:
+    lines = (TREE / "constraints" / "vllm_cpu.txt").read_text().splitlines()
+    there = {line for line in lines if not line.startswith("#")}
+    others = {line for line in (TREE / "constraints" / "cpu.txt").read_text().splitlines() if line and line[0] != "#"}
+    assert {line.split("==")[0] for line in others - there} == {"numpy"}
+    assert not {"torchvision", "torchaudio", "torchcodec"} & {line.split("==")[0] for line in there}
 
 
 def test_every_cpu_dependency_is_pinned_inside_its_range() -> None:
