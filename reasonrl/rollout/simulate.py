@@ -20,19 +20,25 @@ from reasonrl.rollout.lengths import LengthPredictor, Outcome, PredictorSettings
 from reasonrl.rollout.simulate_fleet import Fleet, Job, Timeline, run_dispatch, run_online
 from reasonrl.rollout.simulate_log import LoggedSample, RolloutLog
 
-Policy = Callable[[Sequence[Job], Fleet], Timeline]
+Recent = Sequence[float] | None
+"""Lengths of the last samples before a step, whatever their prompts; None where there were none."""
+
+Policy = Callable[[Sequence[Job], Fleet, Recent], Timeline]
 
 
-def _round_robin(jobs: Sequence[Job], fleet: Fleet) -> Timeline:
+def _round_robin(jobs: Sequence[Job], fleet: Fleet, recent: Recent = None) -> Timeline:
     return run_dispatch(jobs, fleet, round_robin([job.call for job in jobs], fleet.servers))
 
 
 def _online(groups_together: bool) -> Policy:
-    return lambda jobs, fleet: run_online(jobs, fleet, groups_together=groups_together)
+    def run(jobs: Sequence[Job], fleet: Fleet, recent: Recent = None) -> Timeline:
+        return run_online(jobs, fleet, groups_together=groups_together)
+
+    return run
 
 
 def _longest_first(groups_together: bool) -> Policy:
-    def run(jobs: Sequence[Job], fleet: Fleet) -> Timeline:
+    def run(jobs: Sequence[Job], fleet: Fleet, recent: Recent = None) -> Timeline:
         calls = [job.call for job in jobs]
         return run_dispatch(jobs, fleet, longest_first(calls, fleet.servers, groups_together=groups_together))
 
@@ -40,15 +46,17 @@ def _longest_first(groups_together: bool) -> Policy:
 
 
 def _length_aware(groups_together: bool) -> Policy:
-    def run(jobs: Sequence[Job], fleet: Fleet) -> Timeline:
+    def run(jobs: Sequence[Job], fleet: Fleet, recent: Recent = None) -> Timeline:
         calls = [job.call for job in jobs]
-        dealt = length_aware(calls, fleet.servers, fleet.curve, fleet.max_batch, groups_together=groups_together)
+        dealt = length_aware(
+            calls, fleet.servers, fleet.curve, fleet.max_batch, lengths=recent, groups_together=groups_together
+        )
         return run_dispatch(jobs, fleet, dealt)
 
     return run
 
 
-def _length_ranges(jobs: Sequence[Job], fleet: Fleet) -> Timeline:
+def _length_ranges(jobs: Sequence[Job], fleet: Fleet, recent: Recent = None) -> Timeline:
     calls = [job.call for job in jobs]
     return run_dispatch(jobs, fleet, length_ranges(calls, fleet.servers, fleet.curve, fleet.max_batch))
 
@@ -56,8 +64,9 @@ def _length_ranges(jobs: Sequence[Job], fleet: Fleet) -> Timeline:
 def _knowing(policy: Policy) -> Policy:
     """The policy with the true lengths for predictions."""
 
-    def run(jobs: Sequence[Job], fleet: Fleet) -> Timeline:
-        return policy([replace(job, call=replace(job.call, predicted=float(job.tokens))) for job in jobs], fleet)
+    def run(jobs: Sequence[Job], fleet: Fleet, recent: Recent = None) -> Timeline:
+        knowing = [replace(job, call=replace(job.call, predicted=float(job.tokens))) for job in jobs]
+        return policy(knowing, fleet, [job.tokens for job in jobs])
 
     return run
 
@@ -90,12 +99,14 @@ class Forecast:
 
     Attributes:
         steps: jobs by step.
+        recent: lengths of the step before each; None for the first.
         recall: mean recall of the longest 20 % over the steps that could be predicted; None if none could.
         spearman: mean rank correlation likewise, over the steps where it is defined.
         dispatch_on: share of the steps in which the predictor would have left length-aware dispatch on.
     """
 
     steps: Mapping[int, tuple[Job, ...]]
+    recent: Mapping[int, tuple[int, ...] | None]
     recall: float | None
     spearman: float | None
     dispatch_on: float
@@ -112,6 +123,8 @@ def forecast(log: RolloutLog, settings: PredictorSettings | None = None, seed: i
     steps: dict[int, tuple[Job, ...]] = {}
     recalls: list[float] = []
     correlations: list[float] = []
+    recent: dict[int, tuple[int, ...] | None] = {}
+    before: tuple[int, ...] | None = None
     on = 0
     for number, (step, logged) in enumerate(log.steps.items()):
         samples = _in_drawn_order(logged, generator)
@@ -121,11 +134,12 @@ def forecast(log: RolloutLog, settings: PredictorSettings | None = None, seed: i
             Job(Call(f"{step}/{place}", sample.prompt.id, predicted, sample.prompt.tokens), sample.length)
             for place, (sample, predicted) in enumerate(zip(samples, predictions, strict=True))
         )
+        recent[step], before = before, tuple(sample.length for sample in samples)
         quality = predictor.observe(Outcome(sample.prompt, sample.length) for sample in samples)
         if number:
             recalls.append(quality.recall)
             correlations += [] if math.isnan(quality.spearman) else [quality.spearman]
-    return Forecast(steps, _mean(recalls), _mean(correlations), on / len(log.steps))
+    return Forecast(steps, recent, _mean(recalls), _mean(correlations), on / len(log.steps))
 
 
 def _in_drawn_order(samples: Sequence[LoggedSample], generator: np.random.Generator) -> list[LoggedSample]:
@@ -169,9 +183,18 @@ def resample_prompts(
     return drawn
 
 
-def makespans(steps: Sequence[Sequence[Job]], fleet: Fleet, policies: Sequence[str]) -> NDArray[np.float64]:
+def run_policies(
+    steps: Sequence[Sequence[Job]], recent: Sequence[Recent], fleet: Fleet, policies: Sequence[str]
+) -> list[list[Timeline]]:
+    """Each step, with the lengths before it, under each policy."""
+    return [
+        [POLICIES[name](jobs, fleet, before) for name in policies] for jobs, before in zip(steps, recent, strict=True)
+    ]
+
+
+def makespans(runs: Sequence[Sequence[Timeline]]) -> NDArray[np.float64]:
     """Seconds of each step under each policy: (steps, policies)."""
-    return np.array([[POLICIES[name](jobs, fleet).makespan for name in policies] for jobs in steps])
+    return np.array([[run.makespan for run in row] for row in runs])
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from reasonrl.rollout.latency import LatencyCurve
 from reasonrl.rollout.simulate import (
     BASELINE,
     POLICIES,
+    Recent,
     SimulationError,
     fit_spans,
     forecast,
     is_oracle,
     makespans,
     resample_prompts,
+    run_policies,
     simulation_error,
 )
 from reasonrl.rollout.simulate_fleet import Fleet, Job, Timeline
@@ -163,12 +165,20 @@ def plan_fleet(log: RolloutLog, settings: PlanSettings) -> FleetPlan:
     logged, names = list(predicted.steps.values()), list(POLICIES)
     generator = np.random.default_rng(settings.seed)
     steps: Sequence[Sequence[Job]] = logged
+    recent: list[Recent] = list(predicted.recent.values())
     if settings.prompts_per_step is not None:
         steps = _drawn_steps(logged, generator, settings.prompts_per_step)
-    runs = [[POLICIES[name](jobs, fleet) for name in names] for jobs in steps]
-    seconds = np.array([[run.makespan for run in row] for row in runs])
-    drawn = settings.prompts_per_step is not None
-    gains, interval = _gains_of_resamples(steps, seconds, fleet, names, generator, drawn)
+        recent = [[job.tokens for jobs in logged for job in jobs]] * len(steps)
+    runs = run_policies(steps, recent, fleet, names)
+    seconds = makespans(runs)
+    if settings.prompts_per_step is not None:
+        base = seconds[:, [names.index(BASELINE)]]
+        gains, interval = base / seconds, f"spread of one step over {len(steps)} drawn ones"
+    elif len(steps) >= FEWEST_STEPS:
+        gains, interval = _gains_over_steps(seconds, names, generator), f"bootstrap over {len(steps)} steps"
+    else:
+        gains = _gains_over_prompts(steps, recent, fleet, names, generator)
+        interval = f"bootstrap over the prompts of {len(steps)} steps, {len(gains)} resamples"
     ends = np.quantile(gains, [(1 - settings.confidence) / 2, (1 + settings.confidence) / 2], axis=0)
     policies = tuple(
         _result(name, [row[column] for row in runs], seconds, column, (float(ends[0, column]), float(ends[1, column])))
@@ -205,25 +215,30 @@ def _count(jobs: int) -> int:
     return max(_RESAMPLES[0], min(_RESAMPLES[1], _RESAMPLED_JOBS // max(1, jobs)))
 
 
-def _gains_of_resamples(
+def _gains_over_steps(
+    seconds: NDArray[np.float64], names: Sequence[str], generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """(resamples, policies) gains over the baseline with steps drawn with replacement."""
+    picks = generator.integers(len(seconds), size=(_STEP_RESAMPLES, len(seconds)))
+    totals = seconds[picks].sum(axis=1)
+    return np.asarray(totals[:, [names.index(BASELINE)]] / totals)
+
+
+def _gains_over_prompts(
     steps: Sequence[Sequence[Job]],
-    seconds: NDArray[np.float64],
+    recent: Sequence[Recent],
     fleet: Fleet,
     names: Sequence[str],
     generator: np.random.Generator,
-    drawn: bool,
-) -> tuple[NDArray[np.float64], str]:
-    """(resamples, policies) gains over the baseline, and how they were made."""
-    base = list(names).index(BASELINE)
-    if drawn:
-        return seconds[:, [base]] / seconds, f"spread of one step over {len(steps)} drawn ones"
-    if len(steps) >= FEWEST_STEPS:
-        picks = generator.integers(len(steps), size=(_STEP_RESAMPLES, len(steps)))
-        totals = seconds[picks].sum(axis=1)
-        return totals[:, [base]] / totals, f"bootstrap over {len(steps)} steps"
-    count = _count(sum(len(jobs) for jobs in steps))
-    totals = np.stack([makespans(resample_prompts(steps, generator), fleet, names).sum(axis=0) for _ in range(count)])
-    return totals[:, [base]] / totals, f"bootstrap over the prompts of {len(steps)} steps, {count} resamples"
+) -> NDArray[np.float64]:
+    """(resamples, policies) gains over the baseline with the prompts of every step drawn with replacement."""
+    totals = np.stack(
+        [
+            makespans(run_policies(resample_prompts(steps, generator), recent, fleet, names)).sum(axis=0)
+            for _ in range(_count(sum(len(jobs) for jobs in steps)))
+        ]
+    )
+    return np.asarray(totals[:, [names.index(BASELINE)]] / totals)
 
 
 def _result(

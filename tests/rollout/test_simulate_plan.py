@@ -262,3 +262,13 @@ def test_the_command_prints_tables_and_json(tmp_path):
     assert said["error"]["mean_absolute"] < 0.02 and said["settings"]["servers"] == 2
     refused = CliRunner().invoke(main, ["plan", "--rollout-log", str(path), "--servers", "2", "--ptl", "8"])
     assert refused.exit_code == 1 and "batch:seconds" in refused.output
+
+
+def test_lengths_that_prompts_do_not_tell_leave_the_policy_off_and_the_plan_shows_why():
+    generator = np.random.default_rng(11)
+    rows = [{**row, "length": int(generator.lognormal(5, 0.7)) + 1} for row in logged(11)]
+    plan = plan_fleet(log_from_rows(rows), PlanSettings(3, CURVE))
+    assert plan.recall is not None and plan.recall < 0.35 and plan.dispatch_on == 0
+    found = {row.policy: row for row in plan.policies}
+    assert found["length_aware"].high < 1  # on nevertheless, it would cost time
+    assert found["length_ranges, true lengths"].low > 1  # though there is something to gain
