@@ -221,7 +221,11 @@ class RewardPool:
                 loop.call_soon_threadsafe(there.set)
 
         self._dispatcher.queue.when_there_is_room(wake)
-        await there.wait()
+        try:
+            await there.wait()
+        except asyncio.CancelledError:
+            self._dispatcher.queue.waits_no_more(wake)
+            raise
 
 
 class _Gathered:

@@ -100,6 +100,14 @@ class TaskQueue:
                 return
         wake()
 
+    def waits_no_more(self, wake: Callable[[], None]) -> None:
+        """Somebody who waited for room has gone; if he was woken already, the next is woken in his place."""
+        with self._lock:
+            try:
+                self._wakers.remove(wake)
+            except ValueError:
+                self._make_room()
+
     def counters(self) -> PoolCounters:
         """What has been done so far."""
         with self._lock:
@@ -226,9 +234,11 @@ class TaskQueue:
         self._room = threading.Condition(self._lock)
 
     def _make_room(self) -> None:
-        """With the lock held: wakes those who wait to ask."""
+        """With the lock held: wakes the threads that wait to ask, and as many coroutines as there is room for."""
         self._room.notify_all()
-        while self._wakers and (len(self._open) < self.settings.max_pending or self.error is not None):
+        room = self.settings.max_pending - len(self._open) if self.error is None else len(self._wakers)
+        while self._wakers and room > 0:
+            room -= 1
             self._wakers.popleft()()
 
 

@@ -343,6 +343,20 @@ def test_many_tasks_of_an_event_loop_wait_for_room_and_a_cancelled_one_is_droppe
         assert pool.counters().kills == 0
 
 
+def test_cancelled_tasks_give_their_place_to_those_behind_them() -> None:
+    async def main(pool: RewardPool) -> int:
+        tasks = [asyncio.create_task(pool.averify(str(i), "busy 0.001")) for i in range(300)]
+        await asyncio.sleep(0.05)
+        for place, task in enumerate(tasks):
+            if place % 3:
+                task.cancel()
+        done = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+        return sum(isinstance(verdict, Verdict) for verdict in done)
+
+    with RewardPool(1, grader=OBEY, max_pending=2) as pool:
+        assert asyncio.run(main(pool)) >= 100
+
+
 def test_after_close_nothing_is_taken_and_whoever_waits_is_told() -> None:
     pool = RewardPool(1, grader=OBEY)
     waiting = pool.submit("1", "sleep 60")
