@@ -14,7 +14,9 @@ from reasonrl.rewards.structures import Comparer
 from reasonrl.rewards.synonyms import same_words, signs_of, words_of
 
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox|textrm|emph|operatorname|mathbf)\s*\{")
-_MATH = re.compile(r"\$([^$]{1,200})\$|(?<![\w.\\])([-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?![\w])")
+_MATH = re.compile(
+    r"\$([^$]{1,200})\$|([(\[][^()\[\]A-Za-z]{1,60},[^()\[\]A-Za-z]{1,60}[)\]])|(?<![\w.\\])([-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?![\w])"
+)
 _COMMAND = re.compile(r"\\[A-Za-z]+|[\\{}$]")
 _NEGATIONS = names("not no never none neither nor without cannot isn t doesn don false impossible un except")
 _ALTERNATIVES = frozenset(["or", "either", "both", "and"])
@@ -24,6 +26,7 @@ _EMPTY_WORDS = names(
     should do does did has have had number answer value problem solution result question thing i we you they he
     she total must only just about find given following final"""
 )
+_FILLERS = names("wins win winner winning player strategy has is are it they there s always function numbers solutions")
 MAX_WORDS = 400
 
 
@@ -52,11 +55,20 @@ def same_prose(gold: str, answer: str, policy: Policy) -> bool | None:
     yes_or_no = {"yes", "no"}
     if (ours[0] in yes_or_no or theirs[0] in yes_or_no) and 1 in (len(ours), len(theirs)):
         return ours[0] == theirs[0]
+    if not any(signs) and _said_more(ours, theirs):
+        return True
     if len(ours) < 3 or len(ours) <= len(theirs):
         return None
     if not signs[1] and _key_words(ours, theirs):
         return True
     return _key_numbers(gold, ours, answer, policy)
+
+
+def _said_more(gold: list[str], answer: list[str]) -> bool:
+    """`Alice wins` for `Alice`: the answer's other words add nothing."""
+    kept = [word for word in answer if word not in _FILLERS]
+    said = [word for word in gold if word not in _FILLERS]
+    return bool(said) and kept == said and all(word.isalpha() for word in said)
 
 
 def _key_words(gold: list[str], answer: list[str]) -> bool:
@@ -80,7 +92,7 @@ def _key_numbers(gold: str, words: list[str], answer: str, policy: Policy) -> bo
     values: list[Node] = []
     for match in _MATH.finditer(clean(gold)):
         try:
-            node = read(match.group(1) or match.group(2)).node
+            node = read(next(group for group in match.groups() if group)).node
         except Unreadable:
             return None
         if isinstance(node, Op | Num | Measure | Rel | Seq) and not _is_letter_like(node):

@@ -131,6 +131,9 @@ def _of_relation(node: Rel) -> Region | None:
         return Region(node.sides[0].name, inner.pieces, False) if inner is not None else None
     if any(sign not in _TURNED for sign in node.signs):
         return None
+    bounded = _of_absolute_value(node)
+    if bounded is not None:
+        return bounded
     places = [place for place, side in enumerate(node.sides) if _is_letter(side)]
     places = [place for place in places if not any(_shares(node.sides[place], other) for other in _others(node, place))]
     if len(node.sides) == 2 and len(places) == 2:
@@ -160,11 +163,36 @@ def _of_relation(node: Rel) -> Region | None:
     return Region(letter, pieces, False)
 
 
+def _of_absolute_value(node: Rel) -> Region | None:
+    """`|x| < a` and `|x| > a`, with a number a above zero."""
+    if len(node.sides) != 2:
+        return None
+    (left, right), sign = node.sides, node.signs[0]
+    if isinstance(right, Op) and right.name == "abs":
+        left, right, sign = right, left, _TURNED[sign]
+    if not isinstance(left, Op) or left.name != "abs" or not isinstance(left.args[0], Sym) or sign in ("=", "ne"):
+        return None
+    value = value_of(right)
+    if value is None or value <= 0:
+        return None
+    low, closed = Op("neg", (right,)), sign in ("le", "ge")
+    inside = sign in ("<", "le")
+    pieces = (
+        (Piece(low, closed, right, closed),)
+        if inside
+        else (Piece(_MINUS_INFINITY, False, low, closed), Piece(right, closed, _INFINITY, False))
+    )
+    return Region(left.args[0].name, pieces, False)
+
+
 def _same_way(signs: tuple[str, ...]) -> bool:
     return set(signs) <= {"<", "le"} or set(signs) <= {">", "ge"}
 
 
 def _is_letter(node: Node) -> bool:
+    """A letter, a function of letters, or an expression in several letters, whose range is then meant."""
+    if len(symbols(node)) > 1 and not isinstance(node, Seq | Rel):
+        return True
     return (isinstance(node, Sym) and node.name not in ("pi", "e", "i", "infty")) or (
         isinstance(node, Op) and node.name == "call" and all(isinstance(arg, Sym) for arg in node.args)
     )
@@ -174,6 +202,8 @@ def _letter(node: Node) -> str:
     if isinstance(node, Sym):
         return node.name
     assert isinstance(node, Op)
+    if node.name != "call":
+        return " ".join(sorted(symbols(node)))
     return "".join(arg.name for arg in node.args if isinstance(arg, Sym))
 
 

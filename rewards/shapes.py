@@ -87,6 +87,16 @@ def as_tuple(node: Node) -> Seq | None:
     return None
 
 
+def as_matrix(node: Node) -> Matrix | None:
+    """A matrix, also one written as a list of rows: `[[1, 2], [3, 4]]`."""
+    if isinstance(node, Matrix):
+        return node
+    if not isinstance(node, Seq) or node.kind != "[]" or len(node.items) < 2:
+        return None
+    rows = tuple(row.items for row in node.items if isinstance(row, Seq) and row.kind == "[]")
+    return Matrix(rows, False) if len(rows) == len(node.items) and len({len(row) for row in rows}) == 1 else None
+
+
 def lone_argument(label: Op, value: Node, other: Node) -> dict[str, str]:
     """`f(n) = 2n` against `2x`: the argument's name is free if it is the only letter that differs."""
     arguments = [arg.name for arg in label.args[1:] if isinstance(arg, Sym)]

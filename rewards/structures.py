@@ -36,6 +36,7 @@ from reasonrl.rewards.scalars import same_scalar
 from reasonrl.rewards.shapes import (
     LISTS,
     TUPLES,
+    as_matrix,
     as_tuple,
     comparable,
     is_value,
@@ -184,6 +185,8 @@ class Comparer:
     def _regions(self, gold: Node, answer: Node) -> tuple[bool, bool | None]:
         if not may_be_region(gold) and not may_be_region(answer):
             return False, None
+        if isinstance(gold, Rel) and isinstance(answer, Rel) and max(len(symbols(gold)), len(symbols(answer))) > 1:
+            return False, None  # `x > y` and `y < x` are compared as relations
         first, second = region(gold), region(answer)
         if first is None or second is None or (first.plain and second.plain):
             return False, None
@@ -343,6 +346,9 @@ class Comparer:
             if [len(row) for row in gold.rows] == [len(row) for row in answer.rows]:
                 return True, self._all(children(gold), children(answer))
             return True, False
+        grids = [as_matrix(node) for node in (gold, answer)]
+        if all(grid is not None for grid in grids):
+            return self._matrices(*[grid for grid in grids if grid is not None])
         first, second = as_tuple(gold), as_tuple(answer)
         if first is None or second is None:
             return True, False
