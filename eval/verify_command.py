@@ -52,6 +52,7 @@ def grade_file(
     if compare is not None and out is None:
         raise RunError("--compare needs --out: the verdicts of this run are compared with the other file's")
     settings = Settings(policy, workers, time_limit, limit, Columns(gold_column, pred_column))
+    interrupts = _Interrupts()
     bar = Progress(description=pairs.name, unit="pair")
 
     def started(total: int, done: int) -> None:
@@ -60,29 +61,57 @@ def grade_file(
             bar.line(f"{done:,} of {total:,} verdicts were there already")
         bar.start()
 
-    with _terminated_is_interrupted() as signals, bar:
-        tally = verify_file(pairs, out, settings, restart=restart, on_start=started, on_verdict=bar.advance)
+    with interrupts.watched(), bar:
+        try:
+            tally = verify_file(
+                pairs, out, settings, restart=restart, on_start=started, on_verdict=bar.advance, whole=interrupts
+            )
+        except KeyboardInterrupt:
+            raise interrupts.error("before the first verdict") from None
     say(tally_table(tally, f"{pairs.name}, policy {policy}").rstrip("\n"))
     if tally.interrupted:
         kept = f"{tally.lines:,} verdicts are in {out} -> the same command goes on" if out else "nothing was kept"
-        error = Interrupted(f"stopped; {kept}")
-        error.exit_status = 128 + (signals[0] if signals else signal.SIGINT)
-        raise error
+        raise interrupts.error(kept)
     if compare is not None and out is not None:
         say(differences(out, compare).rstrip("\n"))
 
 
-@contextmanager
-def _terminated_is_interrupted() -> Iterator[list[int]]:
-    """While inside, SIGTERM interrupts as Ctrl-C does; the list then holds its number."""
-    received: list[int] = []
+class _Interrupts:
+    """While `watched`, SIGTERM interrupts as Ctrl-C does, once; a second signal kills at once.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
+    Entered itself, it puts the interrupt off to its end: what stands inside is done wholly or not at all.
+    """
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._held = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def error(self, said: str) -> Interrupted:
+        """What ends the command, with the exit status of the signal: 130 or 143."""
+        error = Interrupted(f"stopped; {said}")
+        error.exit_status = 128 + (self.number or signal.SIGINT)
+        return error
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        if not self._held:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        self._held = True
+
+    def __exit__(self, *exc: object) -> None:
+        self._held = False
+        if self.number is not None:
+            raise KeyboardInterrupt

@@ -7,7 +7,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,6 +105,7 @@ def verify_file(
     restart: bool = False,
     on_start: Callable[[int, int], None] = lambda total, done: None,
     on_verdict: Callable[[], None] = lambda: None,
+    whole: AbstractContextManager[Any] | None = None,
 ) -> Tally:
     """Grades a file of pairs; appends a line a verdict to `out`, flushed, and goes on where an earlier run stopped.
 
@@ -115,6 +116,7 @@ def verify_file(
         restart: throw away the verdicts that are there.
         on_start: called with the number of lines in all and of those done before.
         on_verdict: called after each verdict.
+        whole: entered around the writing and counting of each verdict; keeps Ctrl-C from falling between the two.
 
     Returns:
         The counts over all verdicts, those of earlier runs included. After Ctrl-C those made so far, with
@@ -138,12 +140,13 @@ def verify_file(
         try:
             todo = read_pairs(pairs, settings.columns, done, total)
             for pair, verdict in _graded(todo, settings, max(total - done, 0)):
-                if file is not None:
-                    file.write(verdict_line(pair, verdict))
-                    file.flush()
-                tally.count(verdict.status, pair.passed.get("equal"), verdict.seconds, bool(pair.fault))
-                tally.start = tally.start or time.monotonic() - start
-                tally.graded += 1
+                with whole or nullcontext():
+                    if file is not None:
+                        file.write(verdict_line(pair, verdict))
+                        file.flush()
+                    tally.count(verdict.status, pair.passed.get("equal"), verdict.seconds, bool(pair.fault))
+                    tally.start = tally.start or time.monotonic() - start
+                    tally.graded += 1
                 on_verdict()
         except KeyboardInterrupt:
             tally.interrupted = True
