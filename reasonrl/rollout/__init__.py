@@ -8,13 +8,13 @@ from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed, uniforms
 
-ENGINES = ("transformers", "vllm")
+ENGINES = ("transformers", "vllm", "servers")
 
 
 def build_engine(engine: str, model: Any, tokenizer: Any, **options: Any) -> RolloutEngine:
     """The engine of this name over a loaded model; `options` are the engine's own.
 
-    `vllm` also runs without a loaded model, over `path`, a checkpoint's folder or hub id.
+    `vllm` and `servers` also run without a loaded model, over `path`, a checkpoint's folder or hub id.
 
     Raises:
         ModelError: there is no engine of this name, or what it needs is not installed.
@@ -27,6 +27,10 @@ def build_engine(engine: str, model: Any, tokenizer: Any, **options: Any) -> Rol
         from reasonrl.rollout.vllm_engine import VLLMEngine
 
         return VLLMEngine(model, tokenizer, **options)
+    if engine == "servers":
+        from reasonrl.rollout.servers import ServersEngine
+
+        return ServersEngine(model, tokenizer, **options)
     raise ModelError(f"rollout.engine: {engine!r} is not available; available: {', '.join(ENGINES)}")
 
 

@@ -1,0 +1,251 @@
+"""Drawing one batch over the servers in service: who gets which request, and what happens to one whose server fails.
+
+A request is waiting, or it is on exactly one server; it is handed over once, when a server has finished it. So none is
+lost and none comes twice, whatever happens to servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import queue
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reasonrl.errors import ModelError
+from reasonrl.rollout.dispatch import Call, EngineLoad, least_outstanding
+from reasonrl.rollout.engine import Request, SamplingParams
+from reasonrl.rollout.servers_fleet import Fleet, OpenCall, Server
+from reasonrl.rollout.servers_http import Drawn, ServerFault, StatusFault, refusal
+
+#: Tokens that a server may gather before it sends them on: few enough to see what it still owes.
+STREAM_INTERVAL = 16
+_LOOK = 1.0
+_NEWEST = 0.02
+
+
+@dataclass
+class _Wanted:
+    request: Request
+    failures: int = 0
+    last: str = ""
+    avoid: Server | None = None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A finished sample: its request, what was drawn, and who drew it."""
+
+    request: Request
+    drawn: Drawn
+    server: Server
+
+
+@dataclass
+class Expectation:
+    """How many tokens a sample is expected to have: a moving average of those that came."""
+
+    tokens: float | None = None
+
+    def of(self, params: SamplingParams) -> float:
+        """Before the first sample, the most it may have."""
+        return float(params.max_tokens) if self.tokens is None else min(self.tokens, params.max_tokens)
+
+    def learn(self, length: int) -> None:
+        """Take in a finished sample."""
+        self.tokens = length if self.tokens is None else (1 - _NEWEST) * self.tokens + _NEWEST * length
+
+
+class Drawing:
+    """One batch. Made and run in the fleet's loop.
+
+    Args:
+        fleet: the servers.
+        requests: what to draw; those of one prompt should stand together.
+        params: how.
+        stop_ids: tokens that end a sample.
+        most_open: requests that one server is given at once.
+        expectation: of lengths.
+        out: where arrivals go, at last None, or the error that ended it.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        stop_ids: frozenset[int],
+        most_open: int,
+        expectation: Expectation,
+        out: queue.SimpleQueue[Arrival | BaseException | None],
+    ) -> None:
+        self.fleet, self.params, self.most_open, self.expectation, self.out = fleet, params, most_open, expectation, out
+        self.wake = asyncio.Event()
+        self._body = _body(params, stop_ids)
+        # Requests of one prompt side by side, in the order in which prompts first come.
+        groups: dict[tuple[int, ...], list[_Wanted]] = {}
+        for request in requests:
+            groups.setdefault(request.prompt_ids, []).append(_Wanted(request))
+        self._waiting = deque(wanted for group in groups.values() for wanted in group)
+        self._running: set[asyncio.Task[None]] = set()
+        self._home: dict[tuple[int, ...], Server] = {}
+        self._numbers = 0
+        self._failed: ModelError | None = None
+
+    async def run(self) -> None:
+        """Draw everything; the end, good or bad, is put into the queue."""
+        try:
+            await self._run()
+        except BaseException as problem:
+            self.out.put(problem)
+            if not isinstance(problem, Exception):
+                raise
+        else:
+            self.out.put(None)
+        finally:
+            for task in self._running:
+                task.cancel()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        seen_able = loop.time()
+        while self._waiting or self._running:
+            self.wake.clear()
+            self._place()
+            now = loop.time()
+            if self.fleet.able() or self._running:
+                seen_able = now
+            elif (problem := self.fleet.hopeless()) is not None:
+                raise problem
+            elif now - seen_able > self.fleet.limits.recovery:
+                raise ModelError(
+                    f"rollout: no server has been able to draw for recovery_timeout={self.fleet.limits.recovery:g} s:"
+                    f" {self.fleet.told()} -> see their logs, then resume the run"
+                )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self.wake.wait()
+            if self._failed is not None:
+                raise self._failed
+
+    def _place(self) -> None:
+        """Send waiting requests as long as a server has room."""
+        while self._waiting and (able := self.fleet.able()):
+            wanted = self._waiting[0]
+            server = self._choose(wanted, able)
+            if server is None:
+                return
+            self._waiting.popleft()
+            self._home.setdefault(wanted.request.prompt_ids, server)
+            self._send(wanted, server)
+
+    def _choose(self, wanted: _Wanted, able: list[Server]) -> Server | None:
+        """The server that owes the fewest tokens; the one that has the prompt, while that costs nobody time: while its
+        share of everything that is still to be drawn is not above the average.
+        """
+        if wanted.avoid in able and len(able) > 1:
+            able = [server for server in able if server is not wanted.avoid]
+        expected = self.expectation.of(self.params)
+        owed = [sum(call.outstanding for call in server.open.values()) for server in able]
+        home = self._home.get(wanted.request.prompt_ids)
+        share = (sum(owed) + len(self._waiting) * expected) / len(able)
+        place = least_outstanding(
+            Call(wanted.request.id, "", expected, len(wanted.request.prompt_ids)),
+            [EngineLoad(tokens, len(server.open)) for tokens, server in zip(owed, able, strict=True)],
+            home=able.index(home) if home in able else None,
+            most_open=self.most_open,
+            patience_tokens=max(share - expected - min(owed), 0.0),
+        )
+        return None if place is None else able[place]
+
+    def _send(self, wanted: _Wanted, server: Server) -> None:
+        self._numbers += 1
+        task = asyncio.create_task(self._attempt(wanted, server, self._numbers))
+        started = asyncio.get_running_loop().time()
+        server.open[self._numbers] = OpenCall(task, started, self.expectation.of(self.params))
+        server.health.requests += 1
+        self._running.add(task)
+        task.add_done_callback(functools.partial(self._ended, server, self._numbers))
+
+    def _ended(self, server: Server, number: int, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        server.open.pop(number, None)
+        self.wake.set()
+
+    async def _attempt(self, wanted: _Wanted, server: Server, number: int) -> None:
+        call = server.open[number]
+        loop = asyncio.get_running_loop()
+
+        def heard(tokens: int) -> None:
+            call.received += tokens
+            server.last_heard = loop.time()
+
+        request = wanted.request
+        # vLLM keeps seeds in signed 64 bits.
+        body = {**self._body, "model": server.model, "prompt": request.prompt_ids, "seed": request.seed & (2**63 - 1)}
+        try:
+            drawn = await server.api.draw(body, heard)
+        except asyncio.CancelledError:
+            if not call.recalled:
+                raise
+            self._again(wanted, server, call.recalled)
+        except StatusFault as fault:
+            if fault.hopeless:
+                self._failed = await refusal(server.api, fault, server.model)
+            else:
+                self._failure(wanted, server, call, fault)
+        except ServerFault as fault:
+            self._failure(wanted, server, call, fault)
+        except Exception as problem:  # a fault of ours: the reader gets it, instead of waiting for a sample
+            self._failed = ModelError(f"rollout: {server.name}: {type(problem).__name__}: {problem}")
+            self._failed.__cause__ = problem
+        else:
+            if call.recalled:  # it came together with the recall, and nobody can say by which weights it was drawn
+                self._again(wanted, server, call.recalled)
+                return
+            server.health.samples += 1
+            server.faults_in_a_row = server.restarts_in_a_row = 0
+            self.expectation.learn(len(drawn.token_ids))
+            self.out.put(Arrival(request, drawn, server))
+
+    def _failure(self, wanted: _Wanted, server: Server, call: OpenCall, fault: ServerFault) -> None:
+        self.fleet.fault(server, call.started, fault)
+        wanted.failures += 1
+        if wanted.failures > self.fleet.limits.retries:
+            self._failed = ModelError(
+                f"rollout: request {wanted.request.id!r} failed {wanted.failures} times, at last on {server.name}:"
+                f" {fault} -> see the server's log, then resume the run"
+            )
+            return
+        self._again(wanted, server, str(fault))
+
+    def _again(self, wanted: _Wanted, server: Server, why: str) -> None:
+        server.health.retries += 1
+        wanted.last, wanted.avoid = why, server
+        if self._home.get(wanted.request.prompt_ids) is server:
+            del self._home[wanted.request.prompt_ids]
+        self._waiting.appendleft(wanted)
+
+
+def _body(params: SamplingParams, stop_ids: frozenset[int]) -> Mapping[str, Any]:
+    """Of `/v1/completions`, without model, prompt and seed."""
+    return {
+        "max_tokens": params.max_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "stop_token_ids": sorted(stop_ids),
+        "ignore_eos": True,  # the end tokens are among ours
+        "logprobs": 0,
+        "stream": True,
+        "stream_interval": STREAM_INTERVAL,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+        # What a checkpoint's generation config might bring.
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "skip_special_tokens": False,
+    }
