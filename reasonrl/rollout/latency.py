@@ -23,7 +23,8 @@ class LatencyCurve:
 
     Attributes:
         points: (batch, seconds) with rising batch, at least one. Between two points the seconds are interpolated
-            linearly, below the first they are the first's, beyond the last the last slope goes on (but never falls).
+            linearly, below the first they are the first's, beyond the last the slope of the upper half (from the
+            last point at half the last batch) goes on, but never falls.
     """
 
     points: tuple[tuple[int, float], ...]
@@ -39,12 +40,14 @@ class LatencyCurve:
         """Seconds of one decode step over `batch` samples."""
         if batch <= self.points[0][0] or len(self.points) == 1:
             return self.points[0][1]
-        right = min(bisect_right([b for b, _ in self.points], batch), len(self.points) - 1)
+        right = bisect_right([b for b, _ in self.points], batch)
+        if right == len(self.points):
+            high, second = self.points[-1]
+            # Two fitted points side by side say little about a slope.
+            low, first = [point for point in self.points[:-1] if 2 * point[0] <= high or point is self.points[0]][-1]
+            return second + max(0.0, (second - first) / (high - low)) * (batch - high)
         (low, first), (high, second) = self.points[right - 1], self.points[right]
-        slope = (second - first) / (high - low)
-        if batch > high:
-            return second + max(slope, 0.0) * (batch - high)
-        return first + slope * (batch - low)
+        return first + (second - first) / (high - low) * (batch - low)
 
     def table(self, most: int) -> tuple[float, ...]:
         """Seconds for batches 0 (which takes none) to `most`."""

@@ -7,15 +7,17 @@ Policies are compared on the same samples, with the lengths predicted as the run
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reasonrl.errors import DataError
 from reasonrl.rollout.dispatch import Call, Dispatch, Lane, length_aware, length_ranges, longest_first, round_robin
-from reasonrl.rollout.latency import LatencyCurve, fit_latency
+from reasonrl.rollout.latency import LatencyCurve, Span, fit_latency
 from reasonrl.rollout.lengths import LengthPredictor, Outcome, PredictorSettings
 from reasonrl.rollout.simulate_fleet import Fleet, Job, Timeline, run_dispatch, run_online
 from reasonrl.rollout.simulate_log import LoggedSample, RolloutLog
@@ -229,22 +231,26 @@ def simulation_error(log: RolloutLog, fleet: Fleet, *, curve_is_given: bool) -> 
     errors = []
     for half in (0, 1) if crossed else (0,):
         others = [sample for samples in stamped[1 - half :: 2] for sample in samples]
-        curve = fit_spans([others], fleet.max_batch) if crossed else fleet.curve
+        curve = fit_spans([others]) if crossed else fleet.curve
         for samples in stamped[half::2] if crossed else stamped:
             errors.append(_as_sent(samples, replace(fleet, curve=curve)) / _measured(samples) - 1)
     found = np.array(errors)
     return SimulationError(float(np.abs(found).mean()), float(found.mean()), len(errors), crossed)
 
 
-def fit_spans(steps: Sequence[Sequence[LoggedSample]], max_batch: int) -> LatencyCurve:
-    """The latency curve of stamped samples."""
+def fit_spans(steps: Sequence[Sequence[LoggedSample]]) -> LatencyCurve:
+    """The latency curve of stamped samples; since stamps begin at the first token, all that are open run.
+
+    Raises:
+        DataError: no sample has stamps.
+    """
     spans = [sample.span for samples in steps for sample in samples if sample.span is not None]
     if not spans:
         raise DataError(
             "the log has no stamps (`started`, `finished`) to fit a latency curve to -> give one with --ptl, such as"
             " --ptl 1:0.010,64:0.018,256:0.040 (batch:seconds a decode step)"
         )
-    return fit_latency(spans, max_batch)
+    return fit_latency(spans)
 
 
 def _measured(samples: Sequence[LoggedSample]) -> float:
@@ -253,19 +259,43 @@ def _measured(samples: Sequence[LoggedSample]) -> float:
 
 
 def _as_sent(samples: Sequence[LoggedSample], fleet: Fleet) -> float:
-    spans = [sample.span for sample in samples if sample.span is not None]
-    begin = min(span.started for span in spans)
-    servers = sorted({span.server for span in spans})
-    lanes: list[list[Call]] = [[] for _ in servers]
-    jobs = []
-    for place in sorted(range(len(spans)), key=lambda place: spans[place].started):
-        span, prompt = spans[place], samples[place].prompt
-        call = Call(str(place), prompt.id, float(span.tokens), prompt.tokens)
-        jobs.append(Job(call, span.tokens, release=span.started - begin))
-        lanes[servers.index(span.server)].append(call)
+    """Makespan of a step sent as the log says; what waited for room waits for it here, too."""
+    servers: dict[str, list[Span]] = {}
+    for sample in samples:
+        if sample.span is not None:
+            servers.setdefault(sample.span.server, []).append(sample.span)
+    begin = min(span.started for spans in servers.values() for span in spans)
+    jobs, lanes = [], []
+    for name, spans in sorted(servers.items()):
+        spans.sort(key=lambda span: span.started)
+        most = _most_open(spans)
+        calls = []
+        for place, release in enumerate(_releases(spans, most, 2 * fleet.curve(most))):
+            call = Call(f"{name}/{place}", f"{name}/{place}", float(spans[place].tokens))
+            calls.append(call)
+            jobs.append(Job(call, spans[place].tokens, release - begin))
+        lanes.append(Lane(tuple(calls), most))
     # The stamps begin at the first token: what prefilling cost is in them already.
-    fleet = replace(fleet, servers=len(servers), prefill_seconds_per_token=0.0)
-    return run_dispatch(jobs, fleet, Dispatch(tuple(Lane(tuple(lane)) for lane in lanes))).makespan
+    fleet = Fleet(len(lanes), fleet.curve, max_batch=max(lane.most_running or 1 for lane in lanes))
+    return run_dispatch(jobs, fleet, Dispatch(tuple(lanes))).makespan
+
+
+def _most_open(spans: Sequence[Span]) -> int:
+    changes = sorted([(span.started, 1) for span in spans] + [(span.finished, -1) for span in spans])
+    return max(accumulate(change for _, change in changes))
+
+
+def _releases(spans: Sequence[Span], most: int, patience: float) -> list[float]:
+    """When each sample, in the order of their starts, could have begun: one that began on a server that had just been
+    full (`most` open, within `patience` seconds) had waited, since the sample before it at least.
+    """
+    starts, ends = [span.started for span in spans], sorted(span.finished for span in spans)
+    found: list[float] = []
+    for start in starts:
+        open_before = bisect_left(starts, start) - bisect_left(ends, start - patience)
+        waited = bool(found) and open_before >= most
+        found.append(found[-1] if waited else start)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float | None:

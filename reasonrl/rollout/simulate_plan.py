@@ -159,7 +159,7 @@ def plan_fleet(log: RolloutLog, settings: PlanSettings) -> FleetPlan:
     Raises:
         DataError: the log has no stamps and no latency curve is given.
     """
-    curve = settings.curve or fit_spans(list(log.steps.values()), settings.max_batch)
+    curve = settings.curve or fit_spans(list(log.steps.values()))
     fleet = Fleet(settings.servers, curve, settings.max_batch, settings.prefill_seconds_per_token)
     predicted = forecast(log, seed=settings.seed)
     logged, names = list(predicted.steps.values()), list(POLICIES)

@@ -64,6 +64,9 @@ def plan_text(plan: FleetPlan) -> str:
 def _replayed(plan: FleetPlan) -> str:
     skipped = f"; {plan.skipped:,} rows without a length were left out" if plan.skipped else ""
     fitted = "fitted to the log" if plan.curve_fitted else "as given"
+    largest = plan.curve.points[-1][0]
+    if plan.curve_fitted and largest < plan.settings.max_batch:
+        fitted += f" (it ran {largest} samples at most; larger batches are extrapolated)"
     servers = "1 server" if plan.settings.servers == 1 else f"{plan.settings.servers} servers"
     return (
         f"{plan.steps:,} steps, {plan.samples:,} samples, {plan.tokens:,} tokens on {servers} of at most"

@@ -184,6 +184,8 @@ def test_what_is_refused():
 def test_the_curve_between_and_beyond_its_points():
     curve = LatencyCurve.parse("1:0.01,8:0.024,16:0.024")
     assert [curve(batch) for batch in (1, 2, 8, 12, 100)] == pytest.approx([0.01, 0.012, 0.024, 0.024, 0.024])
+    # Beyond the last point: the slope from the last point at half its batch, not that of two neighbours.
+    assert LatencyCurve(((1, 0.9), (10, 1.0), (20, 2.0), (21, 2.2)))(32) == pytest.approx(2.2 + 11 * 1.2 / 11)
     assert AFFINE(201) == pytest.approx(21) and curve.table(2) == pytest.approx((0, 0.01, 0.012))
     assert LatencyCurve.parse(str(curve)) == curve
     for wrong in ("", "8", "1:a", "8:0.1,4:0.2", "1:0", "0:1", "1:inf"):

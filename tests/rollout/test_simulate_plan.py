@@ -193,11 +193,18 @@ def test_the_simulator_knows_its_own_error():
     assert plan.curve_fitted and plan.curve(10) == pytest.approx(0.015, rel=0.03)
     assert plan.error is not None and plan.error.held_out and plan.error.steps == 10
     assert plan.error.mean_absolute < 0.02
+    # How many samples the planned engines hold changes neither the fit nor the error.
+    narrow = plan_fleet(log_from_rows(rows), PlanSettings(3, max_batch=4))
+    assert narrow.curve == plan.curve and narrow.error == plan.error
     # A curve that is wrong by a half shows as that error: the measure can fail.
     wrong = LatencyCurve(((1, 0.01305), (101, 0.11805)))
     shifted = plan_fleet(log_from_rows(rows), PlanSettings(3, wrong, max_batch=16))
     assert shifted.error is not None and not shifted.error.held_out
     assert shifted.error.mean == pytest.approx(0.5, abs=0.03)
+    halved = plan_fleet(
+        log_from_rows(rows), PlanSettings(3, LatencyCurve(((1, 0.00435), (101, 0.03935))), max_batch=16)
+    )
+    assert halved.error is not None and halved.error.mean == pytest.approx(-0.5, abs=0.03)
     # Of a log with some stamps missing, only whole steps are compared.
     for row in rows[:5]:
         del row["finished"]
@@ -253,6 +260,9 @@ def test_the_command_prints_tables_and_json(tmp_path):
     result = CliRunner().invoke(main, ["plan", "--rollout-log", str(path), "--servers", "2", "--max-batch", "16"])
     assert result.exit_code == 0, result.output
     assert all(name in result.output for name in POLICIES) and " * " in result.output
+    wide = CliRunner().invoke(main, ["plan", "--rollout-log", str(path), "--servers", "2"])
+    assert "it ran 16 samples at most; larger batches are extrapolated" in wide.output
+    assert "extrapolated" not in result.output
     assert "off by" in result.output and "fitted to the log" in result.output
     assert max(len(line) for line in result.output.splitlines() if "─" in line) <= 130
     options = ["--servers", "2", "--max-batch", "16", "--verify-seconds", "0.1", "--json"]
