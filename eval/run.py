@@ -88,7 +88,7 @@ def run_suite(
         RunError: the folder holds samples made with other settings.
     """
     _check(rows, n=n, k=k, temperature=params.temperature, suite=suite_name)
-    scorer = build_scorer(reward, base_dir)
+    scorer = build_scorer(reward, base_dir, rows)
     problems = _prepare(tokenizer, rows, system_prompt, template)
     settings = {
         "temperature": params.temperature,
@@ -208,7 +208,10 @@ class _Run:
             rows = stale[start : start + SHARD_SAMPLES]
             problems = [self.problems[row["id"]] for row in rows]
             # The verdict needs no token ids, and they are not stored.
-            answers = [Answer(p.row, p.messages, row["text"], ()) for p, row in zip(problems, rows, strict=True)]
+            answers = [
+                Answer(problem.row, problem.messages, row["text"], (), row["finish_reason"])
+                for problem, row in zip(problems, rows, strict=True)
+            ]
             for row, problem, judgement in zip(rows, problems, self.scorer(answers), strict=True):
                 before = row["verdict"]
                 row |= self._judged(problem, judgement, row["finish_reason"])
@@ -264,8 +267,8 @@ class _Run:
     def _store(self, samples: Sequence[Sample]) -> None:
         keys: list[Key] = [tuple(json.loads(sample.request.id)) for sample in samples]
         answers = [
-            Answer(self.problems[key[0]].row, self.problems[key[0]].messages, sample.text, sample.token_ids)
-            for key, sample in zip(keys, samples, strict=True)
+            Answer(problem.row, problem.messages, sample.text, sample.token_ids, sample.finish_reason)
+            for problem, sample in zip((self.problems[key[0]] for key in keys), samples, strict=True)
         ]
         rows = []
         for key, sample, judgement in zip(keys, samples, self.scorer(answers), strict=True):

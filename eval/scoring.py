@@ -18,12 +18,15 @@ UNSCORABLE = frozenset({"bad_gold", "fault"})
 
 @dataclass(frozen=True)
 class Answer:
-    """One sample to judge: its row, the conversation it answers, its text and its tokens."""
+    """One sample to judge: its row, the conversation it answers, its text, its tokens, and how it ended (`stop` or
+    `length`).
+    """
 
     row: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]]
     text: str
     token_ids: tuple[int, ...]
+    finish_reason: str = "stop"
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,22 @@ class Judgement:
 Scorer: TypeAlias = Callable[[Sequence[Answer]], list[Judgement]]
 
 
-def build_scorer(reward: Any, base_dir: str | Path | None = None) -> Scorer:
+def build_scorer(reward: Any, base_dir: str | Path | None = None, rows: Sequence[Mapping[str, Any]] = ()) -> Scorer:
     """The scorer of a reward: `math` (alone, weight 1, no arguments) gives verdicts; every other spec is called as a
     reward function.
 
     Args:
         reward: a reward spec of the recipe (a name, `file.py:function`, terms) or a callable reward function.
         base_dir: what relative files in the spec are relative to.
+        rows: what will be judged: a reward that cannot use a row says so now.
 
     Raises:
-        RewardError: the reward cannot be found or built.
+        RewardError: the reward cannot be found or built, or cannot use a row.
     """
     spec = plain_spec(reward)
     if spec == "math":
         return _score_math
-    from reasonrl.rewards import get_reward
+    from reasonrl.rewards import check_rows, get_reward
 
     function = get_reward(spec, base_dir)
     if function.token_level:
@@ -69,6 +73,7 @@ def build_scorer(reward: Any, base_dir: str | Path | None = None) -> Scorer:
             f"reward {function.__name__!r} rewards tokens, and an evaluation judges whole responses"
             " -> name a reward without token_level"
         )
+    check_rows(function, rows)
     return lambda answers: _score_with(function, answers)
 
 
@@ -114,11 +119,12 @@ def _score_with(function: Callable[..., Any], answers: Sequence[Answer]) -> list
     A function that fills the `log_extra` columns `verdict` and `extracted` is taken at its word for them.
     """
     extra: dict[str, list[Any]] = {}
-    names = dict.fromkeys(name for answer in answers for name in answer.row if name != "prompt")
+    names = dict.fromkeys(name for answer in answers for name in answer.row if name not in ("prompt", "finish_reason"))
     scores = function(
         prompts=[[dict(message) for message in answer.messages] for answer in answers],
         completions=[[{"role": "assistant", "content": answer.text}] for answer in answers],
         completion_ids=[list(answer.token_ids) for answer in answers],
+        finish_reason=[answer.finish_reason for answer in answers],
         log_extra=lambda column, values: extra.setdefault(column, []).extend(values),
         log_metric=lambda name, value: None,
         **{name: [answer.row.get(name) for answer in answers] for name in names},

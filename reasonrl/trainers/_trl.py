@@ -124,6 +124,7 @@ class RolloutHooks(GRPOTrainer):
         """Score samples outside a rollout, for validation: (B, F) rewards of this rank and the columns that were
         logged.
         """
+        rows = [{**row, "finish_reason": sample.finish_reason} for row, sample in zip(rows, samples, strict=True)]
         prompts = [row["prompt"] for row in rows]
         completions = _as_completions(prompts, samples)
         ids = [list(sample.token_ids) for sample in samples]

@@ -185,3 +185,17 @@ def test_importing_eval_does_not_import_torch() -> None:
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
     )
+
+
+def test_a_reward_is_told_how_each_sample_ended(tmp_path: Path) -> None:
+    evaluate(tmp_path, reward="stop")
+    table = pandas.read_parquet(tmp_path / "sums" / "samples.parquet")
+    assert set(table["finish_reason"]) == {"stop", "length"}
+    assert ((table["finish_reason"] == "stop") == (table["score"] == 1.0)).all()
+
+
+def test_a_reward_that_cannot_use_the_rows_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    engine = SeededEngine()
+    with pytest.raises(RewardError, match="reward"):
+        evaluate(tmp_path, engine=engine, reward={"name": "route", "args": {"rewards": {"maths": "math"}}})
+    assert engine.served == []

@@ -9,6 +9,7 @@ import torch
 from helpers import even_share, make_run
 
 from reasonrl.errors import RewardError
+from reasonrl.rewards import get_reward
 from reasonrl.trainers.validation import Judged, summarize
 
 
@@ -190,3 +191,15 @@ def test_validation_leaves_out_what_it_cannot_score():
     assert found["eval_reward"] == pytest.approx(1 / 3)
     with pytest.raises(RewardError, match="none of the 1 samples"):
         summarize([judged(nan, "bad_gold")], 1, requires_stop=True)
+
+
+def test_rewards_learn_how_a_response_ended_in_training_and_in_validation(tmp_path):
+    settings = {"reward_requires_stop": False, "prompts_per_step": 8, "max_steps": 1, "max_completion_length": 4}
+    run = make_run(tmp_path, rewards=[get_reward("stop")], eval_rows=40, **settings)
+    run.trainer.train()
+    samples = run.samples[1]
+    assert {sample["finish_reason"] for sample in samples} == {"stop", "length"}
+    assert all(sample["reward"] == (sample["finish_reason"] == "stop") for sample in samples)
+    validated = run.trainer.evaluate()
+    assert validated["eval_reward"] == pytest.approx(1 - validated["eval_truncated_fraction"])
+    assert 0 < validated["eval_truncated_fraction"] < 1

@@ -20,6 +20,7 @@ from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_li
 from reasonrl.pipeline.context import StageContext
 from reasonrl.recipe import DataSource, Reference, RolloutConfig
 from reasonrl.recipe.sources import VLLM_OPTIONS
+from reasonrl.rewards import check_rows
 from reasonrl.trainers.checkpoints import latest_complete
 
 
@@ -150,9 +151,31 @@ def evaluation_engine(rollout: RolloutConfig, model_name: str, max_tokens: int) 
 
 def required_columns(reward: Any) -> tuple[str, ...]:
     """What a row must have for a reward: `math` checks against an answer, others name the columns they read."""
-    terms = reward if isinstance(reward, (list, tuple)) else [reward]
-    names = [term["name"] if isinstance(term, Mapping) else term for term in terms]
-    return ("problem", "answer") if "math" in names else ("problem",)
+    return ("problem", "answer") if _reads_answer(reward) else ("problem",)
+
+
+def _reads_answer(reward: Any) -> bool:
+    """Whether every row is checked against its `answer`: by `math` itself, or as a part of a gate or a cosine."""
+    if isinstance(reward, (list, tuple)):
+        return any(map(_reads_answer, reward))
+    if not isinstance(reward, Mapping):
+        return bool(reward == "math")
+    args = reward.get("args") or {}
+    if reward.get("name") == "math":
+        return args.get("gold") in (None, "answer")
+    if reward.get("name") == "cosine":
+        return "reward" not in args or _reads_answer(args["reward"])
+    return reward.get("name") == "gate" and _reads_answer(args.get("parts"))
+
+
+def check_rewards(rewards: Sequence[Any], source: Source) -> None:
+    """Ask the rewards whether they can use the rows, before anything is drawn.
+
+    Raises:
+        RewardError: one cannot; it names the row.
+    """
+    for reward in rewards:
+        check_rows(reward, source.rows)
 
 
 def loading_options(trl_args: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:

@@ -13,6 +13,7 @@ from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import (
     Source,
     Watch,
+    check_rewards,
     engine_options,
     export_model,
     held_out_line,
@@ -89,10 +90,11 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
 
     name = context.model_of(config.model) if context.is_available(config.model) else None
     tokenizer = load_tokenizer(name or "tiny:qwen2")
-    get_rewards(_reward(config), base_dir=context.base_directory)
+    rewards = get_rewards(_reward(config), base_dir=context.base_directory)
     if isinstance(config.data, Reference) and not context.is_available(config.data):
         return [f"data {config.data}: not there yet; unchecked"]
     source = load_source(config.data, context, required_columns(_reward(config)))
+    check_rewards(rewards, source)
     lengths = sorted(len(prompt_ids(tokenizer, source.messages(row))) for row in source.rows[:256])
     return [
         f"data: {source.rows.report}",
@@ -135,15 +137,15 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
             dtype=policy.dtype,
             trust_remote_code=trust,
         )
-    rows, dropped = _prompt_rows(
-        load_source(config.data, context, required_columns(_reward(config))), tokenizer, config
-    )
+    rewards = get_rewards(_reward(config), base_dir=context.base_directory)
+    source = load_source(config.data, context, required_columns(_reward(config)))
+    check_rewards(rewards, source)
+    rows, dropped = _prompt_rows(source, tokenizer, config)
     validation = None
     if config.eval_data is not None:
-        held_out, _ = _prompt_rows(
-            load_source(config.eval_data, context, required_columns(_reward(config))), tokenizer, config
-        )
-        validation = Dataset.from_list(held_out)
+        held_out = load_source(config.eval_data, context, required_columns(_reward(config)))
+        check_rewards(rewards, held_out)
+        validation = Dataset.from_list(_prompt_rows(held_out, tokenizer, config)[0])
     engine = engine_options(config.rollout, config.max_completion_length)
     if trust and config.rollout.engine == "vllm":
         engine["trust_remote_code"] = True
@@ -152,7 +154,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         policy,
         _arguments(config, context, output, validation is not None),
         Dataset.from_list(rows),
-        get_rewards(_reward(config), base_dir=context.base_directory),
+        rewards,
         prompt_ids=lambda messages: prompt_ids(tokenizer, messages),
         critic=critic,
         engine=build_engine(config.rollout.engine, policy, tokenizer, **engine),
