@@ -15,6 +15,7 @@ from reasonrl.rewards.compare import NeedsAlgebra, by_algebra, compare, text_key
 from reasonrl.rewards.extract import after_thinking, extract_answer, extract_gold
 from reasonrl.rewards.letters import same_option
 from reasonrl.rewards.policy import POLICIES, Policy
+from reasonrl.rewards.symbolic import load
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, Status, Verdict
 
 GRADER_VERSION = "2"
@@ -54,18 +55,39 @@ def verify(gold: str, response: str, policy: str = "default") -> Verdict:
         status, extracted, bare_gold, reason = _in_main_thread(gold, response, rules)
     else:
         try:
-            status, extracted, bare_gold, reason = _decide(gold, response, rules, algebra=False)
-        except NeedsAlgebra:
+            status, extracted, bare_gold, reason = _decide(gold, response, rules)
+        except _Open:
             return _in_pool(gold, response, policy, start)
     return Verdict(status, SCORE_OF_STATUS[status], extracted, bare_gold, reason, time.perf_counter() - start)
 
 
+class _Open(Exception):
+    """Left for computer algebra, with what was found so far."""
+
+    def __init__(self, pair: NeedsAlgebra, extracted: str, gold: str) -> None:
+        super().__init__(pair, extracted, gold)
+        self.pair = pair
+        self.extracted = extracted
+        self.gold = gold
+
+
 def _in_main_thread(gold: str, response: str, policy: Policy) -> Decision:
+    start = time.monotonic()
     try:
         with alarm(LIMIT_SECONDS):
-            return _decide(gold, response, policy, algebra=True)
+            return _decide(gold, response, policy)
     except OutOfTime:
         return "timeout", None, gold[:_SHOWN], f"extraction and comparison took longer than {LIMIT_SECONDS} s"
+    except _Open as caught:
+        left = caught
+    spent = time.monotonic() - start
+    load()  # seconds, once a process: no response is to blame for them
+    try:
+        with alarm(max(LIMIT_SECONDS - spent, 0.1)):
+            compared = by_algebra(left.pair)
+    except OutOfTime:
+        return "timeout", left.extracted, left.gold, f"computer algebra took longer than {LIMIT_SECONDS} s"
+    return ("correct" if compared.equal else "wrong"), left.extracted, left.gold, compared.reason
 
 
 def _in_pool(gold: str, response: str, policy: str, start: float) -> Verdict:
@@ -77,7 +99,7 @@ def _in_pool(gold: str, response: str, policy: str, start: float) -> Verdict:
     )
 
 
-def _decide(gold: str, response: str, policy: Policy, algebra: bool) -> Decision:
+def _decide(gold: str, response: str, policy: Policy) -> Decision:
     bare_gold = extract_gold(gold)
     if len(bare_gold) > _MAX_ANSWER:
         return "bad_gold", None, bare_gold[:_SHOWN], f"the gold is longer than {_MAX_ANSWER} characters"
@@ -98,10 +120,8 @@ def _decide(gold: str, response: str, policy: Policy, algebra: bool) -> Decision
         return ("correct" if option else "wrong"), found.text, bare_gold, "choice letter"
     try:
         compared = compare(bare_gold, found.text, policy)
-    except NeedsAlgebra as undecided:
-        if not algebra:
-            raise
-        compared = by_algebra(undecided)
+    except NeedsAlgebra as pair:
+        raise _Open(pair, found.text, bare_gold) from None
     return ("correct" if compared.equal else "wrong"), found.text, bare_gold, compared.reason
 
 

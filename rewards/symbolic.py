@@ -4,8 +4,14 @@ gate. It may hang: the caller holds an alarm, in the main thread.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
+
+
+def load() -> None:
+    """Imports the libraries, which takes seconds the first time."""
+    importlib.import_module("math_verify")
 
 
 def symbolically_equal(gold: str, answer: str) -> bool:
