@@ -72,7 +72,9 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, str | tuple[str, ...]]]
 
 
 def _named_files(key: str, value: str, base_directory: Path) -> dict[str, Path]:
-    """The Python file of `file.py:function`, or the files at the top of a local model folder; else nothing."""
+    """The Python file of `file.py:function`, the files at the top of a local model folder, or a judge's prompt; else
+    nothing.
+    """
     function = _FUNCTION.fullmatch(value)
     if function:
         for folder in (base_directory, Path.cwd()):
@@ -80,6 +82,8 @@ def _named_files(key: str, value: str, base_directory: Path) -> dict[str, Path]:
                 return {function["file"]: folder / function["file"]}
     elif key.rpartition(".")[2] in _MODEL_FIELDS and Path(value).is_dir():
         return {f"{value}/{path.name}": path for path in Path(value).iterdir() if path.is_file()}
+    elif key.endswith("args.prompt") and Path(value).is_file():
+        return {value: Path(value)}
     return {}
 
 

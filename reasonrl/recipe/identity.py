@@ -10,9 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from reasonrl.recipe.fields import FieldClass, field_class
+from reasonrl.recipe.names import REWARDS
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.stages import Stage
 from reasonrl.recipe.trl_args import OPERATIONAL_ARGS
+
+_OF_THE_JUDGE = ("model", "extra_body")
+"""Of an endpoint's settings, those that its answers hang on."""
 
 
 def identity_of(stage: Stage) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def _identity(value: Any) -> Any:
             if name == "trl_args":
                 kept.update({key: _identity(item) for key, item in child.items() if key not in OPERATIONAL_ARGS})
             else:
-                plain = _identity(child)
+                plain = _without_operation(_identity(child)) if name == "reward" else _identity(child)
                 if not (isinstance(child, BaseModel) and plain == {}):
                     kept[name] = plain
         return kept
@@ -41,6 +45,22 @@ def _identity(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_identity(item) for item in value]
     return str(value) if isinstance(value, Reference) else value
+
+
+def _without_operation(reward: Any) -> Any:
+    """A reward without what changes no score: our own rewards' processes, and where and how fast a judge is asked."""
+    if isinstance(reward, list):
+        return [_without_operation(part) for part in reward]
+    if not isinstance(reward, dict):
+        return reward
+    kept = {name: _without_operation(part) for name, part in reward.items()}
+    args = kept.get("args")
+    if kept.get("name") in REWARDS and isinstance(args, dict):
+        args = {name: value for name, value in args.items() if name != "workers"}
+        if isinstance(args.get("endpoint"), dict):
+            args["endpoint"] = {name: value for name, value in args["endpoint"].items() if name in _OF_THE_JUDGE}
+        kept["args"] = args
+    return kept
 
 
 def _repeated(value: BaseModel) -> tuple[str, ...]:

@@ -78,6 +78,34 @@ def test_what_changes_the_identity_of_ppo(change, same):
     assert (identity_key(before, ["a"]) == identity_key(after, ["a"])) is same
 
 
+def judged(workers=1, **endpoint):
+    asked = {"base_url": "http://127.0.0.1:1/v1", "model": "judge", **endpoint}
+    parts = [{"name": "math", "args": {"workers": workers}}, {"name": "llm_verifier", "args": {"endpoint": asked}}]
+    return {"reward": {"name": "gate", "args": {"parts": parts}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"workers": 3}, True),
+        ({"base_url": "http://127.0.0.1:2/v1"}, True),
+        ({"max_concurrency": 64, "timeout": 9.0}, True),
+        ({"model": "another"}, False),
+        ({"extra_body": {"top_k": 1}}, False),
+    ],
+)
+def test_where_and_how_fast_rewards_are_computed_is_no_identity(change, same):
+    before, after = (identity_of(PPOStage.model_validate({**PPO, **judged(**extra)})) for extra in ({}, change))
+    assert (before == after) is same
+    assert "judge" in str(before)
+
+
+def test_arguments_of_a_reward_of_ones_own_are_its_identity():
+    own = [{"reward": {"name": "mine.py:f", "args": {"workers": workers}}} for workers in (1, 2)]
+    one, two = (identity_of(PPOStage.model_validate({**PPO, **extra})) for extra in own)
+    assert one != two
+
+
 def test_sft_knows_its_global_batch():
     """More processes mean more sequences a step, which changes the result of SFT."""
     base = {"model": "m", "data": DATA}
