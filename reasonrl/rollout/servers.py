@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
-import math
 import os
 import queue
 import weakref
@@ -30,9 +29,10 @@ from reasonrl.rollout.agreement import (
     teacher_forced,
 )
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.servers_checks import key_of, refuse_far_servers, refuse_requests, root_of, sample_of
 from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation
 from reasonrl.rollout.servers_fleet import Fleet, Reading, Server
-from reasonrl.rollout.servers_http import Drawn, Limits, ServerApi
+from reasonrl.rollout.servers_http import Limits, ServerApi
 from reasonrl.rollout.servers_process import VLLM, ServerProcess, device_environments
 from reasonrl.rollout.servers_weights import WeightFolders, write_weights
 from reasonrl.rollout.stop_tokens import stop_tokens_of
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# vLLM raises lower temperatures to the first, silently, and refuses higher ones than the second.
-_TEMPERATURES = (0.01, 2.0)
 _DEFAULT_BATCH = 256
 _LOOK = 5.0
 _GOODBYE = 10.0
@@ -122,7 +120,8 @@ class ServersEngine:
             if path is not None and start:
                 dtype = checkpoint_dtype(path, trust_remote_code=trust_remote_code)
         self.max_logprob_gap = max_logprob_gap or (LIMIT_FLOAT32 if dtype == "float32" else LIMIT_HALF)
-        self._refuse_far_servers(urls, weights_dir)
+        if model is not None and weights_dir is None:
+            refuse_far_servers(urls)
         self._folders = WeightFolders(weights_dir, 0 if model is None else _bytes(model))
         self._filled = model is None
         self._loop = background_loop()
@@ -133,8 +132,8 @@ class ServersEngine:
                 options |= {"max_num_seqs": batch_size, "trust_remote_code": trust_remote_code or None}
                 servers = self._start(start, command, {**_defaults(), **options, "dtype": dtype})
             else:
-                key = _key(api_key_env)
-                servers = [Server(place, ServerApi(_root(url), key, self.limits)) for place, url in enumerate(urls)]
+                key = key_of(api_key_env)
+                servers = [Server(place, ServerApi(root_of(url), key, self.limits)) for place, url in enumerate(urls)]
             self._fleet = Fleet(servers, self.limits, served_model if urls else None, self._changed)
             self._drawing: Drawing | None = None
             if start and model is not None:
@@ -172,7 +171,7 @@ class ServersEngine:
             while (arrival := self._next(arrivals)) is not None:
                 if isinstance(arrival, BaseException):
                     raise arrival
-                yield self._sample(arrival.request, arrival.drawn, arrival.server)
+                yield sample_of(arrival, self.tokenizer)
         finally:
             if work is not None:
                 work.cancel()
@@ -194,12 +193,12 @@ class ServersEngine:
         weights = iter(weights)
         first = next(weights, None)
         if first is None:
-            self.weight_version = version
+            self.weight_version = self._fleet.version = version
             return
         label = next(self._labels)
         folder = self._folders.new(label)
         self._write(itertools.chain([first], weights), folder)
-        self._wait(self._fleet.sync(label, folder))
+        self._wait(self._fleet.sync(label, folder, version))
         self.weight_version, self._filled = version, True
         self._verify()
         starting = {server.process.model for server in self._fleet.servers if server.process and not server.in_service}
@@ -326,51 +325,7 @@ class ServersEngine:
 
     def _refuse(self, requests: Sequence[Request], params: SamplingParams) -> None:
         self._require_open()
-        low, high = _TEMPERATURES
-        if params.temperature != 0 and not low <= params.temperature <= high:
-            raise ModelError(
-                f"rollout: temperature = {params.temperature}, but vLLM draws at 0 (greedy) or from {low} to {high} ->"
-                " use one of those, or rollout.engine=transformers"
-            )
-        for request in requests:
-            length = len(request.prompt_ids)
-            if not length:
-                raise ModelError(
-                    f"rollout: request {request.id!r} has an empty prompt -> every prompt needs at least one token"
-                )
-            if self.max_model_len is not None and length + params.max_tokens > self.max_model_len:
-                raise ModelError(
-                    f"rollout: request {request.id!r} needs {length} + {params.max_tokens} tokens (prompt and"
-                    f" response), but the servers hold {self.max_model_len} -> raise rollout.max_model_len, or set"
-                    " max_prompt_length or fewer response tokens"
-                )
-
-    def _refuse_far_servers(self, urls: Sequence[str], weights_dir: str | None) -> None:
-        from reasonrl.endpoints.config import is_local
-
-        far = [url for url in urls if not is_local(url)]
-        if far and weights_dir is None and self._trainer is not None:
-            raise ModelError(
-                f"rollout.urls: {far[0]!r} is another machine, and weights go to servers through files -> set"
-                " rollout.weights_dir to a folder that all machines see under the same path"
-            )
-
-    def _sample(self, request: Request, drawn: Drawn, server: Server) -> Sample:
-        if any(map(math.isnan, drawn.logprobs)):
-            place = next(place for place, value in enumerate(drawn.logprobs) if math.isnan(value))
-            raise ModelError(
-                f"rollout: request {request.id!r} on {server.name}: the model's logits for response token {place + 1}"
-                f" are not a number (weight version {self.weight_version}) -> the weights hold NaN or inf; if training"
-                " diverged, lower the learning rate"
-            )
-        return Sample(
-            request=request,
-            token_ids=drawn.token_ids,
-            text=self.tokenizer.decode(list(drawn.token_ids), skip_special_tokens=True),
-            logprobs_sampled=drawn.logprobs,
-            finish_reason="stop" if drawn.finish_reason == "stop" else "length",
-            weight_version=self.weight_version,
-        )
+        refuse_requests(requests, params, self.max_model_len)
 
 
 def _finish(processes: list[ServerProcess], folders: WeightFolders) -> None:
@@ -390,19 +345,6 @@ def _defaults() -> dict[str, Any]:
 
     cache = {} if "VLLM_CPU_KVCACHE_SPACE" in os.environ else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
     return {"enforce_eager": True, **cache}
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ModelError(f"rollout.api_key_env: the environment variable {variable} is not set -> export {variable}=…")
-    return key
-
-
-def _root(url: str) -> str:
-    return url.rstrip("/").removesuffix("/v1")
 
 
 def _bytes(model: Any) -> int:

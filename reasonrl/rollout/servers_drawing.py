@@ -37,11 +37,12 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A finished sample: its request, what was drawn, and who drew it."""
+    """A finished sample: its request, what was drawn, who drew it, and the version of the weights it was drawn with."""
 
     request: Request
     drawn: Drawn
     server: Server
+    version: int
 
 
 @dataclass
@@ -209,7 +210,7 @@ class Drawing:
             server.health.samples += 1
             server.faults_in_a_row = server.restarts_in_a_row = 0
             self.expectation.learn(len(drawn.token_ids))
-            self.out.put(Arrival(request, drawn, server))
+            self.out.put(Arrival(request, drawn, server, self.fleet.version))
 
     def _failure(self, wanted: _Wanted, server: Server, call: OpenCall, fault: ServerFault) -> None:
         self.fleet.fault(server, call.started, fault)

@@ -126,6 +126,7 @@ class Fleet:
         self, servers: Sequence[Server], limits: Limits, wanted: str | None, changed: Callable[[], None]
     ) -> None:
         self.servers, self.limits, self.wanted, self._changed = list(servers), limits, wanted, changed
+        self.version = 0
         self.label: str | None = None
         self.folder: Path | None = None
         self.reading: Reading | None = None
@@ -191,13 +192,13 @@ class Fleet:
         """Ask every server in service whether it still holds the present weights; who does not is taken out."""
         await asyncio.gather(*(self._probe(server) for server in self.able()))
 
-    async def sync(self, label: str, folder: Path) -> None:
+    async def sync(self, label: str, folder: Path, version: int) -> None:
         """The barrier: every server in service loads these weights, or is out of service until it has.
 
         Raises:
             ModelError: none has.
         """
-        self.label, self.folder, self.reading = label, folder, None
+        self.label, self.folder, self.version, self.reading = label, folder, version, None
         there = self.able()
         for server in self.servers:
             server.in_service = False
@@ -317,8 +318,7 @@ class Fleet:
         if server.gone or (server.returning is not None and not server.returning.done()):
             return
         if server.process is not None and not server.process.alive:
-            if server.in_service or server.open:
-                self._lost(server, "its process has ended")
+            self._lost(server, "its process has ended")
             server.returning = asyncio.create_task(self._restart(server))
         elif not server.in_service:
             if now >= server.aside_until and not server.busy.locked():

@@ -1,0 +1,83 @@
+"""What is refused before it reaches a server, and the sample that is made of what comes back."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from reasonrl.endpoints.config import is_local
+from reasonrl.errors import ModelError
+from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.servers_drawing import Arrival
+
+# vLLM raises lower temperatures to the first, silently, and refuses higher ones than the second.
+_TEMPERATURES = (0.01, 2.0)
+
+
+def refuse_requests(requests: Sequence[Request], params: SamplingParams, max_model_len: int | None) -> None:
+    """Raises ModelError for what a server would change, cut or refuse; `max_model_len` in tokens, None if unknown."""
+    low, high = _TEMPERATURES
+    if params.temperature != 0 and not low <= params.temperature <= high:
+        raise ModelError(
+            f"rollout: temperature = {params.temperature}, but vLLM draws at 0 (greedy) or from {low} to {high} -> use"
+            " one of those, or rollout.engine=transformers"
+        )
+    for request in requests:
+        length = len(request.prompt_ids)
+        if not length:
+            raise ModelError(
+                f"rollout: request {request.id!r} has an empty prompt -> every prompt needs at least one token"
+            )
+        if max_model_len is not None and length + params.max_tokens > max_model_len:
+            raise ModelError(
+                f"rollout: request {request.id!r} needs {length} + {params.max_tokens} tokens (prompt and response),"
+                f" but the servers hold {max_model_len} -> raise rollout.max_model_len, or set max_prompt_length or"
+                " fewer response tokens"
+            )
+
+
+def refuse_far_servers(urls: Sequence[str]) -> None:
+    """Raises ModelError where a server is on another machine: it does not see this one's files."""
+    far = [url for url in urls if not is_local(url)]
+    if far:
+        raise ModelError(
+            f"rollout.urls: {far[0]!r} is another machine, and weights go to servers through files -> set"
+            " rollout.weights_dir to a folder that all machines see under the same path"
+        )
+
+
+def sample_of(arrival: Arrival, tokenizer: Any) -> Sample:
+    """The sample, with its text; raises ModelError where a log-probability is not a number."""
+    request, drawn = arrival.request, arrival.drawn
+    if any(map(math.isnan, drawn.logprobs)):
+        place = next(place for place, value in enumerate(drawn.logprobs) if math.isnan(value))
+        raise ModelError(
+            f"rollout: request {request.id!r} on {arrival.server.name}: the model's logits for response token"
+            f" {place + 1} are not a number (weight version {arrival.version}) -> the weights hold NaN or inf; if"
+            " training diverged, lower the learning rate"
+        )
+    return Sample(
+        request=request,
+        token_ids=drawn.token_ids,
+        text=tokenizer.decode(list(drawn.token_ids), skip_special_tokens=True),
+        logprobs_sampled=drawn.logprobs,
+        finish_reason="stop" if drawn.finish_reason == "stop" else "length",
+        weight_version=arrival.version,
+    )
+
+
+def key_of(variable: str | None) -> str | None:
+    """The key in an environment variable; raises ModelError where it is not set."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ModelError(f"rollout.api_key_env: the environment variable {variable} is not set -> export {variable}=…")
+    return key
+
+
+def root_of(url: str) -> str:
+    """A server's address without `/v1`."""
+    return url.rstrip("/").removesuffix("/v1")
