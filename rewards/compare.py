@@ -124,6 +124,8 @@ def _prose(text: str) -> str | None:
     for word in _LONG_WORD.findall(_COMMANDS.sub(" ", text)):
         if word.lower() not in _FORMULA_WORDS:
             return str(word)
+    if not text.isascii():
+        return "letters of another script"
     if "\\ldots" in text or "\\text" in text or "\\mathbb" in text:
         return "text"
     return None
