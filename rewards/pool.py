@@ -45,8 +45,8 @@ class RewardPool:
     Args:
         workers: how many; None takes `default_workers()`.
         time_limit: seconds an item may take, by the wall clock. Its worker is killed a tenth later, so that an alarm
-            of the grader's own at the limit comes first. An item that was ready to run but has had less than a quarter
-            of its limit as CPU time (a machine with far too much to do) is given up to three times the limit.
+            of the grader's own at the limit comes first. An item that was ready to run but has had less than a tenth of
+            its limit as CPU time (a machine with far too much to do) is given up to three times the limit.
         memory_limit_mb: address space of a worker, MiB; None leaves it unlimited.
         max_items_per_worker: items after which a worker is replaced.
         cache_size: verdicts kept; 0 keeps none.

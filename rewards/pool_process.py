@@ -15,6 +15,10 @@ from reasonrl.rewards.pool_wire import Frames, Slot, encode
 from reasonrl.rewards.pool_worker import command
 
 _TAIL = 4096
+STARVED = 0.1
+"""Share of its limit below which an item that is ready to run has not had its turn: 0.2 s of CPU, a hundred items'
+worth, with the usual limit.
+"""
 _QUIET = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -120,13 +124,13 @@ class Worker:
 
     def starved(self, item: int, limit: float) -> bool:
         """Whether the item in work has waited for a CPU rather than worked: it is ready to run, and has had less than
-        a quarter of its limit since the first look. False where the system does not tell.
+        STARVED of its limit since the first look. False where the system does not tell.
         """
         usage = cpu_seconds(self.pid)
         if usage is None or self._seen is None or self._seen[0] != item:
             return False
         seconds, runnable = usage
-        return runnable and seconds - self._seen[1] < 0.25 * limit
+        return runnable and seconds - self._seen[1] < STARVED * limit
 
     def measure(self) -> None:
         """Takes the peak memory of a worker that cannot tell it any more."""
