@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from reasonrl.errors import RunError
 from reasonrl.pipeline.planning import Action, PlannedStage
 
-PACKAGES = {"vllm": "vllm"}
+PACKAGES = {"vllm": "vllm", "servers": "vllm"}
 INSTALL = {"vllm": "pip install 'reasonrl[vllm]' (on a machine without GPU: docs/rollout.md)"}
 
 
@@ -24,9 +24,9 @@ def require_engines(planned: Sequence[PlannedStage]) -> None:
         rollout = getattr(stage.instance.config, "rollout", None)
         if rollout is None or stage.action in (Action.SKIP, Action.SHARE):
             continue
-        package = PACKAGES.get(rollout.engine)
+        package = PACKAGES.get(rollout.engine) if rollout.urls is None else None
         if package is not None and importlib.util.find_spec(package) is None:
             raise RunError(
                 f"stages.{stage.instance.name}.rollout.engine: is {rollout.engine!r}, but the package {package} is not"
-                f" installed here -> {INSTALL[rollout.engine]}, or use rollout.engine=transformers"
+                f" installed here -> {INSTALL[package]}, or use rollout.engine=transformers"
             )

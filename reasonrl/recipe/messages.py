@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from reasonrl.recipe.fields import Config, near
 from reasonrl.recipe.schema import Recipe
-from reasonrl.recipe.sources import ENGINES, DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
+from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
 from reasonrl.recipe.stages import AVAILABLE, LATER, STAGES, Stage, SuiteConfig, TrainingStage
 from reasonrl.recipe.trl_args import owned_args, passing_args
 
@@ -148,8 +148,6 @@ def _choice(
         return f"unknown kind {kind!r}; available: {', '.join(AVAILABLE)}", f"did you mean {match!r}?" if match else ""
     field = model.model_fields.get(name) if model else None
     choices = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-    if name == "engine" and value in ENGINES:
-        return f"engine {value!r} is not available in this version; available: {', '.join(choices)}", ""
     match = near(str(value), choices)
     what = "is" if field is not None or key.startswith("report_to") else "has the name"
     return f"{what} {_shown(value)}; allowed: {', '.join(choices)}", f"did you mean {match!r}?" if match else ""

@@ -23,7 +23,6 @@ from reasonrl.recipe.fields import (
 from reasonrl.recipe.references import Reference, is_reference
 
 COLUMNS = ("problem", "answer", "solution", "prompt", "id", "reward", "images")
-ENGINES = ("transformers", "vllm", "servers")
 
 
 def _paths(value: Any) -> str | tuple[str, ...]:
@@ -111,11 +110,16 @@ class RolloutConfig(Config):
         max_batch_tokens: most response tokens of samples decoded together; the smaller of both counts.
         dtype: of the engine's weights; by default the policy's, in an evaluation the checkpoint's.
         max_logprob_gap: largest mean difference (nats a token) allowed between what engine and trainer read.
+        urls, start: running vLLM servers, or how many to start on this machine.
+        served_model, api_key_env: what to ask servers at `urls` for, and the variable that holds their key.
+        weights_dir: folder for weights on their way to servers, seen by all of them.
+        stall_timeout, request_timeout, recovery_timeout: seconds between two pieces of a sample, for a whole one, and
+            without any server that can draw.
 
     The others are vLLM's own, under its names; None leaves them to vLLM (on CPU: eager, 1 GiB of cache).
     """
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "vllm", "servers"] = "transformers"
     batch_size: Annotated[Count | None, OPERATIONAL] = None
     max_batch_tokens: Annotated[Count | None, OPERATIONAL] = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -128,6 +132,14 @@ class RolloutConfig(Config):
     enable_prefix_caching: Annotated[Flag | None, OPERATIONAL] = None
     enable_sleep_mode: Annotated[Flag | None, OPERATIONAL] = None
     tensor_parallel_size: Annotated[Count | None, OPERATIONAL] = None
+    urls: Annotated[tuple[Text, ...] | None, OPERATIONAL] = None
+    start: Annotated[Count | None, OPERATIONAL] = None
+    served_model: Annotated[Text | None, OPERATIONAL] = None
+    api_key_env: Annotated[Text | None, OPERATIONAL] = None
+    weights_dir: Annotated[Text | None, OPERATIONAL] = None
+    stall_timeout: Annotated[Positive | None, OPERATIONAL] = None
+    request_timeout: Annotated[Positive | None, OPERATIONAL] = None
+    recovery_timeout: Annotated[Positive | None, OPERATIONAL] = None
 
     hints: ClassVar[Mapping[str, str]] = {
         "max_num_seqs": "batch_size",
@@ -136,20 +148,41 @@ class RolloutConfig(Config):
         "tp": "tensor_parallel_size",
         "prefix_caching": "enable_prefix_caching",
         "sleep": "enable_sleep_mode",
+        "base_url": "urls",
+        "servers": "start",
+        "vllm_server_base_url": "urls",
     }
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        if given.get("engine") != "transformers":
-            return []
-        return [
-            Issue(key, f"is {given[key]}, which means something to engine: vllm only", "remove it, or set engine: vllm")
-            for key in VLLM_OPTIONS
-            if given.get(key) is not None
-        ]
+        engine = given.get("engine")
+        issues = []
+        for key in (*VLLM_OPTIONS, *SERVERS_OPTIONS):
+            knows = "servers" if key in SERVERS_OPTIONS else "vllm" if key == "enable_sleep_mode" else "vllm or servers"
+            if given.get(key) is not None and engine not in knows.split(" or "):
+                fix = f"remove it, or set engine: {knows}"
+                issues.append(Issue(key, f"is {given[key]}, which means something to engine: {knows} only", fix))
+        if engine != "servers":
+            return issues
+        if (given.get("urls") is None) == (given.get("start") is None):
+            issues.append(
+                Issue("engine", "servers are at urls or are started, one of both", "start: 2, or urls: [http…]")
+            )
+        elif given.get("start") is None:
+            for key in STARTED_OPTIONS:
+                if given.get(key) is not None:
+                    text = f"is {given[key]}, which means something to servers that are started"
+                    issues.append(Issue(key, text, "give it to the servers at urls when you start them"))
+        else:
+            for key in ("served_model", "api_key_env"):
+                if given.get(key) is not None:
+                    issues.append(
+                        Issue(key, f"is {given[key]!r}, which means something to servers at urls", "remove it")
+                    )
+        return issues
 
 
-#: Fields of `rollout` that only the vLLM engine reads.
+#: Fields of `rollout` that only vLLM's engines read.
 VLLM_OPTIONS = (
     "dtype",
     "max_logprob_gap",
@@ -161,6 +194,27 @@ VLLM_OPTIONS = (
     "enable_prefix_caching",
     "enable_sleep_mode",
     "tensor_parallel_size",
+)
+#: Of these, what is said to a server when it is started.
+STARTED_OPTIONS = (
+    "max_model_len",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "enforce_eager",
+    "enable_prefix_caching",
+    "tensor_parallel_size",
+)
+#: Fields of `rollout` that only the fleet of servers reads.
+SERVERS_OPTIONS = (
+    "urls",
+    "start",
+    "served_model",
+    "api_key_env",
+    "weights_dir",
+    "stall_timeout",
+    "request_timeout",
+    "recovery_timeout",
 )
 
 

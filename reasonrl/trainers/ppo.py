@@ -325,6 +325,8 @@ class PPOTrainer(RolloutHooks):
             "rate/tokens_per_second": tokens / seconds,
             "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
         }
+        if (health := getattr(self.engine, "metrics", None)) is not None:
+            metrics |= health()
         self.step_metrics = metrics
         self._hand_out_completions(collected, batch, targets)
 

@@ -126,19 +126,38 @@ KEYS = [
     swap("no reward", "    reward: math\n", "", "stages.rl.reward", "is needed"),
     Case("no stages", ("the recipe has no stages",), text="recipe: x\n"),
     swap("a stage name with a dot", "  sft:", "  s.ft:", "@9", "allowed: letters, digits", problems=3),
+    swap("an unknown engine", "{batch_size: 8}", "{engine: server}", "@7", "did you mean 'servers'?"),
+    swap("servers from nowhere", "{batch_size: 8}", "{engine: servers}", "@7", "at urls or are started"),
     swap(
-        "an engine of a later version",
+        "servers from two places",
         "{batch_size: 8}",
-        "{engine: servers}",
+        "{engine: servers, start: 1, urls: [http://a]}",
         "@7",
-        "engine 'servers' is not available",
+        "one of both",
+    ),
+    swap("servers without the engine", "{batch_size: 8}", "{start: 2}", "@7: rollout.start", "engine: servers only"),
+    swap(
+        "a started server's option",
+        "{batch_size: 8}",
+        "{engine: servers, urls: [http://a], enforce_eager: true}",
+        "@7",
+        "servers that are started",
+    ),
+    swap(
+        "a key for a server of ours",
+        "{batch_size: 8}",
+        "{engine: servers, start: 1, api_key_env: KEY}",
+        "@7",
+        "servers at urls",
     ),
 ]
 VALUES = [
     line("text for a number", "learning_rate: fast", "is 'fast'; allowed: a number"),
     line("a quoted number", 'learning_rate: "1e-4"', "is '1e-4'; allowed: a number", "remove the quotes"),
     line("a number for a flag", "bf16: 1", "is 1; allowed: true or false"),
-    swap("an option of another engine", "{batch_size: 8}", "{enforce_eager: true}", "@7", "engine: vllm only"),
+    swap(
+        "an option of another engine", "{batch_size: 8}", "{enforce_eager: true}", "@7", "engine: vllm or servers only"
+    ),
     swap("an unknown dtype", "{batch_size: 8}", "{dtype: float8}", "@7: rollout.dtype", "allowed: float32, bfloat16"),
     swap("vLLM's name for ours", "{batch_size: 8}", "{max_num_seqs: 8}", "@7", "did you mean 'batch_size'?"),
     swap("a fraction for a count", "max_steps: 3", "max_steps: 2.5", "@22", "is 2.5; allowed: a whole number"),

@@ -19,7 +19,7 @@ from reasonrl.errors import RunError
 from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_line
 from reasonrl.pipeline.context import StageContext
 from reasonrl.recipe import DataSource, Reference, RolloutConfig
-from reasonrl.recipe.sources import VLLM_OPTIONS
+from reasonrl.recipe.sources import SERVERS_OPTIONS, VLLM_OPTIONS
 from reasonrl.rewards import check_rows
 from reasonrl.trainers.checkpoints import latest_complete
 
@@ -127,7 +127,17 @@ def engine_options(rollout: RolloutConfig, max_tokens: int) -> dict[str, Any]:
     if rollout.max_batch_tokens is not None:
         rows = max(1, rollout.max_batch_tokens // max_tokens)
         options["batch_size"] = min(rows, options.get("batch_size", rows))
-    set_here = {name: value for name in VLLM_OPTIONS if (value := getattr(rollout, name)) is not None}
+    names = (*VLLM_OPTIONS, *SERVERS_OPTIONS)
+    set_here = {name: value for name in names if (value := getattr(rollout, name)) is not None}
+    waits = {
+        name: set_here.pop(f"{name}_timeout")
+        for name in ("stall", "request", "recovery")
+        if f"{name}_timeout" in set_here
+    }
+    if waits:
+        from reasonrl.rollout.servers_http import Limits
+
+        set_here["limits"] = Limits(**waits)
     return {**options, **set_here}
 
 
@@ -139,9 +149,9 @@ def evaluation_engine(rollout: RolloutConfig, model_name: str, max_tokens: int) 
     from reasonrl.rollout import build_engine
 
     options = engine_options(rollout, max_tokens)
-    if rollout.engine == "vllm":
+    if rollout.engine in ("vllm", "servers"):
         tokenizer = load_tokenizer(model_name)
-        return build_engine("vllm", None, tokenizer, path=resolve_model(model_name), **options), tokenizer
+        return build_engine(rollout.engine, None, tokenizer, path=resolve_model(model_name), **options), tokenizer
     model, tokenizer = load_policy(model_name, dtype="auto")
     if torch.cuda.is_available():
         model.to("cuda")

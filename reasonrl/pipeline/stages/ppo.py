@@ -147,7 +147,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         check_rewards(rewards, held_out)
         validation = Dataset.from_list(_prompt_rows(held_out, tokenizer, config)[0])
     engine = engine_options(config.rollout, config.max_completion_length)
-    if trust and config.rollout.engine == "vllm":
+    if trust and config.rollout.engine in ("vllm", "servers"):
         engine["trust_remote_code"] = True
     every = config.log_completions_steps
     trainer = PPOTrainer(
