@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from reasonrl.rewards.cost import too_costly
+from reasonrl.rewards.cost import may_be_worked_out, too_costly
 from reasonrl.rewards.families import families, families_in_words, same_families
 from reasonrl.rewards.mathlang.answers import read
 from reasonrl.rewards.mathlang.lexer import Unreadable
@@ -66,6 +66,8 @@ def compare(gold: str, answer: str, policy: Policy) -> Compared:
         if same is not None and (same or not _words(left, right)):
             return Compared(same, reason(left, right, same, policy))
         if same is None:
+            if may_be_worked_out(plain_gold := normalize(gold), plain_answer := normalize(answer)):
+                raise NeedsAlgebra(plain_gold, plain_answer)
             return Compared(False, "texts differ, and their values cannot be computed in bounded time")
     if policy.key_words and (left is None) != (right is None):
         known, text = (left, answer) if left is not None else (right, gold)

@@ -17,6 +17,9 @@ MAX_FACTORIAL = 3_000
 MAX_TERMS = 30
 MAX_SYMBOLIC_POWER = 24
 MAX_ROOTS_AND_LOGS = 6
+MAX_OPERATORS = 2
+MAX_OPERATOR_LENGTH = 100
+MAX_OPERATOR_DIGITS = 3
 
 _OPERATORS = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|limits|bigcup|bigcap)(?![A-Za-z])|∑|∏|∫")
 _SEVERAL = re.compile(r"[,;&<>_|!:]|=.*=|\\(?:le|ge|ne|in|pm|mp|cup|cap)(?![A-Za-z])")
@@ -47,6 +50,24 @@ def too_costly(text: str) -> str | None:
     if len(_FUNCTION.findall(text)) > MAX_ROOTS_AND_LOGS:
         return f"more than {MAX_ROOTS_AND_LOGS} roots, logarithms or functions"
     return _costly_factorial(text) or _costly_power(text)
+
+
+def may_be_worked_out(gold: str, answer: str) -> bool:
+    """Whether a gold with a sum, product, integral or limit may go to computer algebra with an answer that has none.
+
+    Only a gold asks for work: an answer that leaves such work standing is not worked out for it, so no response can
+    make the grader integrate.
+    """
+    operators = len(_OPERATORS.findall(gold))
+    return (
+        1 <= operators <= MAX_OPERATORS
+        and not _OPERATORS.search(answer)
+        and len(gold) <= MAX_OPERATOR_LENGTH
+        and not re.search(rf"\d{{{MAX_OPERATOR_DIGITS + 1}}}|[!,;|<>]|\\(?:begin|pm|mp|text)", gold)
+        and _is_balanced(gold)
+        and _costly_power(gold) is None
+        and too_costly(answer) is None
+    )
 
 
 def _costly_factorial(text: str) -> str | None:

@@ -27,6 +27,15 @@ _EMPTY_WORDS = names(
     she total must only just about find given following final"""
 )
 _FILLERS = names("wins win winner winning player strategy has is are it they there s always function numbers solutions")
+_COPULAS = names("is are was were be becomes remains stays equals called named")
+_WITH_OPPOSITE = names(
+    """odd even increasing decreasing convergent divergent converges diverges positive negative prime composite rational
+    irrational finite infinite bounded unbounded continuous discontinuous true false acute obtuse parallel perpendicular
+    linear nonlinear consistent inconsistent dependent independent possible impossible symmetric antisymmetric concave
+    convex injective surjective bijective reducible irreducible rises falls larger smaller greater less first second
+    never always"""
+)
+_SAID_FIRST = re.compile(r"\W*(?:yes|no)\b\s*[,.;:!\u2013\u2014-]", re.IGNORECASE)
 MAX_WORDS = 400
 
 
@@ -52,14 +61,14 @@ def same_prose(gold: str, answer: str, policy: Policy) -> bool | None:
         return True
     if not policy.key_words:
         return None
-    yes_or_no = {"yes", "no"}
-    if (ours[0] in yes_or_no or theirs[0] in yes_or_no) and 1 in (len(ours), len(theirs)):
-        return ours[0] == theirs[0]
+    polar = _yes_or_no(plain_answer, ours, theirs)
+    if polar is not None:
+        return polar
     if not any(signs) and _said_more(ours, theirs):
         return True
     if len(ours) < 3 or len(ours) <= len(theirs):
         return None
-    if not signs[1] and _key_words(ours, theirs):
+    if not signs[1] and _key_words(plain_gold, ours, theirs):
         return True
     return _key_numbers(gold, ours, answer, policy)
 
@@ -71,9 +80,20 @@ def _said_more(gold: list[str], answer: list[str]) -> bool:
     return bool(said) and kept == said and all(word.isalpha() for word in said)
 
 
-def _key_words(gold: list[str], answer: list[str]) -> bool:
-    """One to three words with which a sentence's content begins or ends, in a sentence that denies nothing and leaves
-    no choice.
+def _yes_or_no(plain_answer: str, gold: list[str], answer: list[str]) -> bool | None:
+    """`Yes, it is` for `yes` and the other way round; not `yes and no`, and `no idea` is no `no`."""
+    both = {"yes", "no"}
+    if not ({gold[0], answer[0]} & both and 1 in (len(gold), len(answer))):
+        return None
+    if len(answer) > 1 and (both <= set(answer) or not _SAID_FIRST.match(plain_answer)):
+        return False
+    return gold[0] == answer[0]
+
+
+def _key_words(plain_gold: str, gold: list[str], answer: list[str]) -> bool:
+    """One to three words that a sentence is about, in a sentence that denies nothing and leaves no choice: what it says
+    of its subject (`The triangle is isosceles`), the name it begins with (`Alice moves first`), or a word that has an
+    opposite (`Any odd number of players`). Any other word of it is no answer.
     """
     content = [word for word in gold if word not in _EMPTY_WORDS and (len(word) > 2 or word.isdigit())]
     said = [word for word in answer if word not in _EMPTY_WORDS]
@@ -82,7 +102,15 @@ def _key_words(gold: list[str], answer: list[str]) -> bool:
     denied = _NEGATIONS & set(gold)
     if denied != _NEGATIONS & set(answer) or (_ALTERNATIVES & set(gold)) - set(answer):
         return False
-    return content[: len(said)] == said or content[-len(said) :] == said
+    if content[-len(said) :] == said:
+        place = max(place for place, word in enumerate(gold) if word == said[0])
+        if (place and gold[place - 1] in _COPULAS) or said[0] in _WITH_OPPOSITE:
+            return True
+    if content[: len(said)] == said:
+        first = re.match(r"\W*(\w+)", plain_gold)
+        named = first is not None and first[1].casefold() == said[0] and first[1][:1].isupper()
+        return named or said[0] in _WITH_OPPOSITE
+    return False
 
 
 def _key_numbers(gold: str, words: list[str], answer: str, policy: Policy) -> bool | None:

@@ -217,7 +217,7 @@ class Numbers:
 
     def call(self, args: tuple[Node, ...]) -> Any:
         """An unknown function: some fixed smooth one, chosen by its name and the number of its arguments."""
-        seed = crc32(f"{args[0]} {len(args)}".encode())
+        seed = crc32(f"{args[0]} {len(args)}".encode("utf-8", "surrogatepass"))
         total = self.mp.mpf(seed % 89 + 3) / 7
         for place, arg in enumerate(args[1:], 1):
             value = self.angle(arg)
@@ -339,7 +339,9 @@ _RULES: dict[str, Any] = {
 @cache
 def sample(name: str, draw: int) -> Fraction:
     """The value of a letter in a draw: always the same, in a range that the draw sets."""
-    share = Fraction(pow(crc32(f"{name} {draw}".encode()) + 7_919, 5, 2_147_483_647), 2_147_483_647)
+    share = Fraction(
+        pow(crc32(f"{name} {draw}".encode("utf-8", "surrogatepass")) + 7_919, 5, 2_147_483_647), 2_147_483_647
+    )
     low, high = _RANGES[draw % len(_RANGES)]
     value = low + (high - low) * share
     return value if draw < len(_RANGES) else Fraction(int(value * 4 + 1))

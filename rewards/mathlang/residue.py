@@ -103,7 +103,7 @@ class Residues:
         return self._mix(name, [self(arg) for arg in args])
 
     def _mix(self, name: str, values: list[int]) -> int:
-        mixed = crc32(name.encode()) + 977
+        mixed = crc32(name.encode("utf-8", "surrogatepass")) + 977
         for value in values:
             mixed = pow(mixed * 0x9E3779B97F4A7C15 + value + 0x7F4A7C15, 5, PRIME)
         return mixed
@@ -159,7 +159,9 @@ class Residues:
 
 @lru_cache(maxsize=4_096)
 def _named(name: str, salt: int) -> int:
-    return pow(crc32(name.encode()) * 0x9E3779B97F4A7C15 + salt * 0xD1B54A32D192ED03 + 12_345, 7, PRIME)
+    return pow(
+        crc32(name.encode("utf-8", "surrogatepass")) * 0x9E3779B97F4A7C15 + salt * 0xD1B54A32D192ED03 + 12_345, 7, PRIME
+    )
 
 
 def _inverse(value: int) -> int:
