@@ -27,32 +27,36 @@ _SHOWN = 2_000
 Decision = tuple[Status, str | None, str, str]
 
 
-def verify(gold: str, response: str, policy: str = "default") -> Verdict:
+def verify(gold: str, response: str, policy: str = "default", *, limit: float = LIMIT_SECONDS) -> Verdict:
     r"""Whether a response's final answer is the gold.
 
     The answer is looked for outside the think block (`extract.extract_answer`) and compared with the gold by what the
     two are: numbers, lists, tuples, sets, intervals, matrices, equations, expressions, words (`compare.compare`). That
     is bounded by construction and takes well under a millisecond as a rule. What our own reader does not read goes to
-    math-verify behind a cost gate. In the main thread one alarm of LIMIT_SECONDS stands over the whole; in another
+    math-verify behind a cost gate. In the main thread one alarm of `limit` seconds stands over the whole; in another
     thread, where no alarm works, what is left for math-verify is decided by the shared pool of killable workers.
 
     Args:
         gold: the right answer, bare or as data sets write it (boxed, in dollars, after `####`).
         response: the model's text.
         policy: what counts as the same; a name in `POLICIES`.
+        limit: seconds for one verdict in the main thread; the first import of math-verify does not count.
 
     Raises:
-        RewardError: an unknown policy, or an argument that is not text. Nothing that stands *in* the texts raises.
+        RewardError: an unknown policy, a limit that is not above 0, or an argument that is not text. Nothing that
+            stands *in* the texts raises.
     """
     if policy not in POLICIES:
         raise RewardError(f"policy {policy!r} is unknown{near(policy, POLICIES)}")
     for name, value in (("gold", gold), ("response", response)):
         if not isinstance(value, str):
             raise RewardError(f"{name} is {value!r}, a {type(value).__name__}, where text was expected")
+    if not limit > 0:
+        raise RewardError(f"limit is {limit!r} seconds, where a number above 0 was expected")
     start = time.perf_counter()
     rules = POLICIES[policy]
     if threading.current_thread() is threading.main_thread():
-        status, extracted, bare_gold, reason = _in_main_thread(gold, response, rules)
+        status, extracted, bare_gold, reason = _in_main_thread(gold, response, rules, limit)
     else:
         try:
             status, extracted, bare_gold, reason = _decide(gold, response, rules)
@@ -71,22 +75,22 @@ class _Open(Exception):
         self.gold = gold
 
 
-def _in_main_thread(gold: str, response: str, policy: Policy) -> Decision:
+def _in_main_thread(gold: str, response: str, policy: Policy, limit: float) -> Decision:
     start = time.monotonic()
     try:
-        with alarm(LIMIT_SECONDS):
+        with alarm(limit):
             return _decide(gold, response, policy)
     except OutOfTime:
-        return "timeout", None, gold[:_SHOWN], f"extraction and comparison took longer than {LIMIT_SECONDS} s"
+        return "timeout", None, gold[:_SHOWN], f"extraction and comparison took longer than {limit:g} s"
     except _Open as caught:
         left = caught
     spent = time.monotonic() - start
     load()  # seconds, once a process: no response is to blame for them
     try:
-        with alarm(max(LIMIT_SECONDS - spent, 0.1)):
+        with alarm(max(limit - spent, 0.1)):
             compared = by_algebra(left.pair)
     except OutOfTime:
-        return "timeout", left.extracted, left.gold, f"computer algebra took longer than {LIMIT_SECONDS} s"
+        return "timeout", left.extracted, left.gold, f"computer algebra took longer than {limit:g} s"
     return ("correct" if compared.equal else "wrong"), left.extracted, left.gold, compared.reason
 
 

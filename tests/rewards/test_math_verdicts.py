@@ -321,3 +321,12 @@ def test_an_outer_alarm_survives() -> None:
         signal.signal(signal.SIGALRM, outer)
         signal.setitimer(signal.ITIMER_REAL, *remaining)
     assert rung and rung[0] - start == pytest.approx(1.0, abs=0.4)
+
+
+def test_a_limit_of_ones_own_ends_a_verdict():
+    gold = r"\int_0^{\infty} \frac{\sin(x^{x})}{x^{7}+\ln(x)} dx"
+    verify(gold, "1")  # the import of computer algebra is paid
+    verdict = verify(gold, r"\boxed{1}", limit=0.2)
+    assert verdict.status == "timeout" and "0.2 s" in verdict.reason
+    with pytest.raises(RewardError, match="limit"):
+        verify("1", "1", limit=0)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from reasonrl.errors import RewardError
-from reasonrl.rewards.pool import RewardPool
+from reasonrl.rewards.pool import RewardPool, close_shared_pools
 from reasonrl.rewards.pool_state import MOST_TEXT, VerdictCache
 from reasonrl.rewards.verdict import Verdict
 
@@ -41,6 +41,7 @@ def wait_until(what: Any, seconds: float = 10.0) -> bool:
 
 @pytest.fixture
 def pool() -> Iterator[RewardPool]:
+    close_shared_pools()  # of other tests of this process: they would be counted, killed and made anew here
     before = {process.pid for process in family()}
     with RewardPool(2, time_limit=LIMIT, memory_limit_mb=700, grader=OBEY) as made:
         yield made

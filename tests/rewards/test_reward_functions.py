@@ -259,7 +259,8 @@ def test_an_installed_plugin_is_found_by_name(user_folder: Path) -> None:
     (info / "entry_points.txt").write_text("[reasonrl.rewards]\nletters = mine:count\nfixed = mine:Fixed\n")
     program = (
         "from reasonrl.rewards import available_rewards, get_reward\n"
-        "print({'fixed', 'letters', 'math'} <= set(available_rewards()), get_reward('letters')(completions=['aa'], answer=['']), "
+        "known = {'fixed', 'letters', 'math'} <= set(available_rewards())\n"
+        "print(known, get_reward('letters')(completions=['aa'], answer=['']), "
         "get_reward({'name': 'fixed', 'args': {'value': 2.0}})(completions=['a']))"
     )
     environment = {**os.environ, "PYTHONPATH": str(user_folder)}
