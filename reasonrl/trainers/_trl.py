@@ -194,6 +194,13 @@ class RolloutHooks(GRPOTrainer):
         return rewards
 
 
+def set_generation_backend(trainer: GRPOTrainer, backend: Any) -> None:
+    """Put an object with `sync_weights()` and `generate(...)` where a GRPOTrainer keeps its vLLM."""
+    trainer.use_vllm = True
+    trainer.vllm_generation = backend
+    trainer._last_loaded_step = -1  # so that the weights go over before the first sample
+
+
 def _as_completions(prompts: Sequence[Any], samples: Sequence[Sample]) -> list[Any]:
     """What reward functions are given: text for text prompts, one assistant turn for conversations."""
     if isinstance(prompts[0], str):

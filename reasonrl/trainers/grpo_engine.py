@@ -1,0 +1,104 @@
+"""Any of our rollout engines inside TRL's own GRPOTrainer: `use_engine(trainer, engine)` before `trainer.train()`.
+
+TRL calls its vLLM back end as `sync_weights()` and `generate(...)`; `EngineBackend` has the same two methods over an
+engine of ours, so that TRL's step, its importance-sampling correction and its metrics stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from reasonrl.errors import ModelError
+from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
+from reasonrl.rollout.seeds import sample_seed
+from reasonrl.rollout.weights import checkpoint_weights
+
+
+class EngineBackend:
+    """What GRPOTrainer takes for its vLLM back end, over a `RolloutEngine`.
+
+    Args:
+        trainer: TRL's GRPOTrainer; its sampling settings and seed are used.
+        engine: draws the samples.
+    """
+
+    def __init__(self, trainer: Any, engine: RolloutEngine) -> None:
+        self.trainer, self.engine = trainer, engine
+        self._calls = 0
+
+    def sync_weights(self) -> None:
+        """Hand the policy's weights to the engine, as the version of this step."""
+        policy = self._policy()
+        own = getattr(self.engine, "model", None)
+        shared = own is not None and own is getattr(policy, "get_base_model", lambda: policy)()
+        weights: Iterator[tuple[str, torch.Tensor]] = iter(()) if shared else checkpoint_weights(policy)
+        self.engine.sync_weights(weights, self.trainer.state.global_step)
+        self._calls = 0
+
+    def generate(self, prompts: Sequence[Sequence[int]], images: Any, num_generations: int, profiler: Any) -> Any:
+        """One sample per prompt (TRL repeats the prompts by itself), in the order of the prompts.
+
+        Returns:
+            Prompt ids, response ids, log-probabilities as (sample, token, 1), and None.
+
+        Raises:
+            ModelError: there are images, or the engine left a request without a sample.
+        """
+        del num_generations
+        if images is not None and any(images):
+            raise ModelError(
+                "rollout: the engines draw from text only so far -> train vision models with TRL's own vLLM"
+            )
+        trainer, start = self.trainer, self.trainer.accelerator.process_index * len(prompts)
+        names = (trainer.args.seed, "grpo", trainer.state.global_step, self._calls)
+        requests = [
+            Request(str(place), tuple(ids), sample_seed(*names, start + place)) for place, ids in enumerate(prompts)
+        ]
+        self._calls += 1
+        params = SamplingParams(trainer.max_completion_length, trainer.temperature, trainer.top_p)
+        with profiler, self._for_inference():
+            drawn: dict[str, Sample] = {sample.request.id: sample for sample in self.engine.stream(requests, params)}
+        if len(drawn) < len(requests):
+            raise ModelError(f"rollout: the engine gave {len(drawn)} samples for {len(requests)} requests")
+        samples = [drawn[request.id] for request in requests]
+        return (
+            [list(ids) for ids in prompts],
+            [list(sample.token_ids) for sample in samples],
+            [[[logprob] for logprob in sample.logprobs_sampled] for sample in samples],
+            None,
+        )
+
+    def _policy(self) -> Any:
+        return self.trainer.accelerator.unwrap_model(self.trainer.model)
+
+    @contextlib.contextmanager
+    def _for_inference(self) -> Iterator[None]:
+        """Gradient checkpointing off where it is on: it cannot keep a key-value cache."""
+        policy = self._policy()
+        if not policy.is_gradient_checkpointing:
+            yield
+            return
+        policy.gradient_checkpointing_disable()
+        try:
+            yield
+        finally:
+            policy.gradient_checkpointing_enable(self.trainer.args.gradient_checkpointing_kwargs)
+
+
+def use_engine(trainer: Any, engine: RolloutEngine) -> EngineBackend:
+    """Let a GRPOTrainer that was built with `use_vllm=False` draw its samples through an engine of ours.
+
+    Raises:
+        ModelError: the trainer was built with a vLLM of its own.
+    """
+    from reasonrl.trainers._trl import set_generation_backend
+
+    if trainer.use_vllm:
+        raise ModelError("use_engine: this GRPOTrainer already has TRL's vLLM -> build it with use_vllm=False")
+    backend = EngineBackend(trainer, engine)
+    set_generation_backend(trainer, backend)
+    return backend
