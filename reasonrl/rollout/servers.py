@@ -31,9 +31,10 @@ from reasonrl.rollout.agreement import (
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
 from reasonrl.rollout.servers_checks import key_of, refuse_far_servers, refuse_requests, root_of, sample_of
 from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation
-from reasonrl.rollout.servers_fleet import Fleet, Reading, Server
+from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Limits, ServerApi
 from reasonrl.rollout.servers_process import VLLM, ServerProcess, device_environments
+from reasonrl.rollout.servers_state import Reading, Server
 from reasonrl.rollout.servers_weights import WeightFolders, write_weights
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of, require_vllm, write_skeleton
@@ -53,7 +54,7 @@ class ServersEngine:
     """vLLM servers.
 
     Give either `model` (a policy in training) or `path` (a checkpoint to evaluate: started servers load it from there,
-    servers at `urls` have to serve it already), and either `urls` or `start`.
+    servers at `urls` load it, or have to be started with it), and either `urls` or `start`.
 
     Args:
         model: the trainer's policy, with LoRA layers or without.
@@ -139,6 +140,8 @@ class ServersEngine:
             if start and model is not None:
                 self._fleet.label, self._fleet.folder = self._first
             self._wait(self._fleet.begin())
+            if urls and path is not None:
+                self._wait(self._fleet.serve(path, next(self._labels)))
         except BaseException:
             self.close()
             raise
@@ -332,7 +335,7 @@ def _finish(processes: list[ServerProcess], folders: WeightFolders) -> None:
     for process in processes:
         process.ask_to_end()
     for process in processes:
-        process.kill(_GOODBYE)
+        process.end(_GOODBYE)
     folders.remove()
 
 
@@ -344,7 +347,8 @@ def _defaults() -> dict[str, Any]:
     from reasonrl.rollout.vllm_start import CPU_CACHE_BYTES
 
     cache = {} if "VLLM_CPU_KVCACHE_SPACE" in os.environ else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
-    return {"enforce_eager": True, **cache}
+    # A prompt that is read in two steps ends vLLM 0.31 on CPU: see `vllm_start`.
+    return {"enforce_eager": True, "enable_chunked_prefill": False, **cache}
 
 
 def _bytes(model: Any) -> int:

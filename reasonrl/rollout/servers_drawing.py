@@ -18,8 +18,9 @@ from typing import Any
 from reasonrl.errors import ModelError
 from reasonrl.rollout.dispatch import Call, EngineLoad, least_outstanding
 from reasonrl.rollout.engine import Request, SamplingParams
-from reasonrl.rollout.servers_fleet import Fleet, OpenCall, Server
+from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Drawn, ServerFault, StatusFault, refusal
+from reasonrl.rollout.servers_state import OpenCall, Server
 
 #: Tokens that a server may gather before it sends them on: few enough to see what it still owes.
 STREAM_INTERVAL = 16
@@ -210,6 +211,7 @@ class Drawing:
             server.health.samples += 1
             server.faults_in_a_row = server.restarts_in_a_row = 0
             self.expectation.learn(len(drawn.token_ids))
+            server.open.pop(number, None)  # before the reader can look
             self.out.put(Arrival(request, drawn, server, self.fleet.version))
 
     def _failure(self, wanted: _Wanted, server: Server, call: OpenCall, fault: ServerFault) -> None:

@@ -10,106 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.agreement import gap_between, require_agreement
 from reasonrl.rollout.servers_barrier import find_loader, held_label, load_weights
 from reasonrl.rollout.servers_http import Limits, ServerApi, ServerFault, StatusFault, read_text, refusal, served_models
-from reasonrl.rollout.servers_process import ServerProcess, start_error
+from reasonrl.rollout.servers_process import start_error
+from reasonrl.rollout.servers_state import Reading, Server
 
 _log = logging.getLogger(__name__)
 _TICK = 0.2
 _LONGEST_PAUSE = 15.0
-
-
-@dataclass
-class Health:
-    """What one server has done so far.
-
-    Attributes:
-        requests, samples: requests sent, and samples that came whole.
-        retries: samples that had to be drawn again elsewhere or later, whatever the reason.
-        failures: requests that failed through the server's fault.
-        losses: times it was lost with its process or its answers.
-        restarts: times we started it again.
-        catch_ups: times it was given weights after it had missed a version.
-    """
-
-    requests: int = 0
-    samples: int = 0
-    retries: int = 0
-    failures: int = 0
-    losses: int = 0
-    restarts: int = 0
-    catch_ups: int = 0
-
-
-@dataclass
-class OpenCall:
-    """A sample that a server is drawing."""
-
-    task: asyncio.Task[None]
-    started: float
-    expected: float
-    received: int = 0
-    recalled: str = ""
-
-    @property
-    def outstanding(self) -> float:
-        """Expected tokens that are still to come."""
-        return max(self.expected - self.received, 1.0)
-
-
-@dataclass(eq=False)
-class Server:
-    """One server as the fleet sees it; times are those of the loop's clock."""
-
-    place: int
-    api: ServerApi
-    process: ServerProcess | None = None
-    model: str = ""
-    max_model_len: int | None = None
-    vllm: str = ""
-    loader: str = ""
-    in_service: bool = False
-    gone: bool = False
-    why_out: str = "not asked yet"
-    aside_until: float = 0.0
-    faults_in_a_row: int = 0
-    restarts_in_a_row: int = 0
-    last_fault: float = float("-inf")
-    last_heard: float = float("-inf")
-    asked: float = float("-inf")
-    missed: int = 0
-    open: dict[int, OpenCall] = field(default_factory=dict)
-    health: Health = field(default_factory=Health)
-    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    returning: asyncio.Task[None] | None = None
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return f"server {self.place + 1} ({self.api.url})"
-
-    def recall(self, why: str) -> None:
-        """Take all its samples away from it."""
-        for call in self.open.values():
-            call.recalled = why
-            call.task.cancel()
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the trainer reads where servers must read the same: token ids, log-probabilities, largest mean difference
-    (nats a token), and the version.
-    """
-
-    ids: list[int]
-    trainer: list[float]
-    limit: float
-    version: int
 
 
 class Fleet:
@@ -192,6 +104,22 @@ class Fleet:
         """Ask every server in service whether it still holds the present weights; who does not is taken out."""
         await asyncio.gather(*(self._probe(server) for server in self.able()))
 
+    async def serve(self, path: str, label: str) -> None:
+        """Have servers that others have started serve a checkpoint: they load it, or have been started with it.
+
+        Raises:
+            ModelError: a server takes no weights and serves something else.
+        """
+        if Path(path).is_dir() and all(server.loader for server in self.servers):
+            await self.sync(label, Path(path), self.version)
+        for server in self.servers:
+            if self.label is None and server.root != path:
+                raise ModelError(
+                    f"rollout: server {server.api.url} was started with {server.root!r}, and the samples are to come"
+                    f" from {path!r} -> start it with that, or with VLLM_SERVER_DEV_MODE=1 so that it can load it"
+                    " (docs/servers.md)"
+                )
+
     async def sync(self, label: str, folder: Path, version: int) -> None:
         """The barrier: every server in service loads these weights, or is out of service until it has.
 
@@ -240,7 +168,8 @@ class Fleet:
         self._changed()
 
     def _lost(self, server: Server, why: str) -> None:
-        server.health.losses += 1
+        server.health.losses += not server.lost
+        server.lost = True
         self._out(server, why)
         server.recall(why)
 
@@ -282,7 +211,7 @@ class Fleet:
             )
         server.model = wanted
         entry = served[names.index(wanted)]
-        server.max_model_len = entry.get("max_model_len")
+        server.max_model_len, server.root = entry.get("max_model_len"), str(entry.get("root"))
         server.vllm = str((version or {}).get("version", "unknown"))
         server.loader = await find_loader(server.api)
 
@@ -303,7 +232,7 @@ class Fleet:
             _log.debug("%s: %s -> %s", server.name, held, label)
 
     def _back(self, server: Server) -> None:
-        server.in_service, server.why_out, server.missed = True, "", 0
+        server.in_service, server.why_out, server.missed, server.lost = True, "", 0, False
         server.asked = server.last_heard = asyncio.get_running_loop().time()
         self._changed()
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,12 +49,25 @@ class ServerProcess:
     model: Path | str = ""
     port: int = 0
     _keeper: subprocess.Popen[bytes] | None = None
+    _over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def start(self, model: Path | str, label: str) -> None:
         """Start it over a model's folder or hub id, on a free port; `label` names the weights that lie there.
 
-        The thread that calls this should live as long as the process.
+        After `end` it does nothing.
         """
+        with self._lock:
+            if not self._over:
+                self._start(model, label)
+
+    def end(self, patience: float) -> None:
+        """End it for good: whoever watches it in another thread cannot start it again."""
+        with self._lock:
+            self._over = True
+        self.kill(patience)
+
+    def _start(self, model: Path | str, label: str) -> None:
         self.kill()
         self.model, self.port = model, free_port()
         # Each server is on its own: a trainer's process group is none of its business.
@@ -89,7 +103,7 @@ class ServerProcess:
         return None if self._keeper is None else self._keeper.pid
 
     def ask_to_end(self) -> None:
-        """Begin a graceful end; `kill` waits for it."""
+        """Begin a graceful end; `end` waits for it."""
         if self._keeper is not None and self._keeper.stdin is not None:
             with contextlib.suppress(OSError):
                 self._keeper.stdin.close()

@@ -158,10 +158,13 @@ class Server:
             {
                 "/health": None,
                 "/version": {"version": self.arguments.version},
-                "/v1/models": {"data": [{"id": name, "max_model_len": self.arguments.max_model_len}]},
+                "/v1/models": {"data": [self.entry(name)]},
                 "/reset_prefix_cache": {"success": True},
             }[request.path]
         )
+
+    def entry(self, name: str) -> dict:
+        return {"id": name, "root": self.arguments.model, "max_model_len": self.arguments.max_model_len}
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self.guard], client_max_size=2**26)

@@ -25,7 +25,7 @@ from reasonrl.rollout.servers_http import Limits
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_vllm.py")))
 QUICK = Limits(
-    connect=2, stall=1.0, request=3.0, probe=1.0, probe_every=0.3, probes=2, sync=3.0, start=20, recovery=6, restarts=2
+    connect=2, stall=2.5, request=6.0, probe=2.0, probe_every=0.3, probes=2, sync=3.0, start=20, recovery=6, restarts=2
 )
 PARAMS = SamplingParams(32)
 

@@ -91,7 +91,7 @@ def test_all_draw_with_the_new_weights(folder, tmp_path):
         assert {sample.weight_version for sample in engine.stream(requests, PARAMS)} == {4}
         for fake in found:
             calls = [call for call in fake.script()["calls"] if call in ("/pause", "/reset_prefix_cache", "/resume")]
-            assert calls == ["/pause", "/reset_prefix_cache", "/resume"] * 3
+            assert calls == ["/pause", "/reset_prefix_cache", "/resume"] * 4, "the checkpoint's, and three later ones"
         root = engine._folders.root
         assert len(list(root.glob("v*"))) == 1 and root.stat().st_mode & 0o777 == 0o700
         engine.close()
@@ -123,6 +123,21 @@ def test_nobody_takes_the_weights(folder):
         with pytest.raises(ModelError, match=r"no server has taken over.*VLLM_SERVER_DEV_MODE=1"):
             engine.sync_weights(weights(1), 1)
         engine.close()
+
+
+def test_a_checkpoint_to_be_evaluated_is_loaded_or_has_to_be_served(folder, tmp_path):
+    requests, other = requests_of(8), checkpoint(tmp_path / "other")
+    write_weights(weights(9), other)
+    with fakes(folder, 2, **DEVELOPER) as found:
+        found[0].folder = other
+        engine = engine_over(found)
+        check(list(engine.stream(requests, PARAMS)), requests, fingerprint(other))
+        engine.close()
+        assert other.exists(), "it is read where it lies, and stays"
+    with fakes(folder, 1) as only:
+        only[0].folder = other
+        with pytest.raises(ModelError, match=rf"was started with '{folder}'.*from '{other}'"):
+            engine_over(only)
 
 
 def test_a_server_with_other_weights_is_found_before_it_draws(folder, tmp_path):
