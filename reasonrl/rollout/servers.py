@@ -32,7 +32,8 @@ from reasonrl.rollout.engine import Request, Sample, SamplingParams
 from reasonrl.rollout.servers_checks import key_of, refuse_far_servers, refuse_requests, root_of, sample_of
 from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation
 from reasonrl.rollout.servers_fleet import Fleet
-from reasonrl.rollout.servers_http import Limits, ServerApi
+from reasonrl.rollout.servers_http import Limits, ServerApi, ServerFault
+from reasonrl.rollout.servers_logprobs import require_processed
 from reasonrl.rollout.servers_process import VLLM, ServerProcess, device_environments
 from reasonrl.rollout.servers_state import Reading, Server
 from reasonrl.rollout.servers_weights import WeightFolders, write_weights
@@ -140,6 +141,8 @@ class ServersEngine:
             if start and model is not None:
                 self._fleet.label, self._fleet.folder = self._first
             self._wait(self._fleet.begin())
+            if urls:
+                self._wait(self._require_processed())
             if urls and path is not None:
                 self._wait(self._fleet.serve(path, next(self._labels)))
         except BaseException:
@@ -298,6 +301,17 @@ class ServersEngine:
         server, self.last_gap = max(found, key=lambda entry: entry[1].mean)
         require_agreement(self.last_gap, self.max_logprob_gap, self.weight_version, server.name)
         self._fleet.reading = reading
+
+    async def _require_processed(self) -> None:
+        ids = reading_ids(self.tokenizer)
+        for server in self._fleet.servers:
+            try:
+                await require_processed(server, ids, self.limits.stall)
+            except (ServerFault, TimeoutError) as fault:
+                raise ModelError(
+                    f"rollout: {server.name} draws no token: {fault or 'no answer in time'} -> see its log, and"
+                    " docs/servers.md"
+                ) from None
 
     async def _draw(self, requests: Sequence[Request], params: SamplingParams, out: queue.SimpleQueue[Any]) -> None:
         self._drawing = Drawing(self._fleet, requests, params, self.stop_ids, self._most_open, self._expectation, out)

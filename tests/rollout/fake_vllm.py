@@ -32,8 +32,8 @@ def drawn(seed: int, prompt: list[int], weights: str, most: int, greedy: bool = 
     return [*tokens, STOP][:most]
 
 
-def logprob(token: int) -> float:
-    return -1.0 - token / 256
+def logprob(token: int, temperature: float = 1.0) -> float:
+    return (-1.0 - token / 256) / (temperature or 1.0)
 
 
 def fingerprint(folder: Path) -> str:
@@ -77,7 +77,8 @@ class Server:
         if "prompt_logprobs" in body:
             rows = [None, *({str(token): {"logprob": logprob(token)}} for token in body["prompt"][1:])]
             return web.json_response({"choices": [{"prompt_logprobs": rows}]})
-        self.seen.append({"prompt": body["prompt"], "seed": body["seed"], "at": time.monotonic()})
+        if body["max_tokens"] > 1:
+            self.seen.append({"prompt": body["prompt"], "seed": body["seed"], "at": time.monotonic()})
         fault = self.faults.pop(0) if self.faults else ""
         if fault == "500":
             return web.json_response({"error": {"message": "out of luck"}}, status=500)
@@ -97,7 +98,7 @@ class Server:
                 return reply
             while self.paused:
                 await asyncio.sleep(0.01)
-            event = self.event(chunk, reason if last else None)
+            event = self.event(chunk, reason if last else None, 1.0 if self.arguments.raw else body["temperature"])
             if fault == "nan" and last:
                 event["choices"][0]["logprobs"]["token_logprobs"][-1] = None
             await reply.write(f"data: {json.dumps(event)}\n\n".encode())
@@ -106,8 +107,8 @@ class Server:
         return reply
 
     @staticmethod
-    def event(tokens: list[int], reason: str | None) -> dict:
-        logprobs = {"token_logprobs": [logprob(token) for token in tokens]}
+    def event(tokens: list[int], reason: str | None, temperature: float = 1.0) -> dict:
+        logprobs = {"token_logprobs": [logprob(token, temperature) for token in tokens]}
         return {"choices": [{"token_ids": tokens, "logprobs": logprobs, "finish_reason": reason}]}
 
     async def misbehave(self, fault: str, request: web.Request, reply: web.StreamResponse) -> None:
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--max-model-len", type=int, default=512)
     parser.add_argument("--token-seconds", type=float, default=0.0)
     parser.add_argument("--dies-at-start", action="store_true")
+    parser.add_argument("--raw", action="store_true")
     arguments, _ = parser.parse_known_args()
     if arguments.dies_at_start:
         print("no such model architecture", file=sys.stderr)

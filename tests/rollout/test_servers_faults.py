@@ -174,6 +174,14 @@ def test_different_versions_of_vllm_are_refused(pair, folder):
             engine_over(all_three)
 
 
+def test_logprobs_of_another_distribution_are_refused(folder):
+    with (
+        fakes(folder, 1, "--raw") as raw,
+        pytest.raises(ModelError, match=rf"{raw[0].url} gives log-probabilities of temperature 1.*processed_logprobs"),
+    ):
+        engine_over(raw)
+
+
 def test_nobody_there(folder, pair):
     fake = pair[0].__class__(pair[0].process, free_port(), folder)
     start = time.monotonic()

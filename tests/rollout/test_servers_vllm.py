@@ -141,6 +141,16 @@ def test_a_server_killed_in_mid_batch_costs_no_sample_and_comes_back(engine, loa
     assert worst_gap(loaded[0], list(again.values()), params) < 1e-4, "it came back with the present weights"
 
 
+def test_servers_of_ones_own(engine, loaded, monkeypatch):
+    """The same servers, as if somebody else had started them."""
+    process = engine._processes[0]
+    monkeypatch.setenv("FLEET_KEY", process.key)
+    other = build_engine("servers", *loaded, urls=[process.url], api_key_env="FLEET_KEY")
+    samples = list(other.stream(requests_of(6), SamplingParams(16, 0.7)))
+    assert len(samples) == 6 and worst_gap(loaded[0], samples, SamplingParams(16, 0.7)) < 1e-4
+    other.close()
+
+
 def test_options_that_vllm_refuses_are_told_with_its_words(loaded):
     with pytest.raises(ModelError, match=r"rollout.start: server 1 ended while it started .*(?s:.)*max_model_len"):
         build_engine("servers", *loaded, start=1, max_model_len=4096)
