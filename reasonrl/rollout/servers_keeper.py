@@ -21,6 +21,7 @@ import time
 
 _LOOK = 0.2
 _GRACE = 5.0
+_TIDY = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -51,12 +52,33 @@ def main(owner: int, folder: str, command: list[str]) -> int:
     time.sleep(0.0 if orphan else _LOOK)  # an owner that was killed is gone by the next look
     if os.getppid() != owner:
         shutil.rmtree(folder, ignore_errors=True)
-    # The engine process is in this group and outlives its server; this ends the keeper too.
     status = server.poll()
     if status is not None:
         print(f"server ended with status {status}", file=sys.stderr, flush=True)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    # The engine process is in this group and outlives its server. Python's resource trackers get a moment to remove
+    # the shared memory of those that are killed.
+    for pid in _members(os.getpgrp(), trackers=False):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + _TIDY
+    while time.monotonic() < until and _members(os.getpgrp(), trackers=True):
+        time.sleep(0.02)
+    os.killpg(os.getpgrp(), signal.SIGKILL)  # whoever is left, and the keeper itself
     return 1
+
+
+def _members(group: int, *, trackers: bool) -> list[int]:
+    """Processes of the group that run: its resource trackers, or all others but this one."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        with contextlib.suppress(OSError, ValueError):
+            with open(f"/proc/{int(name)}/stat", encoding="utf-8", errors="replace") as stat:
+                state, _, leader = stat.read().rpartition(")")[2].split()[:3]
+            with open(f"/proc/{name}/cmdline", "rb") as command:
+                tracker = b"resource_tracker" in command.read()
+            if int(leader) == group and state != "Z" and tracker == trackers and int(name) != os.getpid():
+                found.append(int(name))
+    return found
 
 
 def _die_with(parent: int) -> None:
