@@ -307,7 +307,8 @@ def test_importing_the_client_is_cheap(tmp_path):
 
 
 HANG = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in a shell's background ignores it
 from reasonrl.endpoints import EndpointClient, chat
 client = EndpointClient({"base_url": sys.argv[1], "model": "m"})
 futures = [client.submit(chat("?")) for _ in range(5)]

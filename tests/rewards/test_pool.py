@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
@@ -39,13 +40,23 @@ def wait_until(what: Any, seconds: float = 10.0) -> bool:
     return bool(what())
 
 
+def zombies(before: set[int]) -> list[psutil.Process]:
+    """New processes below this one that ended and were not waited for."""
+    found = []
+    for process in family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.pid not in before and process.status() == psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 @pytest.fixture
 def pool() -> Iterator[RewardPool]:
     close_shared_pools()  # of other tests of this process: they would be counted, killed and made anew here
     before = {process.pid for process in family()}
     with RewardPool(2, time_limit=LIMIT, memory_limit_mb=700, grader=OBEY) as made:
         yield made
-        assert not [p for p in family() if p.pid not in before and p.status() == psutil.STATUS_ZOMBIE]
+        assert wait_until(lambda: not zombies(before)), "a process that died was not reaped"
     assert wait_until(lambda: {process.pid for process in family()} <= before), "the pool has left processes behind"
 
 

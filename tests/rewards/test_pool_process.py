@@ -47,7 +47,8 @@ def gone(processes: list[psutil.Process], seconds: float) -> bool:
 
 
 STUCK = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in a shell's background ignores it
 from reasonrl.rewards.pool import RewardPool
 pool = RewardPool(2, time_limit=50, grader="pool_graders:obey")
 assert pool.map([("1", "1")])[0].correct
