@@ -11,6 +11,7 @@ from types import FrameType
 from reasonrl.errors import Interrupted, RunError
 from reasonrl.eval.verify_files import Settings, verify_file
 from reasonrl.eval.verify_lines import Columns
+from reasonrl.eval.verify_paths import check_compare, check_files
 from reasonrl.eval.verify_report import differences, explanation, one_line, tally_table
 from reasonrl.observe.progress import Progress
 from reasonrl.rewards import math as grader
@@ -45,12 +46,15 @@ def grade_file(
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the verdicts made so far are in `out`.
-        RunError: arguments that do not go together; else as `verify_files.verify_file`.
+        RunError: arguments that do not go together, an output that is an input; else as `verify_files.verify_file`.
     """
     if restart and out is None:
         raise RunError("--restart throws away the verdicts in --out, and there is no --out")
     if compare is not None and out is None:
         raise RunError("--compare needs --out: the verdicts of this run are compared with the other file's")
+    check_files(pairs, out, compare)
+    if compare is not None:
+        check_compare(compare, pairs)
     settings = Settings(policy, workers, time_limit, limit, Columns(gold_column, pred_column))
     interrupts = _Interrupts()
     bar = Progress(description=pairs.name, unit="pair")

@@ -18,11 +18,13 @@ from reasonrl.eval.verify_lines import (
     Pair,
     check_columns,
     count_and_hash,
+    read_label,
     read_pairs,
     read_verdicts,
     verdict_line,
     whole_length,
 )
+from reasonrl.eval.verify_paths import about_of, check_files
 from reasonrl.observe.metrics import write_atomically
 from reasonrl.plugins import near
 from reasonrl.rewards import math as grader
@@ -30,8 +32,6 @@ from reasonrl.rewards.policy import POLICIES
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Verdict
 
 _WAITING_A_WORKER = 64
-ABOUT = ".about.json"
-"""What is appended to the name of a file of verdicts for the file that says how they were made."""
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Tally:
     Attributes:
         statuses: how many verdicts have each status.
         right, wrong: pairs labelled `equal: true` and `equal: false`.
+        unread: pairs whose `equal` is neither, and not null.
         false_negatives, false_positives: pairs among them whose verdict contradicts the label.
         slowest: the longest time of one verdict, seconds.
         malformed: input lines that were no pair (their status is `fault`).
@@ -51,6 +52,7 @@ class Tally:
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
     right: int = 0
     wrong: int = 0
+    unread: int = 0
     false_negatives: int = 0
     false_positives: int = 0
     slowest: float = 0.0
@@ -66,16 +68,19 @@ class Tally:
         return sum(self.statuses.values())
 
     def count(self, status: str, equal: Any, seconds: float, malformed: bool = False) -> None:
-        """Counts one verdict; `equal` is the pair's label, anything but True and False is none."""
+        """Counts one verdict; `equal` is the pair's label as it stands in the file, None if there is none."""
         self.statuses[status] += 1
         self.slowest = max(self.slowest, seconds)
         self.malformed += malformed
-        if equal is True:
+        label = read_label(equal)
+        if label is True:
             self.right += 1
             self.false_negatives += status != "correct"
-        elif equal is False:
+        elif label is False:
             self.wrong += 1
             self.false_positives += status == "correct"
+        elif equal is not None:
+            self.unread += 1
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,12 @@ def verify_file(
 
     Raises:
         DataError: `pairs` cannot be read or holds no pair; `out` is damaged.
-        RunError: `out` was made otherwise, or another process writes it.
+        RunError: `out` was made otherwise, is `pairs`, cannot be written, or another process writes it.
         RewardError: an unknown policy, or an argument out of range.
     """
     if settings.policy not in POLICIES:
         raise RewardError(f"policy {settings.policy!r} is unknown{near(settings.policy, POLICIES)}")
+    check_files(pairs, out)
     total, digest = count_and_hash(pairs)
     check_columns(pairs, settings.columns)
     total = total if settings.limit is None else min(total, settings.limit)
@@ -205,9 +211,8 @@ def _opened(out: Path | None, identity: dict[str, Any], restart: bool, tally: Ta
     if out is None:
         yield None
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    about = out.with_name(out.name + ABOUT)
-    with out.open("ab") as file:
+    about = about_of(out)
+    with _appending(out) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -216,11 +221,26 @@ def _opened(out: Path | None, identity: dict[str, Any], restart: bool, tally: Ta
             file.truncate(0)
         elif out.stat().st_size:
             _check_same(out, about, identity)
-        write_atomically(about, (json.dumps(identity, indent=1) + "\n").encode())
+        try:
+            write_atomically(about, (json.dumps(identity, indent=1) + "\n").encode())
+        except OSError as error:
+            raise _unwritable(about, error) from error
         file.truncate(whole_length(out))
         for record in read_verdicts(out):
             tally.count(record["status"], record.get("equal"), record.get("seconds") or 0.0, _was_malformed(record))
         yield file
+
+
+def _appending(out: Path) -> BinaryIO:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return out.open("ab")
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"--out: {path} cannot be written: {error.strerror or error} -> name a file in a folder of yours")
 
 
 def _was_malformed(record: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,18 +115,26 @@ def _pair(number: int, raw: bytes, columns: Columns) -> Pair:
         if text is None:
             there = ", ".join(map(repr, list(row)[:12])) or "none"
             wanted = " or ".join(map(repr, names))
-            said = (
-                f"no column {wanted}; columns: {there}"
-                if name is None
-                else f"column {name!r} holds a {type(row[name]).__name__} where text was expected"
-            )
+            said = f"no column {wanted}; columns: {there}" if name is None else _no_text(name, row[name])
             return Pair(number, None, None, passed, said)
         texts.append(text)
     return Pair(number, texts[0], texts[1], passed)
 
 
+def _no_text(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"column {name!r} holds {value}, no finite number -> write a finite number, or text in quotes"
+    return f"column {name!r} holds a {type(value).__name__} where text was expected"
+
+
+def read_label(value: Any) -> bool | None:
+    """A pair's `equal`: true, false, 1, 0, or these words in quotes; None if it is none of them."""
+    word = str(value).strip().lower() if isinstance(value, (bool, int, float, str)) else ""
+    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(word)
+
+
 def _text(value: Any) -> str | None:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, (int, float)):
         try:
@@ -152,7 +161,7 @@ def verdict_line(pair: Pair, verdict: Verdict) -> bytes:
         return (json.dumps(record) + "\n").encode()
 
 
-def read_verdicts(path: Path) -> Iterator[dict[str, Any]]:
+def read_verdicts(path: Path, fix: str = "start over with --restart") -> Iterator[dict[str, Any]]:
     """The whole lines of a file of verdicts, each checked to be the verdict on its line's number; a torn last line is
     left out.
 
@@ -165,15 +174,12 @@ def read_verdicts(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict) or record.get("status") not in STATUSES:
-                raise DataError(f"{path}:{number}: no verdict -> start over with --restart")
+                raise DataError(f"{path}:{number}: no verdict -> {fix}")
             if record.get("line") != number:
-                raise DataError(
-                    f"{path}:{number}: the verdict on line {record.get('line')!r} stands here -> start over with"
-                    " --restart"
-                )
+                raise DataError(f"{path}:{number}: the verdict on line {record.get('line')!r} stands here -> {fix}")
             yield record
 
 

@@ -40,6 +40,8 @@ def tally_table(tally: Tally, title: str) -> str:
         rows.append(("agree with the label", f"{_share(hits, labelled)} of {labelled:,}"))
         rows.append(("false positives", f"{tally.false_positives:,} of {tally.wrong:,}"))
         rows.append(("false negatives", f"{tally.false_negatives:,} of {tally.right:,}"))
+    if tally.unread:
+        rows.append(("labels not read", f"{tally.unread:,} (`equal` is neither true nor false)"))
     for status, count in tally.statuses.items():
         if count or status in ("correct", "wrong"):
             rows.append((status, f"{count:,} ({_share(count, tally.lines)})"))
@@ -93,22 +95,29 @@ def differences(ours: Path, theirs: Path, most: int = 20) -> str:
     """
     moves: Counter[tuple[str, str]] = Counter()
     examples: list[tuple[str, str, str, str]] = []
-    lines = 0
+    lines = our_lines = their_lines = 0
     for left, right in zip_longest(read_verdicts(ours), read_verdicts(theirs)):
+        our_lines += left is not None
+        their_lines += right is not None
         if left is None or right is None:
-            break
+            continue
         lines += 1
         if left["status"] != right["status"]:
             moves[right["status"], left["status"]] += 1
             if len(examples) < most:
                 extracted = _short(str(left.get("extracted") or ""), 40)
                 examples.append((str(left["line"]), right["status"], left["status"], extracted))
+    uneven = ""
+    if our_lines != their_lines:
+        uneven = f"only the first {lines:,} lines are compared: {our_lines:,} here, {their_lines:,} in {theirs}\n"
     if not moves:
-        return f"no verdict of {lines:,} differs from {theirs}\n"
+        return f"{uneven}no verdict of {lines:,} differs from {theirs}\n"
     counted = [(before, now, f"{count:,}") for (before, now), count in moves.most_common()]
     title = f"{sum(moves.values()):,} of {lines:,} verdicts differ from {theirs}"
-    return _table(title, ["theirs", "here", "lines"], counted) + _table(
-        "", ["line", "theirs", "here", "extracted here"], examples
+    return (
+        uneven
+        + _table(title, ["theirs", "here", "lines"], counted)
+        + _table("", ["line", "theirs", "here", "extracted here"], examples)
     )
 
 

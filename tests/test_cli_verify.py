@@ -248,8 +248,61 @@ def test_what_differs_from_another_file(tmp_path: Path) -> None:
     shown = " ".join(done.stdout.split())
     assert done.returncode == 0 and "1 of 2 verdicts differ from default.jsonl" in shown
     assert "correct wrong 1" in shown and "1 correct wrong 10" in shown
-    same = run(tmp_path, pairs, "--out", "default.jsonl", "--workers", "0", "--compare", "default.jsonl")
+    same = run(tmp_path, pairs, "--out", "again.jsonl", "--workers", "0", "--compare", "default.jsonl")
     assert "no verdict of 2 differs" in same.stdout
+    less = run(tmp_path, pairs, "--out", "less.jsonl", "--workers", "0", "--limit", "1", "--compare", "default.jsonl")
+    assert "only the first 1 lines are compared: 1 here, 2 in default.jsonl" in less.stdout
+
+
+def test_verdicts_on_another_input_are_not_compared(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.jsonl", sums(2)), write(tmp_path / "b.jsonl", sums(3))
+    assert run(tmp_path, first, "--out", "a.out", "--workers", "0").returncode == 0
+    done = run(tmp_path, second, "--out", "b.out", "--workers", "0", "--compare", "a.out")
+    assert done.returncode == 2 and "on another input than" in done.stderr and not (tmp_path / "b.out").exists()
+
+
+# --- files that must not be touched ---
+
+
+def test_no_input_is_overwritten(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "p.jsonl", sums(2))
+    held = pairs.read_bytes()
+    assert run(tmp_path, pairs, "--out", "v.jsonl", "--workers", "0").returncode == 0
+    verdicts_held = (tmp_path / "v.jsonl").read_bytes()
+    (tmp_path / "link").symlink_to("p.jsonl")
+    os.link(pairs, tmp_path / "hard")
+    (tmp_path / "o.about.json").symlink_to("p.jsonl")
+    for out in ("p.jsonl", "./p.jsonl", "link", "hard", "o"):
+        done = run(tmp_path, "p.jsonl", "--out", out, "--restart")
+        assert (done.returncode, "would overwrite the file of pairs" in done.stderr) == (2, True), done.stderr
+    for out in ("v.jsonl", "v.jsonl.about.json"):
+        done = run(tmp_path, "p.jsonl", "--out", out, "--restart", "--compare", "v.jsonl")
+        assert done.returncode == 2 and "of --compare, v.jsonl" in done.stderr
+    assert pairs.read_bytes() == held and (tmp_path / "v.jsonl").read_bytes() == verdicts_held
+
+
+def test_pairs_from_a_pipe_are_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "/dev/stdin", "--out", "v.jsonl", stdin='{"gold": "1", "pred": "1"}\n')
+    assert done.returncode == 1 and "/dev/stdin is no regular file" in done.stderr and "-> write them" in done.stderr
+    assert not (tmp_path / "v.jsonl").exists()
+
+
+# --- labels and numbers ---
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_labels_in_other_spellings_and_numbers_that_are_none(tmp_path: Path, workers: str) -> None:
+    labels = [True, 1, "true", "True", "1", False, 0, "false", 0.0, None, "maybe", [1]]
+    rows: list[Any] = [{"gold": "3", "pred": "3", "equal": label} for label in labels]
+    rows += ['{"gold": NaN, "pred": "3"}', '{"gold": 1e400, "pred": "3"}', '{"gold": "3", "pred": -Infinity}']
+    done = run(tmp_path, write(tmp_path / "p.jsonl", rows), "--out", "v.jsonl", "--workers", workers)
+    shown = " ".join(done.stdout.split())
+    assert done.returncode == 0 and "agree with the label 55.6 % of 9" in shown
+    assert "false positives 4 of 4" in shown and "labels not read 2" in shown
+    assert "of them malformed lines 3" in shown
+    lines = verdicts(tmp_path / "v.jsonl")
+    assert [(line["status"], line["score"]) for line in lines[-3:]] == [("fault", None)] * 3
+    assert "'gold' holds nan, no finite number" in lines[-3]["reason"] and "'pred' holds -inf" in lines[-1]["reason"]
 
 
 # --- one pair ---
@@ -293,6 +346,12 @@ def test_one_pair_explained(tmp_path: Path) -> None:
         (("p.jsonl", "--restart"), 2, "there is no --out"),
         (("p.jsonl", "--compare", "x"), 2, "--compare needs --out"),
         (("p.jsonl", "--time-limit", "-1"), 1, "time_limit"),
+        (("p.jsonl", "--out", "/proc/foo/x.jsonl"), 2, "cannot be written"),
+        (("p.jsonl", "--out", "."), 2, "--out . is a directory"),
+        (("p.jsonl", "--out", "junk.jsonl/x"), 2, "junk.jsonl/x cannot be written"),
+        (("p.jsonl", "--out", "/dev/stdout"), 2, "--out /dev/stdout is no regular file"),
+        (("p.jsonl", "--out", "x", "--compare", "nofile"), 2, "--compare nofile does not exist"),
+        (("p.jsonl", "--out", "x", "--compare", "junk.jsonl"), 1, "junk.jsonl:1: no verdict -> give a file"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path: Path, arguments: tuple[str, ...], status: int, said: str) -> None:
@@ -301,7 +360,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, arguments: tuple[str, ...],
     (tmp_path / "empty.jsonl").touch()
     done = run(tmp_path, *arguments)
     assert (done.returncode, said in " ".join(done.stderr.split())) == (status, True), done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "x").exists()
 
 
 def test_help_and_one_pair_import_nothing_heavy(tmp_path: Path) -> None:
