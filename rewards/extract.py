@@ -6,12 +6,21 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from reasonrl.rewards.extract_bounds import asks, bounds
 from reasonrl.rewards.extract_boxes import listed_boxes
 from reasonrl.rewards.extract_gold import Kind, extract_gold, items_of, kind_of
-from reasonrl.rewards.extract_number import hedged, number_in, stated_number
+from reasonrl.rewards.extract_number import hedged, number_in, stated_number, without_working
 from reasonrl.rewards.extract_prose import after_copula, in_prose
-from reasonrl.rewards.extract_stated import Statement, option_called_correct, statements
-from reasonrl.rewards.extract_text import after_thinking, last_tag, math_spans, without_markup, words
+from reasonrl.rewards.extract_stated import Statement, differ_in_a_row, option_called_correct, statements
+from reasonrl.rewards.extract_text import (
+    after_thinking,
+    last_tag,
+    math_spans,
+    sentence_end,
+    undressed,
+    without_markup,
+    words,
+)
 from reasonrl.rewards.letters import first_named, labelled, lone_letters
 from reasonrl.rewards.policy import Policy
 
@@ -67,21 +76,36 @@ def extract_answer(response: str, gold: str | None = None, policy: Policy | None
     hashes = _after_hashes(text)
     if hashes is not None:
         return _found(hashes, "hashes")
+    if prose and differ_in_a_row(statements(text)):
+        return None
     said = _stated(text, kind, prose)
     if said is not None:
-        return _found(said, "stated")
-    bare = text.strip()
+        return None if prose and _bounds_only(said, kind, gold) else _found(said, "stated")
+    bare = undressed(text) if prose else text.strip()
+    asked = kind != "text" and sentence_end(bare) >= len(bare) - 1 and asks(bare)
+    if prose and asked:
+        return None
     if _is_bare(bare, kind, prose, gold or ""):
         return _found(bare, "whole")
     if prose and (found := in_prose(text, kind, _RELATION.search(gold or "") is not None)) is not None:
         return _found(*found)
     if not bare or "\n" in bare or len(bare) > _BARE_LENGTH or words(bare) > _BARE_WORDS or "\\boxed" in bare:
         return None
-    return None if prose and kind in ("number", "letter") and hedged(bare) else _found(bare, "whole")
+    if prose and ((kind in ("number", "letter") and hedged(bare)) or _bounds_only(bare, kind, gold)):
+        return None
+    return _found(bare, "whole")
 
 
 def _found(text: str, how: How) -> Found | None:
-    return Found(text.strip(), how) if text.strip() else None
+    text = undressed(text)
+    return Found(text, how) if text else None
+
+
+def _bounds_only(text: str, kind: Kind, gold: str | None) -> bool:
+    """Whether a short answer bounds the number that is asked for."""
+    return (
+        kind == "number" and "\n" not in text and len(text) <= _BARE_LENGTH and bounds(text) and not bounds(gold or "")
+    )
 
 
 def _inside(tagged: str, kind: Kind, prose: bool) -> str:
@@ -110,7 +134,7 @@ def _stated(text: str, kind: Kind, prose: bool) -> str | None:
 
 def _value_of(statement: Statement, kind: Kind, prose: bool) -> str | None:
     """The answer of a statement, read for a kind of gold; None if it states none of that kind."""
-    answer = statement.answer
+    answer = without_working(statement.answer) if kind == "number" else statement.answer
     if kind == "letter" and lone_letters(answer) is None and labelled(answer) is None:
         return first_named(statement.tail) or answer
     if kind != "number" or not prose:

@@ -19,6 +19,10 @@ _JOINED_GAP = re.compile(
 )
 _OR = re.compile(r"(?<![A-Za-z])(?:or|ou|oder|o)(?![A-Za-z])|/|或")
 _SENTENCE_GAP = re.compile(r"[.!?]\s|\n\s*\n|[。！？]")
+_TAKEN_BACK = re.compile(
+    r"[\s$*.)\]\\]{0,4}(?:that\s)?(?:is|was)\s(?:wrong|incorrect|false|not (?:right|correct|the answer))\b",
+    re.IGNORECASE,
+)
 _LONGEST_GAP = 80
 _WALL = 3
 
@@ -32,7 +36,7 @@ def listed_boxes(text: str, items: int = 1) -> str | None:
             taken together when there are as many of them.
     """
     complete = box_spans(text)
-    found = [box for box in complete if box.content.strip()]
+    found = [box for box in complete if box.content.strip() and not _TAKEN_BACK.match(text, box.end)]
     if not found:
         return "" if complete else _unbraced(text)
     run = _closing_run(text, found, items > 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 from reasonrl.rewards import extract_words as words
+from reasonrl.rewards.extract_bounds import qualified, unsolved
 from reasonrl.rewards.extract_words import either
 
 _PLAIN = r"(?:\d{1,3}(?:(?:[\u00a0\u202f\u2009 ]|\{,\}|,?\\[,!])\d{3})+(?!\d)|\d+(?:[.,，٫]\d+)*|\.\d+)"
@@ -45,6 +46,10 @@ _NEGATED = re.compile(
 )
 _WORKING = re.compile(r"(?<=[\d%] )\([^()=]{0,40}\d\s?[-+*/×÷]\s?\d[^()=]{0,40}\)")
 """`14 (20 - 6)`: how a number came about."""
+_ONE_IN = re.compile(r"(?<![\d.,/$€£-])1 (?:in|out of) (\d+)\W*$")
+_WORKED = re.compile(
+    r"(\\?\$?(\d{1,12}(?:,\d{3})*(?:\.\d+)?))\s\((\d{1,9}(?:\.\d+)?)\s?([-+*×−])\s?(\d{1,9}(?:\.\d+)?)\)\.?"
+)
 _SIMPLE = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?%?")
 _LITERAL = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _BRACKETS = "()[]{} \t*$\\"
@@ -72,9 +77,23 @@ def stated_number(clause: str) -> str | None:
     following = _NUMBER.search(clause, leading.end()) if leading is not None else None
     if leading is None or _COEFFICIENT.match(clause, leading.end()) or "=" in clause:
         return number_in(clause)
+    if (chance := _ONE_IN.match(clause)) is not None:
+        return f"1/{chance[1]}"
+    if qualified("", clause[leading.end() :]):
+        return None
     if following is not None and _joined(clause[leading.end() : following.start()]):
         return clause
     return _clean(leading.group())
+
+
+def without_working(text: str) -> str:
+    """A number without the product or sum in brackets after it that it is: `70 (7 × 10)`."""
+    match = _WORKED.fullmatch(text)
+    if match is None:
+        return text
+    left, right = float(match[3]), float(match[5])
+    value = {"+": left + right, "-": left - right, "−": left - right}.get(match[4], left * right)
+    return match[1] if value == float(match[2].replace(",", "")) else text
 
 
 def hedged(sentence: str) -> bool:
@@ -100,6 +119,8 @@ def follows_in_a_clause_of_its_own(rest: str) -> bool:
 
 
 def _value(text: str) -> str | None:
+    if (chance := _ONE_IN.search(text)) is not None:
+        return f"1/{chance[1]}"
     text = _WORKING.sub(" ", text)
     after = _after_last_equals(text)
     if after is not None:
@@ -109,7 +130,8 @@ def _value(text: str) -> str | None:
         return None
     free = [number for number in numbers if not _ADVERBIAL.search(text, max(0, number.start() - 40), number.start())]
     chosen = (free or numbers)[-1]
-    if _NEGATED.search(text, max(0, chosen.start() - 40), chosen.start()):
+    before, after = text[max(0, chosen.start() - 40) : chosen.start()], text[chosen.end() : chosen.end() + 40]
+    if _NEGATED.search(before) or qualified(before, after):
         return None
     return _with_what_it_is_joined_to(text, numbers, chosen)
 
@@ -125,7 +147,10 @@ def _after_last_equals(text: str) -> str | None:
     rest = text[number.end() :]
     if _OPERATOR_AFTER.match(rest) or _EQUALS.search(rest) or follows_in_a_clause_of_its_own(rest):
         return None
-    before = text[signs[-2].end() if len(signs) > 1 else 0 : signs[-1].start()].strip(_BRACKETS)
+    before = text[signs[-2].end() if len(signs) > 1 else 0 : signs[-1].start()]
+    if unsolved(before):
+        return text.strip()
+    before = before.strip(_BRACKETS)
     if _LITERAL.fullmatch(before) and _LITERAL.fullmatch(number.group()) and float(before) != float(number.group()):
         return text.strip()  # `4 = 5` is no calculation
     return _clean(number.group())

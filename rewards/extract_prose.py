@@ -10,9 +10,10 @@ import re
 from string import ascii_uppercase
 from typing import Literal
 
+from reasonrl.rewards.extract_bounds import asks, guesses
 from reasonrl.rewards.extract_gold import Kind
 from reasonrl.rewards.extract_number import follows_in_a_clause_of_its_own, hedged, is_number, number_in
-from reasonrl.rewards.extract_text import last_sentences, math_spans, words
+from reasonrl.rewards.extract_text import last_sentences, math_spans, undressed, words
 from reasonrl.rewards.extract_words import AND, OR, either
 from reasonrl.rewards.letters import first_named, last_named, lone_letters
 
@@ -25,7 +26,8 @@ _ASIDE = re.compile(r"(?<=[.!?。\]$}]) *\n? *\([^()]*(?:\([^()]*\)[^()]*)*\)\s*
 """A last sentence that stands in brackets as a whole."""
 _TEXT = re.compile(r"\\text\s?\{\s*([^{}]{1,40})\}")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
-_COPULA = re.compile(r"\s(?:is|are|was|equals|est|sont|es|son|é|è|sono|ist|sind)\s+(?:exactly\s|the\s|a\s)?|是|为")
+_COPULA = re.compile(r"\s(?:is|are|was|equals|est|sont|es|son|é|è|sono|ist|sind)\s+(?:exactly\s|the\s|a\s|at\s)?|是|为")
+_DAY = re.compile(r"\son\s(?:an?\s|the\s)?((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)[.!]?\s*$")
 _JOINER = re.compile(rf"\b{either(OR + AND)}\b", re.IGNORECASE)
 _JOINED = re.compile(rf"\s*(?:,|{either(OR + AND)}|, ?{either(OR + AND)})\s*(?:[A-Za-z]\s?=\s?)?", re.IGNORECASE)
 _OPTION = re.compile(r"(?<![A-Za-z\d])[(\[*]{0,3}([A-Z])[)\].:]\**\s")
@@ -43,11 +45,11 @@ def in_prose(text: str, kind: Kind, relation: bool = False) -> Prose | None:
     text = text[: aside.start()] if aside else text
     if kind == "letter":
         return _letter(text)
-    if kind == "text":
+    if kind == "text" or (kind == "number" and guesses(text)):
         return None
     talks = words(text) > 0
     for sentence in _sentences(text):
-        if hedged(sentence):
+        if hedged(sentence) or asks(sentence):
             return None
         found = _in_sentence(sentence, kind, relation, talks)
         if found is not None:
@@ -88,6 +90,9 @@ def _in_sentence(sentence: str, kind: Kind, relation: bool, talks: bool) -> Pros
         said = texts[-1] if texts else after_copula(sentence, kind)
         return (said, "prose_words") if said else None
     if kind == "number":
+        if not words(sentence):
+            sentence = undressed(sentence)
+            spans = math_spans(sentence)
         if not spans and not words(sentence) and "=" not in sentence and not (talks and is_number(sentence)):
             return None  # digits without a word state nothing
         figures = [span for span in spans if is_number(span[0])]
@@ -116,7 +121,8 @@ def after_copula(sentence: str, kind: Kind) -> str | None:
     """What follows the last "is" of a sentence: a formula for a list or a formula, up to three words for words."""
     copulas = list(_COPULA.finditer(sentence))
     if not copulas:
-        return None
+        day = _DAY.search(sentence) if kind == "words" else None
+        return day[1] if day else None
     said = sentence[copulas[-1].end() :].strip().rstrip(".!。")
     most = 3 if kind == "words" else 0
     counted = _JOINER.sub(" ", said) if kind == "list" else said

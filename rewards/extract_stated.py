@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from reasonrl.rewards import extract_words as words
 from reasonrl.rewards.extract_text import lower, math_spans, sentence_end
@@ -39,8 +40,18 @@ _MORE_FOLLOWS = re.compile(
     r"\s{0,4}(?:also\s)?[$\\\d*(]",
     re.IGNORECASE,
 )
+_REMARK = re.compile(
+    r"(?<=\S) \((?:i\.e|e\.g|that is|or\b|approx|about|≈|\\approx|=|namely|since|because|rounded)[^()]*\)[.\s]*$",
+    re.IGNORECASE,
+)
+_WRONG = r"(?:is|was)\s(?:wrong|incorrect|false|not (?:right|correct))\b"
+_TAKEN_BACK = re.compile(rf"[^;\n!?]{{1,60}}?[,;.!]?\s(?:but\s)?(?:which|that|this)\s{_WRONG}", re.IGNORECASE)
+_IT_IS = re.compile(r"[;,.:\s]{1,4}(?:(?:but|so|and)\s)?(?:it|the answer)\s(?:is|was|should be)\s", re.IGNORECASE)
+_OR_ELSE = re.compile(r"[.!;]\s+or\s(?:it|maybe|perhaps|possibly|else)\b", re.IGNORECASE)
 _DISPLAY = re.compile(r"\s*(?:\\\[|\$\$)")
 _LOOK_BACK = 6
+_RUN = 3
+_NEXT = 48
 _TAIL = 600
 
 
@@ -50,6 +61,7 @@ class Statement:
 
     tail: str
     last: bool
+    place: int = 0
 
     @property
     def sentence(self) -> str:
@@ -73,6 +85,8 @@ class Statement:
             last = spans[-1][2]
             return tail[: last + sentence_end(tail[last:])].strip()
         end = sentence_end(tail)
+        remark = _REMARK.search(tail, 1, end) if end > 1 else None
+        end = remark.start() if remark else end
         closer = _CLOSER.search(tail, 1, end) if end > 1 else None
         return tail[: closer.start() if closer else end].strip()
 
@@ -96,6 +110,17 @@ def statements(text: str) -> list[Statement]:
         if place in places or (statement.last and not statement.tail[sentence_end(statement.tail) + 1 :].strip()):
             found.append(statement)
     return found
+
+
+def differ_in_a_row(found: list[Statement]) -> bool:
+    """Whether the last three statements or more follow each other at once and each of them states another answer."""
+    if len(found) < _RUN:
+        return False
+    run = found[:_RUN]
+    if any(late.place - early.place > _NEXT for late, early in pairwise(run)):
+        return False
+    answers = [statement.tail[: sentence_end(statement.tail)].strip("*_ .$") for statement in run]
+    return len(set(answers)) == _RUN
 
 
 def option_called_correct(text: str) -> str | None:
@@ -146,4 +171,12 @@ def _statement(text: str, place: int) -> Statement | None:
     if not tail[:end].strip():
         return None
     tail = _unclosed(tail[:end].strip())
-    return Statement(tail, not text[start + end :].strip(" \t\r\n*_-#`"))
+    if (taken_back := _TAKEN_BACK.match(tail)) is not None:
+        tail = tail[taken_back.end() :]
+        again = _IT_IS.match(tail)
+        if again is None or not tail[again.end() :].strip():
+            return None
+        tail = tail[again.end() :]
+    if _OR_ELSE.search(tail):
+        return None
+    return Statement(tail, not text[start + end :].strip(" \t\r\n*_-#`"), place)

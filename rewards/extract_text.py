@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from reasonrl.latex import box_spans
+
 _THINK_TAG = re.compile(
     r"<(/?)(?:think(?:ing)?|thoughts?|reasoning)>|\[(/?)THINK\]|◁(/?)think▷|<\|(?:begin|(end))_of_thought\|>",
     re.IGNORECASE,
@@ -16,8 +18,10 @@ _MATH_SPAN = re.compile(
     re.DOTALL,
 )
 _TYPE_TAG = re.compile(r"</?(?:b|i|u|em|strong|span|p|code|center|h[1-6])>", re.IGNORECASE)
+_LEADING_MARK = re.compile(r"(?:(?:➡️?|→|⇒|∴|👉|✅|>)\s{0,3}(?=[-*$\\\d]))+")
+_ALL_BOLD = re.compile(r"\*\*([^*\n]{1,600})\*\*\.?")
 _FENCED = re.compile(r"```[A-Za-z]{0,12}\n([^`]*)```")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$|[*\"”])|[。！？।؟]|\n")
+_SENTENCE_END = re.compile(r"(?<![( ]i\.e)(?<![( ]e\.g)[.!?](?=\s|$|[*\"”])|[。！？।؟]|\n")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[A-Za-z*]{0,20}\}")
 _WORD = re.compile(r"(?<![\\A-Za-zÀ-ɏ])[A-Za-zÀ-ɏ]{2,}")
 _OTHER_SCRIPT = re.compile("[Ѐ-ԯԱ-֏א-תء-يٱ-ۓऄ-हঅ-হਅ-ਹઅ-હଅ-ହஅ-ஹఅ-హಅ-ಹഅ-ഹก-ฮა-ჰぁ-ゟ゠-ヿ㐀-䶿一-鿿가-힣]")
@@ -30,7 +34,7 @@ def after_thinking(response: str) -> str:
     that never ends reaches to the end.
     """
     parts: list[str] = []
-    start, inside = 0, False
+    start, inside, opened = 0, False, 0
     for tag in _THINK_TAG.finditer(response):
         if any(tag.groups()):
             if not inside:
@@ -38,9 +42,15 @@ def after_thinking(response: str) -> str:
             inside, start = False, tag.end()
         elif not inside:
             parts.append(response[start : tag.start()])
-            inside = True
+            inside, opened = True, tag.start()
     if not inside:
         parts.append(response[start:])
+    elif (
+        len(parts) == 1
+        and response[response.rfind("\n", 0, opened) + 1 : opened].strip()
+        and box_spans(response[opened:])
+    ):
+        return response  # a tag that a sentence mentions
     return next((part for part in reversed(parts) if part.strip()), "")
 
 
@@ -53,6 +63,15 @@ def without_markup(text: str) -> str:
     if "```" in text and (fenced := _FENCED.fullmatch(text.strip())) is not None:
         return fenced[1]
     return text
+
+
+def undressed(text: str) -> str:
+    """A short text without the marks of bold around it and the arrow or quote mark before it."""
+    text = text.strip()
+    mark = _LEADING_MARK.match(text)
+    text = text[mark.end() :] if mark else text
+    bold = _ALL_BOLD.fullmatch(text)
+    return bold[1].strip() if bold else text
 
 
 def last_tag(text: str, name: str) -> str | None:

@@ -97,7 +97,7 @@ ADVERBIALS = (
 _FAILING = "determin|find|found|solv|answer|say|said|tell|know|comput|calculat|conclud|decid"
 DOUBTS = (
     *("may be", "might", "maybe", "perhaps", "possibly", "could be", "not sure", "unsure", "uncertain", "hmm"),
-    *("(?:i|my) guess", "don['’]?t know", "do not know", "unclear", "wrong", "incorrect", "wait[,.!]"),
+    *("(?:i|my) guess", "let me guess", "don['’]?t know", "do not know", "unclear", "wrong", "incorrect", "wait[,.!]"),
     *("peut-être", "quizás", "vielleicht"),
     rf"(?:cannot|can['’]?t|unable to|not able to|could not|couldn['’]?t) (?:be )?(?:{_FAILING})[a-z]*",
 )

@@ -21,6 +21,7 @@ _TOKEN = re.compile(
     rf"(?![{_LATIN}\d'’_^]|\s?[=<>+])"
 )
 _ALONE = re.compile(r"[(\[（【]?\s*([A-Z])\s*[)\]）】.:]{0,2}")
+_SMALL = re.compile(r"[(\[]?\s?([a-e])\s?[)\]]")
 _LABELLED = re.compile(
     r"(?:[(\[（【]\s?([A-Z])\s?[)\]）】][.:]?\s*|([A-Z])\s?[).:．：]\s*|([A-J])\s+(?=[A-Z]))(\S.*)", re.DOTALL
 )
@@ -64,6 +65,9 @@ def lone_letters(text: str) -> tuple[str, ...] | None:
     alone = _ALONE.fullmatch(text)
     if alone:
         return (alone.group(1),)
+    small = _SMALL.fullmatch(text)
+    if small:
+        return (small.group(1).upper(),)
     text = text.rstrip(".")
     if _SEVERAL.fullmatch(text):
         return tuple(re.findall(r"(?<![a-z])[A-Z](?![a-z])", text))
