@@ -14,6 +14,7 @@ from reasonrl.rewards.mathlang.answers import read
 from reasonrl.rewards.mathlang.lexer import Unreadable
 from reasonrl.rewards.mathlang.tables import names
 from reasonrl.rewards.mathlang.tree import Num, Reading, Text
+from reasonrl.rewards.mathlang.words import other_money
 from reasonrl.rewards.normalize import compact, normalize
 from reasonrl.rewards.policy import POLICIES, Policy
 from reasonrl.rewards.prose import same_prose
@@ -51,6 +52,10 @@ _SPACES = re.compile(r"[\s$]+(?!\w)|(?<!\w)[\s$]+")
 """Spaces and dollars that part nothing: `4 2` is not `42`."""
 
 
+_OPTION = re.compile(r"\A(\s{0,3}\\text\s?\{\s{0,3})\([A-H]\)\s{1,3}(?=[A-Za-z]{3})")
+"""The letter of an option before its words: `(E) ellipse`."""
+
+
 def compare(gold: str, answer: str, policy: Policy) -> Compared:
     """Whether an answer is a gold; both as bare texts.
 
@@ -60,6 +65,10 @@ def compare(gold: str, answer: str, policy: Policy) -> Compared:
     """
     if _SPACES.sub("", gold) == _SPACES.sub("", answer):
         return Compared(True, "same text")
+    if (not policy.convertible_units or "$" in gold + answer) and other_money(gold, answer):
+        return Compared(False, "another currency")
+    if not _OPTION.match(gold):
+        answer = _OPTION.sub(r"\1", answer)
     left, right = _reading(gold), _reading(answer)
     if left is not None and right is not None:
         same = same_reading(left, right, policy)

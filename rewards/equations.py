@@ -8,7 +8,21 @@ from typing import NamedTuple
 from reasonrl.rewards.mathlang.equality import agree, same_value
 from reasonrl.rewards.mathlang.numeric import REAL_DRAWS, NoValue, Numbers, sample
 from reasonrl.rewards.mathlang.residue import PRIME, Residues, Undefined
-from reasonrl.rewards.mathlang.tree import RANGED, Named, Node, Num, Op, Rel, Seq, Sym, Text, renamed, symbols, walk
+from reasonrl.rewards.mathlang.tree import (
+    RANGED,
+    Measure,
+    Named,
+    Node,
+    Num,
+    Op,
+    Rel,
+    Seq,
+    Sym,
+    Text,
+    renamed,
+    symbols,
+    walk,
+)
 
 _SALTS = (1, 2, 3)
 _FUNCTIONS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "det", "tr"])
@@ -58,6 +72,34 @@ def is_label(node: Node) -> bool:
     if node.name == "div":  # dy/dx
         return all(_is_differential(arg) for arg in node.args)
     return node.name == "large" or _is_figure(node) or _is_differential(node)
+
+
+_NAMING = frozenset(["call", "floor", "ceil", "gcd", "lcm", "max", "min", "det"])
+_CONSTANTS = frozenset(["pi", "e", "i", "infty", "dots"])
+
+
+def is_quantity(node: Node) -> bool:
+    """Whether the left side of an equation only says what was asked for: `m + n`, `f(2) + f(3)`, `AB^2`, `\\gcd(a, b)`;
+    `2x`, `x + 3` and `x^2` are equations to be solved.
+    """
+    if isinstance(node, Measure) and node.unit == "deg":
+        return is_label(node.value)  # the degree of a polynomial
+    if isinstance(node, Op) and node.name in _NAMING:
+        return bool(symbols(node)) or node.name == "call"
+    if isinstance(node, Op) and node.name == "pow" and isinstance(node.args[0], Sym):
+        return _is_figure(node.args[0]) and len(node.args[0].name) > 1
+    return len(_quantities(node)) > 1
+
+
+def _quantities(node: Node) -> set[Node]:
+    """The different letters and functions of letters in an expression."""
+    if isinstance(node, Sym):
+        return set() if node.name in _CONSTANTS else {node}
+    if not isinstance(node, Op):
+        return set()
+    if node.name in _NAMING:
+        return {node}
+    return set().union(*(_quantities(arg) for arg in node.args))
 
 
 def _is_figure(node: Node) -> bool:

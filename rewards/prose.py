@@ -17,6 +17,7 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox|textrm|emph|operator
 _MATH = re.compile(
     r"\$([^$]{1,200})\$|([(\[][^()\[\]A-Za-z]{1,60},[^()\[\]A-Za-z]{1,60}[)\]])|(?<![\w.\\])([-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?)(?![\w])"
 )
+_RANGE = re.compile(r"\d\s?\.\.\s?\d")
 _COMMAND = re.compile(r"\\[A-Za-z]+|[\\{}$]")
 _NEGATIONS = names("not no never none neither nor without cannot isn t doesn don false impossible un except")
 _ALTERNATIVES = frozenset(["or", "either", "both", "and"])
@@ -51,6 +52,8 @@ def plain_words(text: str) -> str:
 def same_prose(gold: str, answer: str, policy: Policy) -> bool | None:
     """Whether an answer is a gold of prose; None if the gold is no prose, or nothing can be said."""
     plain_gold, plain_answer = plain_words(gold), plain_words(answer)
+    if bool(_RANGE.search(plain_gold)) != bool(_RANGE.search(plain_answer)):
+        return False
     ours, theirs = words_of(plain_gold), words_of(plain_answer)
     signs = signs_of(plain_gold), signs_of(plain_answer)
     if ours == theirs and ours and signs[0] == signs[1]:

@@ -8,7 +8,7 @@ from reasonrl.rewards.mathlang.equality import same_value, value_of
 from reasonrl.rewards.mathlang.exact import NotExact, exact
 from reasonrl.rewards.mathlang.literals import literal
 from reasonrl.rewards.mathlang.tree import Measure, Node, Num, Op, Sym, walk
-from reasonrl.rewards.mathlang.words import conversion, known
+from reasonrl.rewards.mathlang.words import changes_number, conversion, known
 from reasonrl.rewards.policy import Policy
 
 _ANY_UNIT = frozenset(["am", "pm", "a m", "p m"])
@@ -24,6 +24,8 @@ def same_scalar(gold: Node, answer: Node, policy: Policy) -> bool | None:
     left, left_unit = (gold.value, gold.unit) if isinstance(gold, Measure) else (gold, "")
     right, right_unit = (answer.value, answer.unit) if isinstance(answer, Measure) else (answer, "")
     if not policy.unevaluated and plain(left) and left_standing(right):
+        return False
+    if left_unit != right_unit and changes_number(right_unit):
         return False
     if "%" in (left_unit, right_unit):
         return _same_percent(left, left_unit, right, right_unit, policy)
@@ -169,15 +171,27 @@ def plain(node: Node) -> bool:
 
 
 def left_standing(node: Node) -> bool:
-    """Whether a tree is a sum or product of plain numbers that nobody worked out; scientific notation is none."""
-    if not isinstance(node, Op) or node.name not in ("add", "mul", "div", "neg"):
+    """Whether a tree is a sum or product of plain numbers that nobody worked out, a sum of powers, a remainder, or the
+    largest of some numbers; scientific notation is none, nor is a power by itself.
+    """
+    if not isinstance(node, Op) or node.name not in (*_ARITHMETIC, *_COMPUTED):
         return False
-    if not any(isinstance(part, Op) and part.name in ("add", "mul") for part in walk(node)):
+    names = {part.name for part in walk(node) if isinstance(part, Op)}
+    if not names & {"add", "mul", *_COMPUTED} or not all(isinstance(part, Op | Num) for part in walk(node)):
         return False
-    return all(
-        isinstance(part, Num) or (isinstance(part, Op) and part.name in ("add", "mul", "div", "neg"))
-        for part in walk(node)
-    )
+    powers = [part for part in walk(node) if isinstance(part, Op) and part.name == "pow"]
+    if powers and (not names & {"add", *_COMPUTED} or not all(_whole(part.args[1]) for part in powers)):
+        return False
+    return names <= {*_ARITHMETIC, *_COMPUTED, "pow"}
+
+
+_ARITHMETIC = ("add", "mul", "div", "neg")
+_COMPUTED = ("remainder", "max", "min")
+
+
+def _whole(node: Node) -> bool:
+    number = literal(node)
+    return number is not None and number.value.denominator == 1
 
 
 # -- ratios, bases, units that look like letters -------------------------------------------------------------
@@ -236,6 +250,8 @@ def _same_base(gold: Node, answer: Node, policy: Policy) -> bool | None:
     left, right = _digits(gold), _digits(answer)
     if left is None or right is None:
         return False
+    if left[1] is None and right[1] != 10:
+        return False  # a decimal number is another one in another base
     if left[1] is not None and right[1] is not None and left[1] != right[1]:
         return False
     if (left[1] is None or right[1] is None) and not policy.optional_unit:

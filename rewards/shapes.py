@@ -131,3 +131,15 @@ def with_conditions(items: Sequence[Node]) -> Node | None:
 
 
 _CONDITIONS = frozenset(["ne", "<", ">", "le", "ge", "in"])
+
+
+def called(gold: Node, answer: Node) -> Node:
+    """An answer `A(8, -2)` as the point and `C(n, 2)` as the binomial coefficient, where the gold is one."""
+    if not isinstance(answer, Op) or answer.name != "mul" or len(answer.args) != 2:
+        return answer
+    name, inner = answer.args
+    if not isinstance(name, Sym) or not isinstance(inner, Seq) or inner.kind != "()" or len(inner.items) != 2:
+        return answer
+    if isinstance(gold, Op) and gold.name == "binom" and name.name == "C":
+        return Op("binom", inner.items)
+    return inner if isinstance(gold, Seq) and gold.kind == "()" and name.name.isupper() else answer

@@ -8,6 +8,7 @@ from itertools import pairwise
 from reasonrl.rewards.equations import (
     argument_names,
     is_label,
+    is_quantity,
     labelled,
     rename_arguments,
     same_equation,
@@ -16,6 +17,7 @@ from reasonrl.rewards.equations import (
 )
 from reasonrl.rewards.families import families, same_families
 from reasonrl.rewards.lists import expanded, flattened, matched, named_values
+from reasonrl.rewards.mathlang.equality import value_of
 from reasonrl.rewards.mathlang.tree import (
     Matrix,
     Named,
@@ -38,6 +40,7 @@ from reasonrl.rewards.shapes import (
     TUPLES,
     as_matrix,
     as_tuple,
+    called,
     comparable,
     is_value,
     lone_argument,
@@ -80,8 +83,8 @@ def _remarks_agree(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
 
 
 def _with_bound_letters(gold: Reading, answer: Reading) -> Node:
-    """The answer with the letters that are free to be renamed named as in the gold: declared parameters, and letters
-    that differ in their case alone.
+    """The answer with the letters that are free to be renamed named as in the gold: declared parameters, and the
+    constant C, which may be a small letter.
     """
     ours, theirs = symbols(labelled(gold.node).value), symbols(labelled(answer.node).value)
     if ours == theirs:
@@ -92,9 +95,9 @@ def _with_bound_letters(gold: Reading, answer: Reading) -> Node:
     declared = set(only_ours) & gold.bound or set(only_theirs) & answer.bound
     if declared and len(only_ours) == 1:
         return rename_arguments(answer.node, {only_theirs[0]: only_ours[0]})
-    lowered = {name.lower(): name for name in only_ours}
-    if len(lowered) == len(only_ours) and all(name.lower() in lowered for name in only_theirs):
-        return rename_arguments(answer.node, {name: lowered[name.lower()] for name in only_theirs})
+    constants = {name.lower(): name for name in only_ours if name.partition("_")[0] in ("c", "C")}
+    if len(constants) == len(only_ours) and all(name.lower() in constants for name in only_theirs):
+        return rename_arguments(answer.node, {name: constants[name.lower()] for name in only_theirs})
     return answer.node
 
 
@@ -111,6 +114,7 @@ class Comparer:
         if isinstance(gold, Text) or isinstance(answer, Text):
             return self._texts(gold, answer)
         gold, answer = without_name(gold, answer)
+        answer = called(gold, answer)
         signed = [isinstance(node, Rel) and flattened(node) is not None for node in (gold, answer)]
         if any(signed):  # `y = \\pm 2x` is two equations
             return self._lists(gold, answer)[1]
@@ -242,6 +246,12 @@ class Comparer:
         loose = Comparer(POLICIES["lenient"])
         return all(loose.same(one, other) is not False for one, other in pairwise(sides))
 
+    def _one_value(self, items: Sequence[Node]) -> bool:
+        """Whether all items say the same without any allowance."""
+        from reasonrl.rewards.policy import POLICIES
+
+        return all(Comparer(POLICIES["strict"]).same(items[0], item) for item in items[1:])
+
     def _gold_relation(self, gold: Rel, answer: Node) -> tuple[bool, bool | None]:
         if set(gold.signs) <= {"=", "approx"}:
             label, value = labelled(gold)
@@ -268,10 +278,17 @@ class Comparer:
                 if isinstance(label, Op):
                     value = rename_arguments(value, lone_argument(label, value, gold))
                 return True, self._by_value(gold, value)
+            if is_quantity(answer.sides[0]) and not any(symbols(side) for side in (gold, *answer.sides[1:])):
+                if isinstance(gold, Seq | Matrix) or value_of(gold) == 0:
+                    return True, False  # `x + y = 0` says something else than 0
+                return True, self._consistent(answer.sides[1:]) and self.same(gold, answer.sides[-1])
             if len(answer.sides) == 2 and symbols(answer.sides[0]) - symbols(gold) and "=" in answer.signs:
                 return True, False  # an equation to be solved is no value
             return True, self._by_value(gold, answer)
         if set(answer.signs) <= {"in"} and len(answer.sides) == 2 and is_label(answer.sides[0]):
+            interval = isinstance(inner := answer.sides[1], Seq) and inner.kind in TUPLES and len(inner.items) == 2
+            if interval and isinstance(gold, Seq) and gold.kind in LISTS:
+                return True, False
             return True, self.same(gold, answer.sides[1])
         return self._ordering(answer, gold)
 
@@ -297,6 +314,8 @@ class Comparer:
             return self._list_for_bracket(gold, theirs or [], gold_is_bracket=True)
         if theirs is None and isinstance(answer, Seq):
             return self._list_for_bracket(answer, ours or [], gold_is_bracket=False)
+        if ours is None and isinstance(answer, Seq) and answer.kind == "or" and self._one_value(answer.items):
+            return True, self._all([gold] * len(answer.items), answer.items)  # `1/2 or 50%`
         first = ours if ours is not None else [gold]
         second = theirs if theirs is not None else [answer]
         if min(len(first), len(second)) == 1 < max(len(first), len(second)) and self.policy.optional_unit:
@@ -362,10 +381,11 @@ class Comparer:
             vectors = loose and gold.kind in TUPLES and answer.kind in TUPLES
             if gold.kind != answer.kind and not vectors:
                 return True, False
+            if gold.kind == "{}":
+                ours, theirs = (flattened(Seq("", node.items)) or [] for node in (gold, answer))
+                return True, matched(ours, theirs, self.same)
             if len(gold.items) != len(answer.items):
                 return True, False
-            if gold.kind == "{}":
-                return True, matched(gold.items, answer.items, self.same)
             return True, self._all(gold.items, answer.items)
         bracket, other = (gold, answer) if isinstance(gold, Seq) else (answer, gold)
         assert isinstance(bracket, Seq)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from reasonrl.rewards.mathlang.styling import undressed
+
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "‒": "-", "‐": "-", "‑": "-", "﹣": "-", "＋": "+", "×": r"\times ", "✕": r"\times ",
     "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "∞": r"\infty ",
@@ -74,7 +76,7 @@ def clean(text: str) -> str:
         text = _STAR_POWER.sub("^", text)
     if "ext{" in text:
         text = _TORN_TEXT.sub(r"\\text{", text)
-    return text
+    return undressed(text)
 
 
 def _ascii_digit(symbol: str) -> str:

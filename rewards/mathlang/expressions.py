@@ -93,7 +93,8 @@ class ExpressionParser:
         return sign
 
     def term(self) -> Node:
-        left = self._mixed() or self.factor()
+        mixed = self._mixed()
+        left = Op("deg", (mixed,)) if mixed is not None and self.take("degree") else mixed or self.factor()
         factors = [left]
         while True:
             name = self.value()

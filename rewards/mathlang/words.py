@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from reasonrl.rewards.mathlang.tables import names, pairs
@@ -98,6 +99,41 @@ def unit_name(words: str) -> str:
         if name.endswith(f" ^ {power}"):
             name = f"{prefix} {name[: -len(power) - 3]}"
     return "" if name in ("square", "cubic") else name.strip()  # square units
+
+
+def changes_number(unit: str) -> bool:
+    """Whether the words behind a value make it another one: `dozen`, `tenths`, `eggs, 6 hens`."""
+    words = unit.split()
+    if not words:
+        return False
+    counted = any(word[0].isdigit() and before != "^" for before, word in zip(["", *words], words, strict=False))
+    return counted or words[0] in _CHANGING
+
+
+_MONEY_SIGNS = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("dollar", r"\\\$|\A\$(?=\d[^$]*\Z)|(?<![A-Za-z])(?:dollars?|usd)(?![A-Za-z])"),
+        ("cent", r"¢|(?<![A-Za-z])cents?(?![A-Za-z])"),
+        ("euro", r"€|(?<![A-Za-z])(?:euros?|eur)(?![A-Za-z])"),
+        ("sterling", r"£|\\pounds(?![A-Za-z])"),
+        ("yen", r"¥|￥|(?<![A-Za-z])(?:yuan|yen|rmb)(?![A-Za-z])"),
+        ("rupee", r"₹|(?<![A-Za-z])(?:rupees?)(?![A-Za-z])"),
+    )
+)
+
+
+def other_money(gold: str, answer: str) -> bool:
+    """Whether two texts are sums of money in two currencies: `$5` and `5 cents`."""
+    ours, theirs = ({kind for kind, sign in _MONEY_SIGNS if sign.search(text.lower())} for text in (gold, answer))
+    return len(ours) == len(theirs) == 1 and ours != theirs
+
+
+_CHANGING = names(
+    """dozen ten tenth hundredth thousandth millionth half halve third fifth sixth seventh eighth ninth twelfth squared
+    cubed factorial zero one two three four five six seven eight nine eleven twelve twenty thirty forty fifty sixty
+    seventy eighty ninety score"""
+)
 
 
 def conversion(left: str, right: str) -> Fraction | None:
