@@ -11,7 +11,7 @@ from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.combining import Journal, check_rows, part_of
 from reasonrl.rewards.completions import text_of
-from reasonrl.rewards.length import UNITS, measure, token_counts
+from reasonrl.rewards.length import UNITS, measure, token_counts, whole_number
 
 
 class CosineReward:
@@ -43,6 +43,7 @@ class CosineReward:
         unit: str = "tokens",
         base_dir: str | Path | None = None,
     ) -> None:
+        max_tokens = whole_number("cosine", "max_tokens", max_tokens)
         if max_tokens < 1:
             raise RewardError(f"reward 'cosine': max_tokens={max_tokens} must be 1 or more")
         if unit not in UNITS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from reasonrl.errors import RewardError
@@ -28,6 +29,8 @@ class LengthReward:
     token_level = False
 
     def __init__(self, max_tokens: int, buffer_tokens: int) -> None:
+        max_tokens = whole_number("length", "max_tokens", max_tokens)
+        buffer_tokens = whole_number("length", "buffer_tokens", buffer_tokens)
         if not 0 < buffer_tokens <= max_tokens:
             raise RewardError(f"reward 'length': buffer_tokens={buffer_tokens} must lie in 1..max_tokens={max_tokens}")
         self.__name__ = "length"
@@ -73,6 +76,9 @@ class LengthBandReward:
         unit: str = "tokens",
         end_ids: Sequence[int] | int | None = None,
     ) -> None:
+        max_tokens = whole_number("length_band", "max_tokens", max_tokens)
+        min_tokens = whole_number("length_band", "min_tokens", min_tokens)
+        ramp_tokens = whole_number("length_band", "ramp_tokens", ramp_tokens)
         if not 0 <= min_tokens <= max_tokens:
             raise RewardError(f"reward 'length_band': min_tokens={min_tokens} must lie in 0..max_tokens={max_tokens}")
         if ramp_tokens < 0:
@@ -139,6 +145,18 @@ def thinking_of(text: str) -> str | None:
 def measure(text: str, unit: str) -> int:
     """Words (divided by white space) or characters of a text."""
     return len(text) if unit == "characters" else sum(1 for _ in _WORD.finditer(text))
+
+
+def whole_number(reward: str, argument: str, value: Any) -> int:
+    """The value of a reward's argument; 512.0 is 512.
+
+    Raises:
+        RewardError: it is no whole number.
+    """
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
+        raise RewardError(f"reward {reward!r}: {argument}={value!r} must be a whole number -> write one, such as 512")
+    return int(value)
 
 
 def token_counts(completions: Sequence[Any], ids: Sequence[Sequence[int]] | None, name: str) -> list[int]:

@@ -14,11 +14,14 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Any
 
 from reasonrl.errors import RewardError
+from reasonrl.plugins import near
+from reasonrl.rewards.policy import POLICIES
 from reasonrl.rewards.pool_dispatch import Dispatcher
 from reasonrl.rewards.pool_state import FutureListener, Listener, Outcome, PoolCounters, PoolSettings
 from reasonrl.rewards.verdict import Verdict
@@ -109,8 +112,9 @@ class RewardPool:
         """A future of the verdict; blocks while `max_pending` items wait.
 
         Raises:
-            RewardError: an argument is not text, the pool is closed or broken, or belongs to another process. The
-                future raises it too, if the pool closes or breaks before the verdict is made.
+            RewardError: an argument is not text, the policy is unknown to the default grader, the pool is closed or
+                broken, or belongs to another process. The future raises it too, if the pool closes or breaks before the
+                verdict is made.
         """
         listener = FutureListener()
         self._ask(gold, response, policy, listener)
@@ -129,7 +133,8 @@ class RewardPool:
         """The verdicts on (gold, response) pairs, in their order; raises as `submit` does."""
         gathered = _Gathered()
         try:
-            for place, (gold, response) in enumerate(pairs):
+            for place, pair in enumerate(pairs):
+                gold, response = _texts(place, pair)
                 self._ask(gold, response, policy, gathered.listener(place))
             return gathered.wait()
         except BaseException:  # Ctrl-C too: nobody waits for the rest any more
@@ -151,7 +156,8 @@ class RewardPool:
             return place, await self.averify(gold, response, policy)
 
         try:
-            for place, (gold, response) in enumerate(pairs):
+            for place, pair in enumerate(pairs):
+                gold, response = _texts(place, pair)
                 waiting.add(asyncio.create_task(one(place, gold, response)))
                 if len(waiting) >= min(self.settings.max_pending, 1024):
                     done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -209,6 +215,8 @@ class RewardPool:
         for name, text in (("gold", gold), ("response", response), ("policy", policy)):
             if not isinstance(text, str):
                 raise RewardError(f"{name} is {text!r:.100}, a {type(text).__name__}, where text was expected")
+        if self.settings.grader == GRADER and policy not in POLICIES:
+            raise RewardError(f"policy {policy!r} is unknown{near(policy, POLICIES)}")
         return self._dispatcher.queue.ask(gold, response, policy, listener, block)
 
     async def _room(self) -> None:
@@ -226,6 +234,25 @@ class RewardPool:
         except asyncio.CancelledError:
             self._dispatcher.queue.waits_no_more(wake)
             raise
+
+
+def _texts(place: int, pair: Any) -> tuple[str, str]:
+    """The gold and the response of the pair at this place.
+
+    Raises:
+        RewardError: it is no pair of texts.
+    """
+    if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
+        raise RewardError(
+            f"pair {place}: {pair!r:.100} is a {type(pair).__name__} where (gold, response) was expected -> give two"
+            " texts a pair"
+        )
+    for name, text in zip(("gold", "response"), pair, strict=True):
+        if not isinstance(text, str):
+            raise RewardError(
+                f"pair {place}: {name} is {text!r:.100}, a {type(text).__name__}, where text was expected"
+            )
+    return pair[0], pair[1]
 
 
 class _Gathered:

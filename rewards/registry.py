@@ -178,6 +178,8 @@ def _built_in(name: str, args: Mapping[str, Any], base_dir: str | Path | None) -
     given = {"base_dir": base_dir} if "base_dir" in parameters else {}
     try:
         reward: RewardFunction = built(factory, name, args, given)
-    except TypeError as problem:  # a value of the wrong type, found by the class as it is used
+    except RewardError:
+        raise
+    except (TypeError, ValueError) as problem:  # a value of the wrong type, found by the class as it is used
         raise RewardError(f"reward {name!r}: args {dict(args)} do not fit: {problem}") from problem
     return reward

@@ -88,9 +88,18 @@ class _SpatialReward:
             if columns.get(name) is not None:
                 golds: Sequence[Any] = columns[name]
                 return golds
+        raise self._no_golds(columns)
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse rows of which none has a gold; single ones are masked and counted in training."""
+        names = (self.gold,) if self.gold is not None else self.gold_columns
+        if rows and not any(row.get(name) is not None for row in rows for name in names):
+            raise self._no_golds({name: None for row in rows for name in row})
+
+    def _no_golds(self, columns: Mapping[str, Any]) -> RewardError:
         wanted = repr(self.gold) if self.gold is not None else " or ".join(map(repr, self.gold_columns))
         there = ", ".join(sorted(columns)) or "none"
-        raise RewardError(
+        return RewardError(
             f"reward {self.name!r}: there is no column {wanted} with the golds; columns: {there} -> map one with"
             " data.columns, or set args.gold"
         )

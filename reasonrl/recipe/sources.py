@@ -269,6 +269,16 @@ def _reward_tag(value: Any) -> str:
     )
 
 
+def _named_term(value: Any) -> Any:
+    """A reward of a list; a bare name is short for `{name: …}`."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, (Mapping, RewardTerm)):
+        allowed = "is {value}; allowed: a reward's name, or a mapping of name, weight and args"
+        raise PydanticCustomError("reasonrl", allowed, {"value": repr(value)})
+    return value
+
+
 def _plain_reward(value: Any) -> Any:
     if isinstance(value, RewardTerm):
         return value.model_dump()
@@ -287,11 +297,12 @@ Seconds = Annotated[
     | Annotated[Reference, Tag("@reference")],
     Discriminator(_reference_tag),
 ]
+ListedReward = Annotated[RewardTerm, BeforeValidator(_named_term)]
 RewardSpec = Annotated[
     Annotated[
         Annotated[Text, Tag("@name")]
         | Annotated[RewardTerm, Tag("@term")]
-        | Annotated[tuple[RewardTerm, ...], Field(min_length=1), Tag("@list")],
+        | Annotated[tuple[ListedReward, ...], Field(min_length=1), Tag("@list")],
         Discriminator(_reward_tag),
     ],
     AfterValidator(_plain_reward),

@@ -124,3 +124,32 @@ def test_reference_texts_round_trip(text):
 def test_what_is_no_reference(text):
     with pytest.raises(ValueError, match="allowed"):
         Reference.parse(text)
+
+
+REWARDED = """\
+data: {train: {world: arithmetic, n: 8}}
+stages:
+  rl: {kind: ppo, model: tiny:qwen2, data: "${data.train}", max_steps: 5, prompts_per_step: 2,
+       max_completion_length: 8, reward: REWARD}
+"""
+
+
+def test_a_list_of_rewards_takes_bare_names(tmp_path):
+    recipe = load(tmp_path, REWARDED.replace("REWARD", "[math, {name: stop, weight: 0.5}]"))
+    assert [(term["name"], term["weight"]) for term in recipe.stages["rl"].reward] == [("math", 1.0), ("stop", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ("[math, stpo]", ("stages.rl.reward.1", "there is no reward 'stpo'", "did you mean 'stop'?")),
+        ("[math, length_band]", ("stages.rl.reward.1.args.max_tokens", "is needed by the reward 'length_band'")),
+        ("[math, 5]", ("stages.rl.reward.1", "is 5; allowed: a reward's name, or a mapping of name, weight and args")),
+        ('[math, ""]', ("stages.rl.reward.1.name",)),
+        ("[math, mine.py:f]", ("stages.rl.reward.1", "there is no file")),
+    ],
+)
+def test_a_bad_name_in_a_list_of_rewards_is_said(tmp_path, reward, said):
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, REWARDED.replace("REWARD", reward))
+    assert all(part in str(caught.value) for part in said), str(caught.value)

@@ -100,6 +100,16 @@ def test_where_and_how_fast_rewards_are_computed_is_no_identity(change, same):
     assert "judge" in str(before)
 
 
+def test_a_bare_name_in_a_list_of_rewards_is_a_mapping_of_it():
+    spellings = ["math", "stop"], [{"name": "math"}, "stop"], [{"name": "math"}, {"name": "stop", "weight": 1.0}]
+    stages = [PPOStage.model_validate({**PPO, "reward": list(reward)}) for reward in spellings]
+    keys = {identity_key(identity_of(stage), ["a"]) for stage in stages}
+    assert len(keys) == 1
+    assert stages[0].reward == [{"name": name, "weight": 1.0, "args": {}} for name in ("math", "stop")]
+    weighted = PPOStage.model_validate({**PPO, "reward": ["math", {"name": "stop", "weight": 0.5}]})
+    assert identity_key(identity_of(weighted), ["a"]) not in keys
+
+
 def test_arguments_of_a_reward_of_ones_own_are_its_identity():
     own = [{"reward": {"name": "mine.py:f", "args": {"workers": workers}}} for workers in (1, 2)]
     one, two = (identity_of(PPOStage.model_validate({**PPO, **extra})) for extra in own)

@@ -177,3 +177,19 @@ def test_long_responses_take_no_long_time() -> None:
         ):
             assert reward(completions=[text]) == [0.0]
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("overlong", {"max_tokens": "x", "buffer_tokens": 4}, "max_tokens='x' must be a whole number"),
+        ("length", {"max_tokens": 8, "buffer_tokens": None}, "buffer_tokens=None must be a whole number"),
+        ("length_band", {"max_tokens": 8.5}, "max_tokens=8.5 must be a whole number"),
+        ("length_band", {"max_tokens": 8, "min_tokens": "1"}, "min_tokens='1' must be a whole number"),
+        ("length_band", {"max_tokens": 8, "ramp_tokens": True}, "ramp_tokens=True must be a whole number"),
+        ("cosine", {"max_tokens": [8]}, r"max_tokens=\[8\] must be a whole number"),
+    ],
+)
+def test_an_argument_that_is_no_whole_number_is_named(name: str, args: dict[str, Any], said: str) -> None:
+    with pytest.raises(RewardError, match=said):
+        get_reward({"name": name, "args": args})

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasonrl.errors import RewardError
-from reasonrl.rewards import get_reward
+from reasonrl.rewards import check_rows, get_reward
 from reasonrl.rewards.spatial import best_total, iou, point_measure, step_gui_box
 from reasonrl.rewards.spatial_read import read_gold, read_text
 
@@ -201,3 +201,17 @@ def test_reading_takes_time_linear_in_the_text(piece: str, size: int) -> None:
     started = time.process_time()
     read_text(piece * (120_000 // len(piece)), size)
     assert time.process_time() - started < 2.0
+
+
+@pytest.mark.parametrize("name", ["boxes", "points"])
+def test_rows_without_golds_are_refused_before_training(name: str) -> None:
+    rows = [{"id": "a", "problem": "where?"}, {"id": "b", "problem": "there?"}]
+    reward = get_reward([name, "stop"])
+    with pytest.raises(
+        RewardError, match=rf"no column '{name}' or .*columns: id, problem -> map one with data.columns"
+    ):
+        check_rows(reward, rows)
+    with pytest.raises(RewardError, match="no column 'where'"):
+        check_rows(get_reward({"name": name, "args": {"gold": "where"}}), [{**rows[0], "answer": "[1, 2]"}])
+    check_rows(reward, [*rows, {"problem": "p", "answer": "[1, 2, 3, 4]"}])
+    check_rows(reward, [])
