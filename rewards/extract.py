@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from reasonrl.rewards.extract_bounds import asks, bounds
+from reasonrl.rewards.extract_bounds import asks, bounds, qualified
 from reasonrl.rewards.extract_boxes import listed_boxes
 from reasonrl.rewards.extract_gold import Kind, extract_gold, items_of, kind_of
 from reasonrl.rewards.extract_number import hedged, number_in, stated_number, without_working
@@ -76,7 +76,7 @@ def extract_answer(response: str, gold: str | None = None, policy: Policy | None
     hashes = _after_hashes(text)
     if hashes is not None:
         return _found(hashes, "hashes")
-    if prose and differ_in_a_row(statements(text)):
+    if prose and differ_in_a_row(text):
         return None
     said = _stated(text, kind, prose)
     if said is not None:
@@ -139,6 +139,9 @@ def _value_of(statement: Statement, kind: Kind, prose: bool) -> str | None:
         return first_named(statement.tail) or answer
     if kind != "number" or not prose:
         return answer
+    place = statement.tail.find(answer)
+    if place >= 0 and qualified(statement.tail[max(0, place - 40) : place], statement.tail[place + len(answer) :]):
+        return None
     if not words(answer):
         return (number_in(answer) or answer) if "=" in answer else answer
     sentence = answer if any(symbol.isdigit() for symbol in answer) else statement.sentence

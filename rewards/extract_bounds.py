@@ -7,15 +7,16 @@ from __future__ import annotations
 import re
 
 _LIMIT = r"(?:at most|at least|(?:less|fewer|more|greater|larger|smaller|higher|lower) than)"
+_PART = r"(?:third|quarter|fifth|tenth|root) of|\d\s(?:times|plus|minus|divided by|multiplied by)"
 _BEFORE = re.compile(
-    rf"(?:\b(?:{_LIMIT}|half(?: of)?|twice|thrice|double|triple)|\btext\s?\{{\s*{_LIMIT}\s*\}})"
-    r"[\s*$\\(~]{0,6}[€£]?\s?$",
+    rf"(?:\b(?:{_LIMIT}|half(?: of)?|twice|thrice|double|triple|{_PART})|\btext\s?\{{\s*{_LIMIT}\s*\}})"
+    r"[\s*$\\(~]{0,6}(?:(?:boldsymbol|mathbf|textbf|text)\s?\{)?[€£]?\s?$",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
     r"[*}$\\)\s]{0,4}?(?:\\text\s?\{\s*)?(?:\\?[%$]\s?)?"
     r"(?:(?:minus|plus|times|divided by|multiplied by|of|(?:less|fewer|more) than)\s[$\\(]{0,3}\d"
-    r"|or (?:more|less|fewer|greater|above|below|higher|lower)\b)",
+    r"|(?:squared|cubed)\b|or (?:more|less|fewer|greater|above|below|higher|lower)\b)",
     re.IGNORECASE,
 )
 _BOUND = re.compile(

@@ -10,7 +10,7 @@ import re
 from string import ascii_uppercase
 from typing import Literal
 
-from reasonrl.rewards.extract_bounds import asks, guesses
+from reasonrl.rewards.extract_bounds import asks, guesses, qualified
 from reasonrl.rewards.extract_gold import Kind
 from reasonrl.rewards.extract_number import follows_in_a_clause_of_its_own, hedged, is_number, number_in
 from reasonrl.rewards.extract_text import last_sentences, math_spans, undressed, words
@@ -97,6 +97,8 @@ def _in_sentence(sentence: str, kind: Kind, relation: bool, talks: bool) -> Pros
             return None  # digits without a word state nothing
         figures = [span for span in spans if is_number(span[0])]
         if len(figures) == 1 and len(spans) == 1 and not follows_in_a_clause_of_its_own(sentence[figures[0][2] :]):
+            if qualified(sentence[: figures[0][1]], sentence[figures[0][2] :]):
+                return None
             sentence = sentence[: figures[0][2]]  # the one figure that is set as a formula
             spans = figures
         number = number_in(_without_dollars(sentence, spans))

@@ -52,6 +52,7 @@ _DISPLAY = re.compile(r"\s*(?:\\\[|\$\$)")
 _LOOK_BACK = 6
 _RUN = 3
 _NEXT = 48
+_SAME = 7
 _TAIL = 600
 
 
@@ -112,12 +113,15 @@ def statements(text: str) -> list[Statement]:
     return found
 
 
-def differ_in_a_row(found: list[Statement]) -> bool:
-    """Whether the last three statements or more follow each other at once and each of them states another answer."""
+def differ_in_a_row(text: str) -> bool:
+    """Whether a text's last three statements follow each other at once, in the same words, each with another answer."""
+    found = statements(text)
     if len(found) < _RUN:
         return False
     run = found[:_RUN]
     if any(late.place - early.place > _NEXT for late, early in pairwise(run)):
+        return False
+    if len({text[max(0, said.place - _SAME) : said.place].lower() for said in run}) > 1:
         return False
     answers = [statement.tail[: sentence_end(statement.tail)].strip("*_ .$") for statement in run]
     return len(set(answers)) == _RUN

@@ -44,6 +44,10 @@ from reasonrl.rewards.math import verify
         ("\\sqrt{2}", "What is $\\sqrt 2$?"),
         ("\\sqrt{2}", "Find $\\sqrt 2$."),
         ("1", "The probability is 1 in 576."),
+        ("70", "The answer is at most $70$."),
+        ("70", "The answer is $70$ minus $3$."),
+        ("70", "It is 3 times 70."),
+        ("70", "It is the square root of 70."),
     ],
 )
 def test_a_response_that_states_no_such_answer(gold: str, response: str) -> None:
@@ -79,6 +83,9 @@ def test_a_response_that_states_no_such_answer(gold: str, response: str) -> None
         ("A", "a)"),
         ("\\frac{1}{576}", "The probability is 1 in 576."),
         ("\\frac{1}{576}", "The answer is 1 in 576."),
+        ("8", "Step 1: The answer to (a) is 3. The answer to (b) is 5. Final answer: 8"),
+        ("70", "Since 70 > 60, he has 70."),
+        ("70", "He must sell at least 70 cookies."),
     ],
 )
 def test_a_response_that_states_the_answer(gold: str, response: str) -> None:
