@@ -107,7 +107,7 @@ def changes_number(unit: str) -> bool:
     if not words:
         return False
     counted = any(word[0].isdigit() and before != "^" for before, word in zip(["", *words], words, strict=False))
-    return counted or words[0] in _CHANGING
+    return counted or words[0] in _CHANGING or (len(words) == 1 and words[0] in _CARDINALS)
 
 
 _MONEY_SIGNS = tuple(
@@ -131,9 +131,13 @@ def other_money(gold: str, answer: str) -> bool:
 
 _CHANGING = names(
     """dozen ten tenth hundredth thousandth millionth half halve third fifth sixth seventh eighth ninth twelfth squared
-    cubed factorial zero one two three four five six seven eight nine eleven twelve twenty thirty forty fifty sixty
-    seventy eighty ninety score"""
+    cubed factorial"""
 )
+_CARDINALS = names(
+    """zero one two three four five six seven eight nine eleven twelve twenty thirty forty fifty sixty seventy eighty
+    ninety"""
+)
+"""Words that change a number where they stand alone: `5 six`, not `3 six-sided dice`."""
 
 
 def conversion(left: str, right: str) -> Fraction | None:

@@ -7,6 +7,7 @@ import pytest
 from reasonrl.rewards.math import verify
 
 SAME = [
+    ("3", r"3\text{ six-sided dice}"),
     ("70", "m+n=70"),
     ("70", "p+q=70"),
     ("70", "100m+n=70"),
