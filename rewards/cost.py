@@ -23,6 +23,8 @@ MAX_OPERATOR_DIGITS = 3
 
 _OPERATORS = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|limits|bigcup|bigcap)(?![A-Za-z])|∑|∏|∫")
 _SEVERAL = re.compile(r"[,;&<>_|!:]|=.*=|\\(?:le|ge|ne|in|pm|mp|cup|cap)(?![A-Za-z])")
+_SIDE_BY_SIDE = re.compile(r"[\d}]\s*(?=\\[dt]?frac|\s\d)")
+"""Read as mixed numbers within mixed numbers, whose evaluation doubles with each."""
 _POWER = re.compile(r"(?:\^|\*\*)\s*(\{|\(|-?\d+)?")
 _FACTORIAL = re.compile(r"(\d+)\s*!|([)}\]!])\s*!")
 _BINOMIAL = re.compile(r"\\[dt]?binom\s*\{([^{}]*)\}|\\[dt]?binom")
@@ -45,6 +47,8 @@ def too_costly(text: str) -> str | None:
         return f"nested deeper than {MAX_DEPTH}"
     if len(re.findall(r"[+\-,;&=]", text)) > MAX_TERMS or len(text.split()) > 4 * MAX_TERMS:
         return f"more than {MAX_TERMS} terms"
+    if len(_SIDE_BY_SIDE.findall(text)) > 1:
+        return "numbers side by side"
     if _OPERATORS.search(text):
         return "a sum, product, integral or limit to evaluate"
     if len(_FUNCTION.findall(text)) > MAX_ROOTS_AND_LOGS:

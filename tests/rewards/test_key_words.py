@@ -59,3 +59,9 @@ def test_any_other_word_of_it_is_no_answer(gold, answer):
 def test_a_gold_may_be_left_to_computer_algebra_but_no_answer_may(gold, answer, same):
     assert verify(gold, rf"\boxed{{{answer}}}").correct is same
     assert not verify(answer, rf"\boxed{{{gold}}}").correct
+
+
+def test_numbers_in_a_row_cost_nothing():
+    for halves in (5, 20, 40):
+        text = "48" + "½" * halves
+        assert verify(text, r"\boxed{1}").status == verify("1", rf"\boxed{{{text}}}").status == "wrong"
