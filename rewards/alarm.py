@@ -18,7 +18,7 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def alarm(limit: float) -> Iterator[None]:
-    """Raises OutOfTime inside the block after `limit` seconds, and again every half second should a library swallow it.
+    """Raises OutOfTime inside the block after `limit` seconds, and again every tenth of a second should a library swallow it.
 
     An alarm that the caller had running is put back with what is left of it. Works in the main thread only.
     """
@@ -29,7 +29,7 @@ def alarm(limit: float) -> Iterator[None]:
     outer_left, outer_interval = signal.getitimer(signal.ITIMER_REAL)
     started = time.monotonic()
     outer_handler = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, limit, 0.5)
+    signal.setitimer(signal.ITIMER_REAL, limit, 0.1)
     try:
         yield
     finally:

@@ -198,13 +198,25 @@ def _kill_group(pid: int) -> None:
 
 
 def limit_resources(memory_limit_mb: int | None) -> None:
-    """Bounds this process's address space and forbids core files."""
+    """Bounds this process's address space and forbids core files; MemoryError where it already holds that much."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_limit_mb is not None:
         wanted = memory_limit_mb << 20
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        held = _address_space()
+        if held >= limit:  # what is mapped already stays usable: the limit would bite at some later item, or never
+            raise MemoryError(f"a worker holds {held >> 20} MiB of address space before its first item")
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _address_space() -> int:
+    """Bytes of address space of this process; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as sizes:
+            return int(sizes.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 class _Worker:
