@@ -18,7 +18,7 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def alarm(limit: float) -> Iterator[None]:
-    """Raises OutOfTime inside the block after `limit` seconds, then every tenth of a second should a library swallow it.
+    """Raises OutOfTime inside the block after `limit` seconds, then every 0.1 s should a library swallow it.
 
     An alarm that the caller had running is put back with what is left of it. Works in the main thread only.
     """
