@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -147,9 +148,8 @@ def verify_file(
             todo = read_pairs(pairs, settings.columns, done, total)
             for pair, verdict in _graded(todo, settings, max(total - done, 0)):
                 with whole or nullcontext():
-                    if file is not None:
-                        file.write(verdict_line(pair, verdict))
-                        file.flush()
+                    if file is not None and out is not None:
+                        _append(file, verdict_line(pair, verdict), out)
                     tally.count(verdict.status, pair.passed.get("equal"), verdict.seconds, bool(pair.fault))
                     tally.start = tally.start or time.monotonic() - start
                     tally.graded += 1
@@ -234,9 +234,24 @@ def _opened(out: Path | None, identity: dict[str, Any], restart: bool, tally: Ta
 def _appending(out: Path) -> BinaryIO:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        return out.open("ab")
+        return out.open("ab", buffering=0)
     except OSError as error:
         raise _unwritable(out, error) from error
+
+
+def _append(file: BinaryIO, line: bytes, out: Path) -> None:
+    """A whole line or none: what a full disk took of it is cut off again."""
+    length = os.fstat(file.fileno()).st_size
+    try:
+        left = memoryview(line)
+        while left:  # an unbuffered file may take a part
+            left = left[file.write(left) :]
+    except OSError as error:
+        os.ftruncate(file.fileno(), length)
+        raise RunError(
+            f"{out}: a verdict could not be written: {error.strerror or error} -> make room; those before it are kept,"
+            " and the same command goes on"
+        ) from error
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:

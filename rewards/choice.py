@@ -15,13 +15,14 @@ from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.alarm import LIMIT_SECONDS
 from reasonrl.rewards.choice_options import options_in, options_of
+from reasonrl.rewards.columns import GOLD_COLUMNS, column_named
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.extract import Found, extract_answer, extract_gold
 from reasonrl.rewards.extract_gold import kind_of
 from reasonrl.rewards.letters import denies, labelled, lone_letters
 from reasonrl.rewards.math import verify
 from reasonrl.rewards.policy import POLICIES
-from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Status, Verdict
+from reasonrl.rewards.verdict import SCORE_OF_STATUS, Status, Verdict, status_shares
 
 _SEPARATOR = re.compile(r"\s*(?:,|;|、|\band\b|&)\s*")
 _SMALL_LETTER = re.compile(r"[(\[]?([a-z])[)\].:]?")
@@ -218,7 +219,7 @@ class ChoiceReward:
 
     def verdicts(self, prompts: Sequence[Any] | None, completions: Sequence[Any], **columns: Any) -> list[Verdict]:
         """One verdict a completion; the prompts and columns as in a call."""
-        golds = self._column(columns)
+        golds = columns[column_named("choice", self.gold, GOLD_COLUMNS, columns)]
         if len(golds) != len(completions):
             raise RewardError(f"reward 'choice': {len(completions)} completions, but {len(golds)} golds")
         cells = columns.get(self.options) if self.options is not None else None
@@ -249,22 +250,10 @@ class ChoiceReward:
         if log_extra is not None:
             log_extra("verdict", [verdict.status for verdict in verdicts])
             log_extra("extracted", [verdict.extracted or "" for verdict in verdicts])
-        if log_metric is not None and verdicts:
-            for status in STATUSES:
-                log_metric(f"verdict/{status}", sum(verdict.status == status for verdict in verdicts) / len(verdicts))
+        if log_metric is not None:
+            for name, value in status_shares([verdict.status for verdict in verdicts]).items():
+                log_metric(name, value)
         return [verdict.score for verdict in verdicts]
-
-    def _column(self, columns: dict[str, Any]) -> Sequence[Any]:
-        for name in (self.gold,) if self.gold is not None else ("answer", "solution"):
-            if columns.get(name) is not None:
-                golds: Sequence[Any] = columns[name]
-                return golds
-        wanted = repr(self.gold) if self.gold is not None else "'answer' or 'solution'"
-        there = ", ".join(sorted(columns)) or "none"
-        raise RewardError(
-            f"reward 'choice': there is no column {wanted} with the golds; columns: {there} -> map one with"
-            " data.columns, or set args.gold"
-        )
 
 
 def _question(prompt: Any) -> str:

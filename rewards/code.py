@@ -12,10 +12,12 @@ from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.code_judge import CodeVerdict, judge
 from reasonrl.rewards.code_tests import NAMES_OF_FUNCTION, BadTests, Task, read_tests
+from reasonrl.rewards.columns import column_named
 from reasonrl.rewards.combining import row_name
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.extract import after_thinking
 from reasonrl.rewards.sandbox import Isolation, Limits, isolation
+from reasonrl.rewards.verdict import status_shares
 
 SCORES = ("all", "pass_rate")
 STATUSES = (
@@ -117,8 +119,8 @@ class CodeReward:
             log_extra("tests_passed", [f"{verdict.passed}/{verdict.total}" for verdict in verdicts])
             log_extra("code_reason", [verdict.reason for verdict in verdicts])
         if log_metric is not None and verdicts:
-            for status in STATUSES:
-                log_metric(f"verdict/{status}", sum(verdict.status == status for verdict in verdicts) / len(verdicts))
+            for name, value in status_shares([verdict.status for verdict in verdicts], STATUSES).items():
+                log_metric(name, value)
             log_metric("code/isolated", float(self.isolation.whole))
         return [self._score(verdict) for verdict in verdicts]
 
@@ -156,15 +158,7 @@ class CodeReward:
             raise RewardError(f"reward 'code': no row has tests that can be used; {problem}")
 
     def _column(self, columns: Mapping[str, Any]) -> str:
-        for name in (self.tests,) if self.tests is not None else COLUMNS:
-            if columns.get(name) is not None:
-                return name
-        wanted = repr(self.tests) if self.tests is not None else " or ".join(map(repr, COLUMNS))
-        there = ", ".join(sorted(columns)) or "none"
-        raise RewardError(
-            f"reward 'code': there is no column {wanted} with the tests; columns: {there} -> map one with"
-            " data.columns, or set args.tests"
-        )
+        return column_named("code", self.tests, COLUMNS, columns, "tests", "tests")
 
     def _task(self, row: Mapping[str, Any], column: str) -> Task:
         function = next((row[name] for name in NAMES_OF_FUNCTION if isinstance(row.get(name), str)), None)

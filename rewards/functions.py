@@ -11,6 +11,7 @@ from typing import Any
 
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
+from reasonrl.rewards.columns import GOLD_COLUMNS, column_named
 from reasonrl.rewards.compare import POLICIES
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.grading import Graded, check_pool_arguments, grade
@@ -55,7 +56,7 @@ class MathReward:
         return self._graded(completions, columns).verdicts
 
     def _graded(self, completions: Sequence[Any], columns: dict[str, Any]) -> Graded:
-        golds = self._golds(columns)
+        golds = columns[column_named("math", self.gold, GOLD_COLUMNS, columns)]
         if len(golds) != len(completions):
             raise RewardError(f"reward 'math': {len(completions)} completions, but {len(golds)} golds")
         bad = {place: _bad_gold(gold) for place, gold in enumerate(golds) if not isinstance(gold, str)}
@@ -86,18 +87,6 @@ class MathReward:
             for name, value in graded.metrics().items():
                 log_metric(name, value)
         return [verdict.score for verdict in verdicts]
-
-    def _golds(self, columns: dict[str, Any]) -> Sequence[Any]:
-        for name in (self.gold,) if self.gold is not None else ("answer", "solution"):
-            if columns.get(name) is not None:
-                golds: Sequence[Any] = columns[name]
-                return golds
-        wanted = repr(self.gold) if self.gold is not None else "'answer' or 'solution'"
-        there = ", ".join(sorted(columns)) or "none"
-        raise RewardError(
-            f"reward 'math': there is no column {wanted} with the golds; columns: {there} -> map one with data.columns,"
-            " or set args.gold"
-        )
 
 
 def _bad_gold(gold: Any) -> Verdict:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reasonrl.errors import RewardError
 from reasonrl.rewards.pool import TIME_LIMIT, close_shared_pools, shared_pool
 from reasonrl.rewards.pool_state import quantile
-from reasonrl.rewards.verdict import STATUSES, Verdict
+from reasonrl.rewards.verdict import Verdict, status_shares
 
 __all__ = ["Graded", "check_pool_arguments", "close_shared_pools", "grade"]
 
@@ -33,14 +33,10 @@ class Graded:
 
     def metrics(self) -> dict[str, float]:
         """Scalars for a log: the share of each status, what the verdicts cost, and workers killed; empty of none."""
-        count = len(self.verdicts)
-        if not count:
+        if not self.verdicts:
             return {}
         seconds = sorted(verdict.seconds for verdict in self.verdicts)
-        shares = {
-            f"verdict/{status}": sum(verdict.status == status for verdict in self.verdicts) / count
-            for status in STATUSES
-        }
+        shares = status_shares([verdict.status for verdict in self.verdicts])
         # Under `time/`, as all that differs between two runs of the same.
         costs = {"time/verdict_p99": quantile(seconds, 0.99), "time/verdict_max": seconds[-1]}
         return {**shares, **costs, "time/verdict_kills": float(self.kills)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -46,56 +46,46 @@ class Policy:
     unevaluated: bool
 
 
-POLICIES: dict[str, Policy] = {
-    "strict": Policy(
-        name="strict",
-        prose_answers=False,
-        optional_percent=False,
-        optional_unit=False,
-        convertible_units=False,
-        rounding=None,
-        gold_rounding=None,
-        tolerance=0.0,
-        unordered_lists=False,
-        loose_brackets=False,
-        ratio_as_value=False,
-        solved_equations=False,
-        key_words=False,
-        unevaluated=False,
-    ),
-    "default": Policy(
-        name="default",
-        prose_answers=True,
-        optional_percent=True,
-        optional_unit=True,
-        convertible_units=False,
-        rounding=3,
-        gold_rounding=4,
-        tolerance=0.0,
-        unordered_lists=True,
-        loose_brackets=False,
-        ratio_as_value=True,
-        solved_equations=True,
-        key_words=True,
-        unevaluated=False,
-    ),
-    "lenient": Policy(
-        name="lenient",
-        prose_answers=True,
-        optional_percent=True,
-        optional_unit=True,
-        convertible_units=True,
-        rounding=2,
-        gold_rounding=2,
-        tolerance=0.01,
-        unordered_lists=True,
-        loose_brackets=True,
-        ratio_as_value=True,
-        solved_equations=True,
-        key_words=True,
-        unevaluated=True,
-    ),
-}
+_STRICT = Policy(
+    name="strict",
+    prose_answers=False,
+    optional_percent=False,
+    optional_unit=False,
+    convertible_units=False,
+    rounding=None,
+    gold_rounding=None,
+    tolerance=0.0,
+    unordered_lists=False,
+    loose_brackets=False,
+    ratio_as_value=False,
+    solved_equations=False,
+    key_words=False,
+    unevaluated=False,
+)
+_DEFAULT = replace(
+    _STRICT,
+    name="default",
+    prose_answers=True,
+    optional_percent=True,
+    optional_unit=True,
+    rounding=3,
+    gold_rounding=4,
+    unordered_lists=True,
+    ratio_as_value=True,
+    solved_equations=True,
+    key_words=True,
+)
+_LENIENT = replace(
+    _DEFAULT,
+    name="lenient",
+    convertible_units=True,
+    rounding=2,
+    gold_rounding=2,
+    tolerance=0.01,
+    loose_brackets=True,
+    unevaluated=True,
+)
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in (_STRICT, _DEFAULT, _LENIENT)}
 """The named policies of `verify`."""
 
 

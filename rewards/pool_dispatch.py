@@ -24,10 +24,10 @@ from reasonrl.rewards.pool_wire import BrokenFrame, verdict_of
 
 TICK = 0.02
 """Seconds between two looks at the clocks while anything is in work."""
-AHEAD = 0.02
+AHEAD = 0.03
 """Seconds of work that a worker is given ahead, so that it never waits for this thread."""
-MOST_AHEAD = 128
-GATHER = 0.004
+MOST_AHEAD = 256
+GATHER = 0.008
 """Seconds this thread rests after verdicts came, while every worker has work: fewer wake-ups for the same items."""
 LONG = 0.05
 """Seconds after which an item in work is taken for a long one."""

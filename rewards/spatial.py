@@ -9,9 +9,11 @@ from typing import Any
 
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
+from reasonrl.rewards.columns import column_named
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.extract import after_thinking
 from reasonrl.rewards.spatial_read import LAYOUTS, MOST, Shape, as_corners, is_sound, read_gold, read_text
+from reasonrl.rewards.verdict import status_shares
 
 FRAMES = ("pixels", "unit", "thousand")
 BOX_MEASURES = ("iou", "step_gui")
@@ -69,7 +71,7 @@ class _SpatialReward:
         """A number in [0, 1] a completion, None where the gold holds nothing to compare with; `verdict` goes to
         `log_extra` (`correct` from `right_at` on), the share of each status to `log_metric`.
         """
-        golds = self._golds(columns) if completions else ()
+        golds = columns[self._gold_column(columns)] if completions else ()
         sizes = columns.get(self.image_size) or [None] * len(completions)
         if len(golds) != len(completions):
             raise RewardError(f"reward {self.name!r}: {len(completions)} completions, but {len(golds)} golds")
@@ -78,31 +80,18 @@ class _SpatialReward:
         ]
         if log_extra is not None:
             log_extra("verdict", [status for _, status in judged])
-        if log_metric is not None and judged:
-            for status in STATUSES:
-                log_metric(f"verdict/{status}", sum(status == one for _, one in judged) / len(judged))
+        if log_metric is not None:
+            for name, value in status_shares([status for _, status in judged], STATUSES).items():
+                log_metric(name, value)
         return [score for score, _ in judged]
-
-    def _golds(self, columns: Mapping[str, Any]) -> Sequence[Any]:
-        for name in (self.gold,) if self.gold is not None else self.gold_columns:
-            if columns.get(name) is not None:
-                golds: Sequence[Any] = columns[name]
-                return golds
-        raise self._no_golds(columns)
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Refuse rows of which none has a gold; single ones are masked and counted in training."""
-        names = (self.gold,) if self.gold is not None else self.gold_columns
-        if rows and not any(row.get(name) is not None for row in rows for name in names):
-            raise self._no_golds({name: None for row in rows for name in row})
+        if rows:
+            self._gold_column({name: value for row in rows for name, value in row.items() if value is not None})
 
-    def _no_golds(self, columns: Mapping[str, Any]) -> RewardError:
-        wanted = repr(self.gold) if self.gold is not None else " or ".join(map(repr, self.gold_columns))
-        there = ", ".join(sorted(columns)) or "none"
-        return RewardError(
-            f"reward {self.name!r}: there is no column {wanted} with the golds; columns: {there} -> map one with"
-            " data.columns, or set args.gold"
-        )
+    def _gold_column(self, columns: Mapping[str, Any]) -> str:
+        return column_named(self.name, self.gold, self.gold_columns, columns)
 
     def _judge(self, text: str, gold: Any, image: Any) -> tuple[float | None, str]:
         try:

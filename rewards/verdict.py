@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Status = Literal["correct", "wrong", "no_answer", "timeout", "crash", "bad_gold", "fault"]
 """`correct`, `wrong`; `no_answer`: nothing to compare was found; `timeout`, `crash`: the response's own doing;
-`bad_gold`: the gold cannot be
-compared with anything; `fault`: ours."""
+`bad_gold`: the gold cannot be compared with anything; `fault`: ours."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -48,3 +48,8 @@ class Verdict:
     def correct(self) -> bool:
         """True for the status `correct` alone."""
         return self.status == "correct"
+
+
+def status_shares(found: Sequence[str], statuses: Sequence[str] = STATUSES) -> dict[str, float]:
+    """`verdict/<status>` -> share of the verdicts found that have it, for a log; empty of none."""
+    return {f"verdict/{status}": found.count(status) / len(found) for status in statuses} if found else {}

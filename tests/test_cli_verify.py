@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -182,6 +183,27 @@ def test_asked_to_stop_it_keeps_what_it_has(tmp_path: Path, number: int, status:
     assert f"lines {kept:,}" in " ".join(out.replace("│", " ").split())
     done = run(tmp_path, pairs, "--out", "v.jsonl", "--limit", str(kept + 5))
     assert done.returncode == 0 and (tmp_path / "v.jsonl").read_bytes().count(b"\n") == kept + 5
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_full_disk_costs_no_verdict(tmp_path: Path, workers: str) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", sums(60))
+    most = 3_001
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    arguments = command(pairs, "--out", "out.jsonl", "--workers", workers)
+    done = subprocess.run(
+        arguments, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, preexec_fn=small_disk
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "could not be written: File too large" in " ".join(done.stderr.split())
+    kept = (tmp_path / "out.jsonl").read_bytes()
+    assert kept.endswith(b"\n") and 10 < kept.count(b"\n") < 60
+    assert run(tmp_path, pairs, "--out", "out.jsonl", "--workers", "0").returncode == 0
+    assert (tmp_path / "out.jsonl").read_bytes().startswith(kept)
+    assert [one["line"] for one in verdicts(tmp_path / "out.jsonl")] == list(range(1, 61))
 
 
 def test_a_limit_can_grow(tmp_path: Path) -> None:

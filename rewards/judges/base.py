@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RewardError
@@ -17,7 +19,26 @@ Log = Callable[..., None]
 _SAID = 500
 
 
-class JudgeReward:
+@dataclass(frozen=True)
+class Case:
+    """One completion to be judged.
+
+    Attributes:
+        place: its place in the batch.
+        problem: what was asked of the policy.
+        text: what of the completion is judged.
+        standard: what it is judged by: a gold, a reference response, a rubric.
+        code_needed: it holds words that look like a verdict; a true one carries the question's code.
+    """
+
+    place: int
+    problem: str
+    text: str
+    standard: Any
+    code_needed: bool
+
+
+class JudgeReward(ABC):
     """A reward that asks a judge model. Subclasses say what is asked and what follows from the answers.
 
     `None` is given where the judge failed for reasons that are not the response's: it is counted, and the sample is
@@ -68,6 +89,70 @@ class JudgeReward:
         self.keep_thinking = keep_thinking
         self.problem = problem
 
+    def __call__(
+        self,
+        prompts: Sequence[Any] | None = None,
+        completions: Sequence[Any] = (),
+        completion_ids: Sequence[Any] | None = None,
+        *,
+        log_extra: Log | None = None,
+        log_metric: Log | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Scores in [0, 1]; None where a row has nothing to judge by, or the judge failed. What it said goes to
+        `log_extra`, shares and costs to `log_metric`.
+        """
+        count = len(completions)
+        texts = self._texts(completions)
+        problems = self._problems(prompts, columns, count)
+        standards = self._standards(columns, count)
+        scores: list[float | None] = [None if standard is None else 0.0 for standard in standards]
+        wanted = [place for place in range(count) if standards[place] is not None and texts[place]]
+        known = self._known({place: (standards[place], completions[place]) for place in wanted})
+        cases = []
+        for place in wanted:
+            if place in known:
+                scores[place] = known[place]
+                continue
+            problem, text, standard = problems[place], texts[place], standards[place]
+            code_needed = imitates(self.verdict_pattern, text, problem, *self._untrusted(standard))
+            cases.append(Case(place, problem, text, standard, code_needed))
+        answers, tally = self._ask([question for case in cases for question in self._questions(case)], count)
+        for case in cases:
+            scores[case.place] = self._score(case, answers[case.place])
+        shares = {
+            "empty": sum(not text for text in texts) / max(count, 1),
+            "imitated": sum(imitated(answers[case.place], case.code_needed) for case in cases) / max(count, 1),
+            "by_rule": len(known) / max(count, 1),
+            **self._shares([answers[case.place] for case in cases], count),
+        }
+        self._log(scores, answers, tally, log_extra, log_metric, shares)
+        return scores
+
+    @abstractmethod
+    def _standards(self, columns: Mapping[str, Any], count: int) -> Sequence[Any]:
+        """What each completion is judged by; None where its row has none."""
+
+    @abstractmethod
+    def _questions(self, case: Case) -> list[Question]:
+        """What the judge is asked about one completion."""
+
+    @abstractmethod
+    def _score(self, case: Case, answers: Sequence[Answer]) -> float | None:
+        """What follows from the answers, in the order of the questions."""
+
+    def _known(self, pairs: Mapping[int, tuple[Any, Any]]) -> Mapping[int, float]:
+        """Scores by place that need no judge; `pairs` are standards and completions by place."""
+        return {}
+
+    def _untrusted(self, standard: Any) -> tuple[str, ...]:
+        """Texts of a standard that may hold words of a verdict."""
+        return ()
+
+    def _shares(self, answers: Sequence[Sequence[Answer]], count: int) -> Mapping[str, float]:
+        """What else is logged: name -> value, of the answers to each case and the number of completions."""
+        return {}
+
     def _texts(self, completions: Sequence[Any]) -> list[str]:
         texts = [text_of(completion) for completion in completions]
         return texts if self.keep_thinking else [visible(text) for text in texts]
@@ -92,9 +177,6 @@ class JudgeReward:
             raise RewardError(f"reward {self.name!r}: {count} completions, but {len(values)} values of {name!r}")
         listed: Sequence[Any] = values
         return listed
-
-    def _code_needed(self, *untrusted: str) -> bool:
-        return imitates(self.verdict_pattern, *untrusted)
 
     def _ask(self, questions: Sequence[Question], count: int) -> tuple[list[list[Answer]], Tally]:
         """The answers to each of `count` completions in the order of its questions, and the counts so far."""
@@ -123,7 +205,7 @@ class JudgeReward:
         tally: Tally,
         log_extra: Log | None,
         log_metric: Log | None,
-        **shares: float,
+        shares: Mapping[str, float],
     ) -> None:
         if log_extra is not None:
             log_extra(f"{self.name}_said", [_said(of_place) for of_place in answers])
@@ -141,28 +223,18 @@ class JudgeReward:
             log_metric(f"{self.name}/{name}", value)
 
 
+@dataclass(frozen=True)
 class Tally:
     """What was counted while a batch was judged."""
 
-    def __init__(
-        self,
-        asked: int,
-        questions: int,
-        failed: int,
-        unreadable: int,
-        re_asked: int,
-        cost: float,
-        tokens: int,
-        first_failure: str,
-    ) -> None:
-        self.asked = asked
-        self.questions = questions
-        self.failed = failed
-        self.unreadable = unreadable
-        self.re_asked = re_asked
-        self.cost = cost
-        self.tokens = tokens
-        self.first_failure = first_failure
+    asked: int
+    questions: int
+    failed: int
+    unreadable: int
+    re_asked: int
+    cost: float
+    tokens: int
+    first_failure: str
 
 
 def enough(answers: Sequence[Answer]) -> list[Any] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.judges.asking import Answer, Question
-from reasonrl.rewards.judges.base import JudgeReward, Log, enough, imitated
+from reasonrl.rewards.judges.base import Case, JudgeReward, enough, imitated
 from reasonrl.rewards.judges.templates import JudgePrompt
 from reasonrl.rewards.judges.texts import code_for
 from reasonrl.rewards.judges.verdicts import Unreadable, read_object
@@ -77,71 +77,38 @@ class ChecklistReward(JudgeReward):
         self.per_item = per_item
         self.prompt = JudgePrompt(prompt, "checklist.j2", ("problem", "response", "items"))
 
-    def __call__(
-        self,
-        prompts: Sequence[Any] | None = None,
-        completions: Sequence[Any] = (),
-        completion_ids: Sequence[Any] | None = None,
-        *,
-        log_extra: Log | None = None,
-        log_metric: Log | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Scores in [0, 1]; None where the rubric is missing or the judge left an item without a verdict."""
-        count = len(completions)
-        texts = self._texts(completions)
-        problems = self._problems(prompts, columns, count)
+    def _standards(self, columns: Mapping[str, Any], count: int) -> list[list[Item] | None]:
         values = self._column(self.rubric, columns, count)
-        rubrics = [read_rubric(value, f"{self.rubric} of completion {place}") for place, value in enumerate(values)]
-        scores: list[float | None] = [0.0 if rubric else None for rubric in rubrics]
-        needs: dict[int, bool] = {}
-        questions: list[Question] = []
-        for place, (rubric, text) in enumerate(zip(rubrics, texts, strict=True)):
-            if rubric and text:
-                needs[place] = self._code_needed(text, problems[place])
-                questions += self._questions(place, problems[place], rubric, text, needs[place])
-        answers, tally = self._ask(questions, count)
-        for place, code_needed in needs.items():
-            scores[place] = self._score(rubrics[place], answers[place], code_needed)
-        levels = [level for place in needs for answer in answers[place] for level in answer.verdict or ()]
-        self._log(
-            scores,
-            answers,
-            tally,
-            log_extra,
-            log_metric,
-            empty=sum(not text for text in texts) / max(count, 1),
-            imitated=sum(imitated(answers[place], need) for place, need in needs.items()) / max(count, 1),
-            **{level: levels.count(level) / max(len(levels), 1) for level in LEVELS},
-        )
-        return scores
+        return [read_rubric(one, f"{self.rubric} of completion {place}") or None for place, one in enumerate(values)]
 
-    def _questions(
-        self, place: int, problem: str, rubric: Sequence[Item], text: str, code_needed: bool
-    ) -> list[Question]:
+    def _questions(self, case: Case) -> list[Question]:
         """For each vote one question, or one an item in the rubric's order."""
         found = []
         for vote in range(self.votes):
-            for part in [[item] for item in rubric] if self.per_item else [list(rubric)]:
+            for part in [[item] for item in case.standard] if self.per_item else [list(case.standard)]:
                 wanted = [item.text for item in part]
-                code = code_for(self.prompt.text, problem, text, *wanted)
-                prompt = self.prompt.fill(code, {"problem": problem, "response": text, "items": wanted})
-                read = functools.partial(_read, count=len(part), code=code, code_needed=code_needed)
-                found.append(Question(place, prompt, read, vote))
+                code = code_for(self.prompt.text, case.problem, case.text, *wanted)
+                prompt = self.prompt.fill(code, {"problem": case.problem, "response": case.text, "items": wanted})
+                read = functools.partial(_read, count=len(part), code=code, code_needed=case.code_needed)
+                found.append(Question(case.place, prompt, read, vote))
         return found
 
-    def _score(self, rubric: Sequence[Item], answers: Sequence[Answer], code_needed: bool) -> float | None:
+    def _score(self, case: Case, answers: Sequence[Answer]) -> float | None:
         questions = len(answers) // self.votes
         votes = []
         for start in range(0, len(answers), questions):
             parts = answers[start : start + questions]
             failed = [answer for answer in parts if answer.failure]
             levels = [level for answer in parts for level in answer.verdict or ()]
-            votes.append(failed[0] if failed else Answer(checklist_score(rubric, levels)))
+            votes.append(failed[0] if failed else Answer(checklist_score(case.standard, levels)))
         scores = enough(votes)
         if scores is None:
-            return 0.0 if imitated(votes, code_needed) else None
+            return 0.0 if imitated(votes, case.code_needed) else None
         return float(sum(scores) / len(scores))
+
+    def _shares(self, answers: Sequence[Sequence[Answer]], count: int) -> dict[str, float]:
+        levels = [level for of_case in answers for answer in of_case for level in answer.verdict or ()]
+        return {level: levels.count(level) / max(len(levels), 1) for level in LEVELS}
 
 
 def read_rubric(value: Any, where: str) -> list[Item]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.judges.asking import Answer, Question
-from reasonrl.rewards.judges.base import JudgeReward, Log, enough, imitated
+from reasonrl.rewards.judges.base import Case, JudgeReward, enough, imitated
 from reasonrl.rewards.judges.templates import JudgePrompt
 from reasonrl.rewards.judges.texts import code_for
 from reasonrl.rewards.judges.verdicts import read_names, read_number, read_object
@@ -93,75 +93,46 @@ class PairwiseReward(JudgeReward):
         self.flags = dict(FLAGS if flags is None else flags)
         self.prompt = JudgePrompt(prompt, "pairwise.j2", ("problem", "response_a", "response_b"), ("flags",))
 
-    def __call__(
-        self,
-        prompts: Sequence[Any] | None = None,
-        completions: Sequence[Any] = (),
-        completion_ids: Sequence[Any] | None = None,
-        *,
-        log_extra: Log | None = None,
-        log_metric: Log | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Win rates in [0, 1]; None where the reference is missing or the judge failed in one of the orders."""
-        count = len(completions)
-        texts = self._texts(completions)
-        problems = self._problems(prompts, columns, count)
+    def _standards(self, columns: Mapping[str, Any], count: int) -> list[str | None]:
         given = [one if isinstance(one, str) else "" for one in self._column(self.reference, columns, count)]
-        references = [one.strip() for one in self._texts(given)]
-        scores: list[float | None] = [0.0 if reference else None for reference in references]
-        needs: dict[int, bool] = {}
-        questions: list[Question] = []
-        for place, (reference, text) in enumerate(zip(references, texts, strict=True)):
-            if reference and text:
-                needs[place] = self._code_needed(text, reference, problems[place])
-                questions += self._questions(place, problems[place], text, reference, needs[place])
-        answers, tally = self._ask(questions, count)
-        for place, code_needed in needs.items():
-            excess = max(0.0, len(texts[place]) / len(references[place]) - 1 - self.length_tolerance)
-            scores[place] = self._score(answers[place], excess, code_needed)
-        flagged = sum(any(one.flags for one in _verdicts(answers[place])) for place in needs)
-        first_wins = [_first_wins(answers[place], self.votes) for place in needs]
-        self._log(
-            scores,
-            answers,
-            tally,
-            log_extra,
-            log_metric,
-            flagged=flagged / max(count, 1),
-            empty=sum(not text for text in texts) / max(count, 1),
-            imitated=sum(imitated(answers[place], need) for place, need in needs.items()) / max(count, 1),
-            order_matters=sum(first_wins) / max(len(first_wins), 1),
-        )
-        return scores
+        return [text.strip() or None for text in self._texts(given)]
 
-    def _questions(self, place: int, problem: str, text: str, reference: str, code_needed: bool) -> list[Question]:
+    def _untrusted(self, standard: str) -> tuple[str, ...]:
+        return (standard,)
+
+    def _questions(self, case: Case) -> list[Question]:
         """First the order (response, reference), then the other one, `votes` times each."""
         found = []
         for response_first in (True, False):
-            first, second = (text, reference) if response_first else (reference, text)
-            code = code_for(self.prompt.text, problem, first, second)
-            values = {"problem": problem, "response_a": first, "response_b": second, "flags": self.flags}
+            first, second = (case.text, case.standard) if response_first else (case.standard, case.text)
+            code = code_for(self.prompt.text, case.problem, first, second)
+            values = {"problem": case.problem, "response_a": first, "response_b": second, "flags": self.flags}
             prompt = self.prompt.fill(code, values)
             read = functools.partial(
-                _read, code=code, code_needed=code_needed, response_first=response_first, flags=tuple(self.flags)
+                _read, code=code, code_needed=case.code_needed, response_first=response_first, flags=tuple(self.flags)
             )
-            found += [Question(place, prompt, read, vote) for vote in range(self.votes)]
+            found += [Question(case.place, prompt, read, vote) for vote in range(self.votes)]
         return found
 
-    def _score(self, answers: Sequence[Answer], excess: float, code_needed: bool) -> float | None:
+    def _score(self, case: Case, answers: Sequence[Answer]) -> float | None:
         if any(one.flags for one in _verdicts(answers)):
             return 0.0
+        excess = max(0.0, len(case.text) / len(case.standard) - 1 - self.length_tolerance)
         rates = []
         for order in (answers[: self.votes], answers[self.votes :]):
             comparisons = enough(order)
             if comparisons is None:
-                return 0.0 if imitated(answers, code_needed) else None
+                return 0.0 if imitated(answers, case.code_needed) else None
             confidences = [
                 self.scale * (one.response - one.reference) - self.length_penalty * excess for one in comparisons
             ]
             rates.append(sum(map(_sigmoid, confidences)) / len(confidences))
         return sum(rates) / 2
+
+    def _shares(self, answers: Sequence[Sequence[Answer]], count: int) -> dict[str, float]:
+        flagged = sum(any(one.flags for one in _verdicts(of_case)) for of_case in answers)
+        disagreed = sum(_orders_disagree(of_case, self.votes) for of_case in answers)
+        return {"flagged": flagged / max(count, 1), "order_matters": disagreed / max(len(answers), 1)}
 
 
 def _read(reply: str, code: str, code_needed: bool, response_first: bool, flags: tuple[str, ...]) -> Comparison:
@@ -177,7 +148,7 @@ def _verdicts(answers: Sequence[Answer]) -> list[Comparison]:
     return [answer.verdict for answer in answers if not answer.failure]
 
 
-def _first_wins(answers: Sequence[Answer], votes: int) -> bool:
+def _orders_disagree(answers: Sequence[Answer], votes: int) -> bool:
     """True if the two orders' first votes disagree on the winner."""
     one, other = answers[0].verdict, answers[votes].verdict
     if one is None or other is None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
+from reasonrl.rewards.columns import GOLD_COLUMNS, column_named
 from reasonrl.rewards.judges.asking import Answer, Question
-from reasonrl.rewards.judges.base import JudgeReward, Log, enough, imitated
+from reasonrl.rewards.judges.base import Case, JudgeReward, enough, imitated
 from reasonrl.rewards.judges.templates import JudgePrompt
 from reasonrl.rewards.judges.texts import code_for
 from reasonrl.rewards.judges.verdicts import read_word
@@ -69,85 +70,42 @@ class LLMVerifierReward(JudgeReward):
         self.rule_first = rule_first
         self.prompt = JudgePrompt(prompt, "verifier.j2", ("problem", "gold", "response"), ("reject_unsupported",))
 
-    def __call__(
-        self,
-        prompts: Sequence[Any] | None = None,
-        completions: Sequence[Any] = (),
-        completion_ids: Sequence[Any] | None = None,
-        *,
-        log_extra: Log | None = None,
-        log_metric: Log | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Scores in [0, 1]; None where the gold is missing or the judge failed."""
-        count = len(completions)
-        texts = self._texts(completions)
-        problems = self._problems(prompts, columns, count)
-        golds = [gold if isinstance(gold, str) and gold.strip() else None for gold in self._golds(columns, count)]
-        scores: list[float | None] = [0.0 if gold is not None else None for gold in golds]
-        wanted = [place for place in range(count) if golds[place] is not None and texts[place]]
-        known = self._by_rule(wanted, golds, completions) if self.rule_first else {}
-        asked: dict[int, bool] = {}
-        questions: list[Question] = []
-        for place in wanted:
-            if place in known:
-                scores[place] = known[place]
-                continue
-            asked[place] = self._code_needed(texts[place], problems[place])
-            questions += self._questions(place, problems[place], golds[place] or "", texts[place], asked[place])
-        answers, tally = self._ask(questions, count)
-        for place, code_needed in asked.items():
-            scores[place] = self._score(answers[place], code_needed)
-        self._log(
-            scores,
-            answers,
-            tally,
-            log_extra,
-            log_metric,
-            by_rule=len(known) / max(count, 1),
-            empty=sum(not text for text in texts) / max(count, 1),
-            imitated=sum(imitated(answers[place], need) for place, need in asked.items()) / max(count, 1),
-        )
-        return scores
+    def _standards(self, columns: Mapping[str, Any], count: int) -> list[str | None]:
+        column = column_named(self.name, self.gold, GOLD_COLUMNS, columns)
+        golds = self._column(column, columns, count)
+        return [gold if isinstance(gold, str) and gold.strip() else None for gold in golds]
 
-    def _questions(self, place: int, problem: str, gold: str, text: str, code_needed: bool) -> list[Question]:
-        code = code_for(self.prompt.text, problem, gold, text)
+    def _questions(self, case: Case) -> list[Question]:
+        code = code_for(self.prompt.text, case.problem, case.standard, case.text)
         values = {
-            "problem": problem,
-            "gold": gold,
-            "response": text,
+            "problem": case.problem,
+            "gold": case.standard,
+            "response": case.text,
             "reject_unsupported": self.reject_unsupported,
         }
         prompt = self.prompt.fill(code, values)
-        read = functools.partial(read_word, words=_WORDS, code=code, code_needed=code_needed)
-        return [Question(place, prompt, read, vote) for vote in range(self.votes)]
+        read = functools.partial(read_word, words=_WORDS, code=code, code_needed=case.code_needed)
+        return [Question(case.place, prompt, read, vote) for vote in range(self.votes)]
 
-    def _score(self, answers: Sequence[Answer], code_needed: bool) -> float | None:
+    def _score(self, case: Case, answers: Sequence[Answer]) -> float | None:
         words = enough(answers)
         if words is None:
-            return 0.0 if imitated(answers, code_needed) else None
+            return 0.0 if imitated(answers, case.code_needed) else None
         share = sum(word == "CORRECT" for word in words) / len(words)
         return share if self.vote_rule == "mean" else float(share > 0.5)
 
-    def _by_rule(
-        self, places: Sequence[int], golds: Sequence[str | None], completions: Sequence[Any]
-    ) -> dict[int, float]:
-        """Place -> score, where the rules are certain."""
+    def _known(self, pairs: Mapping[int, tuple[str, Any]]) -> dict[int, float]:
+        """Where the rules of `math` are certain."""
+        if not self.rule_first or not pairs:
+            return {}
         from reasonrl.rewards.functions import MathReward
 
-        verdicts = MathReward(policy="strict").verdicts(
-            [completions[place] for place in places], answer=[golds[place] for place in places]
-        )
+        golds, completions = zip(*pairs.values(), strict=True)
         known = {}
-        for place, verdict in zip(places, verdicts, strict=True):
+        for place, verdict in zip(pairs, MathReward(policy="strict").verdicts(completions, answer=golds), strict=True):
             sides = (verdict.gold.strip(), (verdict.extracted or "").strip())
             if verdict.status == "correct" and not self.reject_unsupported:
                 known[place] = 1.0
             elif verdict.status == "wrong" and all(_WHOLE_NUMBER.fullmatch(side) for side in sides):
                 known[place] = 0.0
         return known
-
-    def _golds(self, columns: Mapping[str, Any], count: int) -> Sequence[Any]:
-        if self.gold is None and columns.get("answer") is None and columns.get("solution") is not None:
-            return self._column("solution", columns, count)
-        return self._column(self.gold or "answer", columns, count)

@@ -78,7 +78,7 @@ def test_golds_are_answers_else_solutions_and_none_is_no_reward():
     with ScriptedServer(honest) as server:
         reward = verifier(server)
         assert reward(completions=["4", "4", "4"], solution=["4", None, " "]) == [1.0, None, None]
-        with pytest.raises(RewardError, match="no column 'answer'; columns: other -> "):
+        with pytest.raises(RewardError, match="no column 'answer' or 'solution' with the golds; columns: other -> "):
             reward(completions=["4"], other=["4"])
         with pytest.raises(RewardError, match="2 completions, but 1 values of 'answer'"):
             reward(completions=["4", "5"], answer=["4"])
