@@ -33,6 +33,7 @@ _BARE_WORDS = 8
 _STATED_WORDS = 4
 _LOOKED_AT = 400_000
 _RELATION = re.compile(r"[=<>≤≥]|\\(?:leq?|geq?|lt|gt|neq?|equiv|in)(?![A-Za-z])")
+_OR = re.compile(r"\\(?:text|mathrm)\s?\{\s*or\s*\}|\bor\b")
 _HEADING = re.compile(r"[:：]$|\b(?:answer|solution|conclusion|result|summary)\b[\s*:]*$", re.IGNORECASE)
 
 
@@ -168,5 +169,5 @@ def _is_bare(text: str, kind: Kind, prose: bool, gold: str) -> bool:
         said = None if after_copula(gold, kind) else after_copula(text, kind)
         return count <= _BARE_WORDS and "**" not in text and said is None
     if count == 0 or kind == "other":
-        return count == 0
+        return count == 0 or ("=" in text and words(_OR.sub(" ", text)) == 0)
     return count <= _BARE_WORDS and not math_spans(text) and after_copula(text, kind) is None

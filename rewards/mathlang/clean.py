@@ -50,6 +50,12 @@ _LOST_RETURN = re.compile(r"\r(?=ight|ho\b|angle|floor|ceil)")
 _TORN_TEXT = re.compile(r"(?<![\\A-Za-z])ext\{")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{},;!:%$])")
 _STAR_POWER = re.compile(r"\*\*(?!\*)")
+# `0{,}5` is a decimal comma, `10{,}000` a thousands mark: three digits behind a whole number that is not 0.
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.}])(0\{,\}\d+|\d+\{,\}(?:\d{1,2}|\d{4,}))(?![\d{])")
+_UNIT_IN_PARENTHESES = re.compile(
+    r"(?<=\d)(?:\\[, ]|~|\s)*(?:\\(?:text|mathrm)\{\s*\(([A-Za-z][A-Za-z ]{1,30})\)\s*\}"
+    r"|\(\\(?:text|mathrm)\{([A-Za-z][A-Za-z ]{1,30})\}\))$"
+)
 
 
 _CIRCLED = re.compile("[①②③④⑤⑥⑦⑧⑨⑩][①②③④⑤⑥⑦⑧⑨⑩]+")
@@ -76,6 +82,10 @@ def clean(text: str) -> str:
         text = _STAR_POWER.sub("^", text)
     if "ext{" in text:
         text = _TORN_TEXT.sub(r"\\text{", text)
+    if text.endswith((")", "}")) and "(" in text:
+        text = _UNIT_IN_PARENTHESES.sub(lambda unit: rf"\text{{ {unit[1] or unit[2]}}}", text)
+    if "{,}" in text:
+        text = _DECIMAL_COMMA.sub(lambda number: number[1].replace("{,}", "."), text)
     return undressed(text)
 
 

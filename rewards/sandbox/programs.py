@@ -45,7 +45,7 @@ def run_script(code: str) -> None:
     except CompileError as problem:
         status = COMPILE_ERROR
         sys.stderr.write(str(problem))
-    except BaseException as problem:
+    except BaseException as problem:  # whatever the program raises is its own error, shown as Python shows it
         frames = problem.__traceback__  # the first is ours
         traceback.print_exception(type(problem), problem, frames and frames.tb_next, limit=-3)
     with contextlib.suppress(BaseException):
@@ -54,7 +54,7 @@ def run_script(code: str) -> None:
         atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
-    except BaseException:
+    except BaseException:  # the program may have replaced its stdout
         status = status or 1
     with contextlib.suppress(BaseException):
         sys.stderr.flush()

@@ -41,7 +41,7 @@ def main() -> None:
     if child == 0:
         try:
             _Server(config, done).serve()
-        except BaseException as problem:
+        except BaseException as problem:  # the process ends here: the pool must hear why
             programs.send(1, {"fault": f"{type(problem).__name__}: {problem}"})
         os._exit(1)
     for descriptor in (0, 1):  # the channel must end with the child
@@ -272,7 +272,7 @@ class _Server:
         try:
             self._become_program(given, out, err, keep)
             run()
-        except BaseException as problem:
+        except BaseException as problem:  # in the forked child: nothing may return into the server's loop
             with contextlib.suppress(BaseException):
                 os.write(2, f"{type(problem).__name__}: {problem}".encode())
         os._exit(1)

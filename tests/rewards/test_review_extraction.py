@@ -57,6 +57,8 @@ def test_a_response_that_states_no_such_answer(gold: str, response: str) -> None
 @pytest.mark.parametrize(
     ("gold", "response"),
     [
+        (r"\pm 1", "x = 1 or x = -1"),
+        (r"x=\pm 1", r"x = 1 \text{ or } x = -1"),
         ("70", "First we add things up.\n\n**70**"),
         ("70", "Step 1: a.\n\n**$70**"),
         ("70", "**70**"),
