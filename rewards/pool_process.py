@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from reasonrl.rewards.pool_state import PoolSettings, Task
-from reasonrl.rewards.pool_wire import Frames, Slot, encode
+from reasonrl.rewards.pool_wire import Frames, Slot, drain, encode
 from reasonrl.rewards.pool_worker import command
 
 _TAIL = 4096
@@ -104,17 +104,7 @@ class Worker:
 
     def receive(self) -> tuple[list[Any], bool]:
         """The frames that have come, and whether the worker has closed its end."""
-        found: list[Any] = []
-        while True:
-            try:
-                data = self.link.recv(1 << 18)
-            except BlockingIOError:
-                return found, False
-            except ConnectionError:
-                return found, True
-            if not data:
-                return found, True
-            found += self.frames.feed(data)
+        return drain(self.link, self.frames)
 
     def look(self, item: int) -> None:
         """Notes the CPU time of a worker whose item has been long in work, for `starved`."""
@@ -234,17 +224,7 @@ class Template:
 
     def receive(self) -> tuple[list[Any], bool]:
         """The messages that have come, and whether the template has closed its end."""
-        found: list[Any] = []
-        while True:
-            try:
-                data = self.link.recv(1 << 16)
-            except BlockingIOError:
-                return found, False
-            except ConnectionError:
-                return found, True
-            if not data:
-                return found, True
-            found += self.frames.feed(data)
+        return drain(self.link, self.frames)
 
     def end(self, patience: float = 2.0) -> None:
         """Ends it and, through it, every worker."""

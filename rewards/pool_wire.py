@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import os
+import socket
 import struct
 import tempfile
 from typing import Any
@@ -69,6 +70,25 @@ class Frames:
                 raise BrokenFrame(f"a body that is not JSON: {problem}") from None
         del self._buffer[:at]
         return found
+
+
+def drain(link: socket.socket, frames: Frames) -> tuple[list[Any], bool]:
+    """The values that have come through a socket that does not block, and whether its other end is closed.
+
+    Raises:
+        BrokenFrame: as `Frames.feed`.
+    """
+    found: list[Any] = []
+    while True:
+        try:
+            data = link.recv(1 << 18)
+        except BlockingIOError:
+            return found, False
+        except ConnectionError:
+            return found, True
+        if not data:
+            return found, True
+        found += frames.feed(data)
 
 
 def result_of(number: int, verdict: Verdict) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,27 +11,10 @@ from reasonrl.errors import RunError
 from reasonrl.observe.metrics import format_number, format_seconds, step_line
 from reasonrl.observe.report import headline_figures, interval_text
 from reasonrl.observe.rundir import RunView, StageView, find_runs
+from reasonrl.observe.tables import table
 from reasonrl.observe.trackers import flatten
 
 POLL_SECONDS = 0.5
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Columns of plain text, as wide as they need to be."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=io.StringIO(), width=10_000, force_terminal=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(Text(name), overflow="fold")
-    for line in body:
-        table.add_row(*(Text(cell) for cell in line))
-    console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
 
 
 def _age(run: RunView) -> str:
@@ -71,7 +53,7 @@ def list_runs(root: str | Path) -> str:
         name = str(path.relative_to(folder)) if path != folder else path.name
         steps = f"{trained[-1].metrics[-1]['step']:,}" if trained else ""
         body.append([name, run.recipe, stages, steps, ", ".join(f"{key} {value}" for key, value in figures), _age(run)])
-    return _table(["run", "recipe", "stages", "steps", "last figures", "age"], body)
+    return table(["run", "recipe", "stages", "steps", "last figures", "age"], body)
 
 
 def _states(run: RunView) -> str:
@@ -155,12 +137,12 @@ def compare_runs(paths: Sequence[str | Path]) -> str:
             for name, text in _figures(stage):
                 rows.setdefault(f"{stage.name}: {name}", [""] * len(runs))[position] = text
     parts = [
-        _table(["figure", *names], [[name, *values] for name, values in rows.items()]) if rows else "no figures yet"
+        table(["figure", *names], [[name, *values] for name, values in rows.items()]) if rows else "no figures yet"
     ]
     differing = _differing_config([run.config for run in runs])
     if len(runs) > 1:
         parts.append(
-            _table(["config key that differs", *names], differing) if differing else "the composed recipes are equal"
+            table(["config key that differs", *names], differing) if differing else "the composed recipes are equal"
         )
     return "\n\n".join(parts)
 

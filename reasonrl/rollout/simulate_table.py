@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reasonrl.observe import format_seconds
+from reasonrl.observe.tables import table
 from reasonrl.rollout.latency import LatencyCurve
 from reasonrl.rollout.lengths import PredictorSettings
 from reasonrl.rollout.simulate_log import read_rollout_log
@@ -38,7 +37,7 @@ def plan_text(plan: FleetPlan) -> str:
     confidence = f"{100 * plan.settings.confidence:g} %"
     parts = [
         _replayed(plan),
-        _table(["policy", "makespan", "gain", f"{confidence} interval", "idle", "idle by server", "prefix hits"], rows),
+        table(["policy", "makespan", "gain", f"{confidence} interval", "idle", "idle by server", "prefix hits"], rows),
         f"gain: time under round robin / time under the policy ({plan.interval}); * the fastest that a run can follow",
         _predictions(plan),
         _error(plan),
@@ -57,7 +56,11 @@ def plan_text(plan: FleetPlan) -> str:
             for row in plan.overlaps
         ]
         header = ["policy", "answers checked", "staleness", "step", "gain", "generator idle", "trainer idle"]
-        parts += ["", _table(header, body), "gain: over the first line; a step is generation, checking and training"]
+        parts += [
+            "",
+            table(header, body),
+            "gain: over the first line; a step is generation, checking and training",
+        ]
     return "\n".join(parts)
 
 
@@ -116,20 +119,3 @@ def _error(plan: FleetPlan) -> str:
         f"simulated against measured makespan: off by {100 * plan.error.mean_absolute:.1f} % on average"
         f" ({100 * plan.error.mean:+.1f} % signed; {plan.error.steps} steps, {held})"
     )
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=io.StringIO(), width=10_000, force_terminal=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(Text(name), overflow="fold")
-    for line in body:
-        table.add_row(*(Text(cell) for cell in line))
-    console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
