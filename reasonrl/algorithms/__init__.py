@@ -15,15 +15,21 @@ from reasonrl.algorithms.advantages import (
     terminal_rewards,
 )
 from reasonrl.algorithms.batching import pad_plans, plan_microbatches, shuffled_parts
-from reasonrl.algorithms.losses import PolicySums, ValueSums, policy_loss, token_weights, value_loss
+from reasonrl.algorithms.importance import IMPORTANCE_MODES, Importance, ImportanceMode, importance_weights
+from reasonrl.algorithms.losses import PolicySums, ValueSums, counted_by, policy_loss, token_weights, value_loss
 from reasonrl.algorithms.statistics import explained_variance
 
 __all__ = [
+    "IMPORTANCE_MODES",
+    "Importance",
+    "ImportanceMode",
     "PolicySums",
     "ValueSums",
+    "counted_by",
     "explained_variance",
     "gae",
     "group_advantages",
+    "importance_weights",
     "kl_shaped_rewards",
     "masked_moments",
     "normalize",

@@ -31,12 +31,27 @@ def token_weights(
         mini-batch.
     """
     weights = mask.double()
-    if loss_type in ("dapo", "bnpo"):
-        return weights / max(total_tokens, 1.0)
+    count = counted_by(loss_type, total_tokens, total_rows)
     if loss_type == "grpo":
-        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1) / max(total_rows, 1.0)
+        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1) / count
     if loss_type == "dr_grpo":
-        return weights / max_tokens / max(total_rows, 1.0)
+        return weights / max_tokens / count
+    return weights / count
+
+
+def counted_by(loss_type: LossType, total_tokens: float, total_rows: float) -> float:
+    """What the weights of a mini-batch are divided by: its counting tokens, or its responses; at least 1.
+
+    All that a weight knows of the other samples is this number. Gradients that were added up with another number in its
+    place are made right by one factor, the quotient of both.
+
+    Raises:
+        ValueError: the loss type is unknown.
+    """
+    if loss_type in ("dapo", "bnpo"):
+        return max(total_tokens, 1.0)
+    if loss_type in ("grpo", "dr_grpo"):
+        return max(total_rows, 1.0)
     raise ValueError(f"loss_type = {loss_type!r}, allowed are 'dapo', 'bnpo', 'grpo' and 'dr_grpo'")
 
 
@@ -66,12 +81,13 @@ def policy_loss(
     *,
     epsilon: float,
     epsilon_high: float | None = None,
+    importance: torch.Tensor | None = None,
 ) -> PolicySums:
     """Clipped surrogate: -sum_t w_t min(rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon_high) A_t), rho_t = exp(log
     pi - log pi_old).
 
     All tensors are (B, T); `old_logprobs` and `advantages` carry no gradient; a token of weight 0 contributes
-    nothing, whatever it holds.
+    nothing, whatever it holds. `importance` (`importance_weights`) multiplies w_t in the loss, not in the record.
     """
     weights = weights.to(logprobs.dtype)
     log_ratio = torch.where(weights > 0, logprobs - old_logprobs, 0)
@@ -79,7 +95,8 @@ def policy_loss(
     clipped_ratio = ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
     advantages = torch.where(weights > 0, advantages, 0).to(logprobs.dtype)
     plain, clipped = ratio * advantages, clipped_ratio * advantages
-    loss = -(weights * torch.minimum(plain, clipped)).sum()
+    in_loss = weights if importance is None else weights * importance.to(weights)
+    loss = -(in_loss * torch.minimum(plain, clipped)).sum()
     with torch.no_grad():
         return PolicySums(
             loss=loss,
