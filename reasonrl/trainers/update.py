@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 
 from reasonrl.algorithms import (
+    PolicySums,
     gae,
     group_advantages,
     kl_shaped_rewards,
@@ -29,6 +30,7 @@ from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_config import PPOConfig
 
+POLICY_SUMS = ("policy_loss", "clip_fraction", "approx_kl")
 LogprobForward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
@@ -77,32 +79,44 @@ class PPOUpdate:
         self.args, self.accelerator, self.critic = args, accelerator, critic
         self.forward, self.meter, self.pad_token_id = forward, meter, pad_token_id
 
-    def micro_batches(self, batch: RolloutBatch, rows: Sequence[int]) -> Iterator[tuple[MicroBatch, bool]]:
-        """Token-budget micro-batches of some rows, equally many on every rank, and whether each is the last."""
+    def micro_batches(
+        self, batch: RolloutBatch, rows: Sequence[int], together: bool = True
+    ) -> Iterator[tuple[MicroBatch, bool]]:
+        """Token-budget micro-batches of some rows, and whether each is the last; equally many on every rank, unless
+        this rank works for itself (`together` false: no collective call).
+        """
         plan = plan_microbatches(rows, batch.lengths, self.args.tokens_per_microbatch)
-        count = torch.tensor([len(plan)], device=self.accelerator.device)
-        most = int(self.accelerator.gather(count).max())
+        most = len(plan)
+        if together:
+            count = torch.tensor([most], device=self.accelerator.device)
+            most = int(self.accelerator.gather(count).max())
         for number, group in enumerate(pad_plans(plan, most)):
             micro = make_micro_batch(batch, group, self.pad_token_id)
             padded = micro.inputs["attention_mask"]
             self.meter.add("padding_fraction", float((padded == 0).sum()), float(padded.numel()))
             yield micro, number == most - 1
 
-    def logprobs(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor:
+    def logprobs(self, model: torch.nn.Module, batch: RolloutBatch, together: bool = True) -> torch.Tensor:
         """(B, T) log-probabilities of the drawn tokens under a model, without gradient."""
-        return self._per_token(batch, lambda micro: micro.gather(self.forward(model, micro.labels, **micro.inputs)[0]))
+        return self._per_token(
+            batch, lambda micro: micro.gather(self.forward(model, micro.labels, **micro.inputs)[0]), together
+        )
 
-    def values(self, batch: RolloutBatch) -> torch.Tensor:
+    def values(self, batch: RolloutBatch, together: bool = True) -> torch.Tensor:
         """(B, T) V(s_t), without gradient; s_t is the state before token t."""
         critic = self.critic
         assert critic is not None
         critic.model.eval()
-        return self._per_token(batch, lambda micro: micro.gather(critic.values(**micro.inputs)))
+        # DDP's wrapper may exchange buffers in a forward pass, which no rank does alone.
+        model = critic.model if together else critic.unwrapped
+        return self._per_token(batch, lambda micro: micro.gather(model(**micro.inputs)), together)
 
-    def _per_token(self, batch: RolloutBatch, read: Callable[[MicroBatch], torch.Tensor]) -> torch.Tensor:
+    def _per_token(
+        self, batch: RolloutBatch, read: Callable[[MicroBatch], torch.Tensor], together: bool
+    ) -> torch.Tensor:
         out: torch.Tensor | None = None
         with torch.no_grad():
-            for micro, _ in self.micro_batches(batch, range(len(batch))):
+            for micro, _ in self.micro_batches(batch, range(len(batch)), together):
                 read_out = read(micro)
                 if out is None:
                     out = torch.zeros(batch.mask.shape, dtype=read_out.dtype, device=read_out.device)
@@ -120,12 +134,28 @@ class PPOUpdate:
     ) -> Targets:
         """Advantages and value targets of a batch; every number is of the models before this step's updates."""
         args = self.args
-        scored = ~batch.scores.isnan()
-        mask = batch.mask * scored.unsqueeze(1)
-        scores = torch.where(scored, batch.scores, torch.zeros_like(batch.scores))
         off_policy = args.actor_steps * args.num_iterations > 1
         logprobs = self.logprobs(model, batch) if off_policy or ref_logprobs is not None else None
         values = self.values(batch) if self.critic is not None else None
+        targets = self.raw_targets(batch, values, logprobs, ref_logprobs, token_rewards, self._group_baseline)
+        return self.spread(targets)
+
+    def raw_targets(
+        self,
+        batch: RolloutBatch,
+        values: torch.Tensor | None,
+        logprobs: torch.Tensor | None,
+        ref_logprobs: torch.Tensor | None,
+        token_rewards: torch.Tensor | None,
+        baseline: Callable[[torch.Tensor], torch.Tensor],
+    ) -> Targets:
+        """Targets of some samples by themselves, before any normalisation over the batch; `baseline` makes advantages
+        of their (B,) total rewards where there are no values. No collective call but the baseline's own.
+        """
+        args = self.args
+        scored = ~batch.scores.isnan()
+        mask = batch.mask * scored.unsqueeze(1)
+        scores = torch.where(scored, batch.scores, torch.zeros_like(batch.scores))
         dtype = values.dtype if values is not None else scores.dtype
         rewards = terminal_rewards(scores.to(dtype), mask)
         if token_rewards is not None:
@@ -139,13 +169,17 @@ class PPOUpdate:
             advantages, returns = gae(rewards, values, mask, gamma=args.gamma, lam=args.lam)
         else:
             total = torch.where(scored, rewards.sum(dim=1), torch.nan)
-            advantages = self._group_baseline(total).unsqueeze(1) * mask
-        raw = masked_moments(advantages, mask)
+            advantages = baseline(total).unsqueeze(1) * mask
+        return Targets(mask, advantages, returns, values, logprobs, kl)
+
+    def spread(self, targets: Targets) -> Targets:
+        """Record mean and deviation of the advantages over all ranks, and normalise by them where asked for."""
+        raw = masked_moments(targets.advantages, targets.mask)
         moments = self.accelerator.reduce(raw, reduction="sum")
         self._record_spread(moments)
-        if args.normalize_advantages and values is not None:
-            advantages = normalize(advantages, mask, moments)
-        return Targets(mask, advantages, returns, values, logprobs, kl)
+        if not self.args.normalize_advantages or targets.values is None:
+            return targets
+        return replace(targets, advantages=normalize(targets.advantages, targets.mask, moments))
 
     def _group_baseline(self, total: torch.Tensor) -> torch.Tensor:
         # A prompt's samples may lie on two ranks, so the groups are formed over all of them.
@@ -213,39 +247,54 @@ class PPOUpdate:
     def _policy_minibatch(
         self, model: torch.nn.Module, batch: RolloutBatch, targets: Targets, rows: list[int]
     ) -> torch.Tensor:
-        args, share = self.args, 1 / self.accelerator.num_processes
-        weights = self._weights(targets.mask, rows, args.loss_type)
+        share = 1 / self.accelerator.num_processes
+        weights = self._weights(targets.mask, rows, self.args.loss_type)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for micro, last in self.micro_batches(batch, rows):
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                logprobs, entropy = self.forward(model, micro.labels, **micro.inputs)
-                logprobs = micro.gather(logprobs)
-                old = logprobs.detach() if targets.logprobs is None else rows_of(targets.logprobs, micro)
-                w = rows_of(weights, micro)
-                sums = policy_loss(
-                    logprobs,
-                    old,
-                    rows_of(targets.advantages, micro),
-                    w,
-                    epsilon=args.epsilon,
-                    epsilon_high=args.epsilon_high,
-                )
-                self.accelerator.backward(sums.loss * self.accelerator.num_processes)
+                sums = self.policy_micro_batch(model, batch, targets, micro, weights)
             total += sums.loss.detach().double()
-            self.meter.add("policy_loss", sums.loss, 0)
-            self.meter.add("clip_fraction", sums.clipped, 0)
-            self.meter.add("approx_kl", sums.approx_kl, 0)
-            counts = rows_of(targets.mask, micro)
-            if args.top_p == 1:
-                # The engine and the trainer should agree on what the tokens' probabilities were; they drift apart
-                # unseen. (With a nucleus the engine's are of another distribution.)
-                drift = (old - rows_of(batch.sampled_logprobs, micro)).abs()
-                self.meter.add("sampling/logprob_difference", (drift * counts).sum(), float(counts.sum()))
-            if entropy is not None:
-                self.meter.add("entropy", (micro.gather(entropy.detach()) * counts).sum(), float(counts.sum()))
-        for name in ("policy_loss", "clip_fraction", "approx_kl"):
+            self.add_policy_sums(sums)
+        for name in POLICY_SUMS:
             self.meter.add(name, 0.0, share)
         return total
+
+    def policy_micro_batch(
+        self,
+        model: torch.nn.Module,
+        batch: RolloutBatch,
+        targets: Targets,
+        micro: MicroBatch,
+        weights: torch.Tensor,
+    ) -> PolicySums:
+        """Add the gradient of one micro-batch under these (B, T) token weights; a dummy one adds zero."""
+        args = self.args
+        logprobs, entropy = self.forward(model, micro.labels, **micro.inputs)
+        logprobs = micro.gather(logprobs)
+        old = logprobs.detach() if targets.logprobs is None else rows_of(targets.logprobs, micro)
+        sums = policy_loss(
+            logprobs,
+            old,
+            rows_of(targets.advantages, micro),
+            rows_of(weights, micro),
+            epsilon=args.epsilon,
+            epsilon_high=args.epsilon_high,
+        )
+        self.accelerator.backward(sums.loss * self.accelerator.num_processes)
+        counts = rows_of(targets.mask, micro)
+        if args.top_p == 1:
+            # The engine and the trainer should agree on what the tokens' probabilities were; they drift apart
+            # unseen. (With a nucleus the engine's are of another distribution.)
+            drift = (old - rows_of(batch.sampled_logprobs, micro)).abs()
+            self.meter.add("sampling/logprob_difference", (drift * counts).sum(), float(counts.sum()))
+        if entropy is not None:
+            self.meter.add("entropy", (micro.gather(entropy.detach()) * counts).sum(), float(counts.sum()))
+        return sums
+
+    def add_policy_sums(self, sums: PolicySums, factor: float = 1.0) -> None:
+        """Take a micro-batch's share of the loss and its companions into the metrics."""
+        for name, value in zip(POLICY_SUMS, (sums.loss, sums.clipped, sums.approx_kl), strict=True):
+            self.meter.add(name, value.detach() * factor, 0)
 
     def _parts(self, size: int, parts: int, *name: str | int) -> list[list[int]]:
         # The whole rollout batch is shuffled, and each rank takes what it holds of every part: mini-batches, and so the
