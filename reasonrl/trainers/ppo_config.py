@@ -7,6 +7,8 @@ from typing import Literal
 
 from trl import GRPOConfig
 
+from reasonrl.algorithms.importance import check_bounds
+
 
 @dataclass
 class PPOConfig(GRPOConfig):
@@ -19,7 +21,9 @@ class PPOConfig(GRPOConfig):
 
     Parameters whose names are TRL's mean what they mean there: `num_generations` (samples a prompt, 1 is allowed with
     `gae`), `num_iterations` (passes over a rollout batch), `epsilon`, `epsilon_high`, `beta` (here: of the KL penalty
-    in the reward), `temperature`, `top_p`, `max_completion_length`.
+    in the reward), `temperature`, `top_p`, `max_completion_length`. `vllm_importance_sampling_*` correct for what any
+    engine drew by other weights or kernels; `vllm_importance_sampling_correction` left at None is on exactly when
+    samples may be stale, and with `token_truncate` at 2 where TRL has `sequence_mask` at 3.
     """
 
     prompts_per_step: int = field(default=8, metadata={"help": "Prompts of a rollout batch, all ranks together."})
@@ -38,10 +42,22 @@ class PPOConfig(GRPOConfig):
     adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW, policy and critic."})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Of policy and critic."})
     stage_name: str = field(default="ppo", metadata={"help": "Part of every sample's seed."})
+    max_staleness: int = field(
+        default=0, metadata={"help": "1: a step's samples are drawn while the step before trains, by older weights."}
+    )
+    vllm_importance_sampling_correction: bool | None = field(
+        default=None, metadata={"help": "Weigh tokens by pi_old / pi_engine; None: when max_staleness is above 0."}
+    )
+    vllm_importance_sampling_mode: str = field(default="token_truncate", metadata={"help": "How ratios are bounded."})
+    vllm_importance_sampling_clip_max: float | None = field(default=2.0, metadata={"help": "Upper bound of ratios."})
+    vllm_importance_sampling_clip_min: float | None = field(default=None, metadata={"help": "Lower bound of ratios."})
 
     def __post_init__(self) -> None:
         samples = self.num_generations
         self._check(samples)
+        if self.vllm_importance_sampling_correction is None:
+            self.vllm_importance_sampling_correction = self.max_staleness > 0
+        self._check_correction()
         # TRL asks for two samples a prompt or more, since its baseline is the group, and sizes its batches in its own
         # way; what is drawn here is decided by our sampler, so it is shown a batch it accepts, and then the real one.
         self.num_generations = max(2, samples)
@@ -80,3 +96,22 @@ class PPOConfig(GRPOConfig):
                 )
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
             raise ValueError(f"gamma = {self.gamma} and lam = {self.lam}: both must lie in [0, 1]")
+
+    def _check_correction(self) -> None:
+        if self.max_staleness not in (0, 1):
+            raise ValueError(
+                f"max_staleness = {self.max_staleness}, allowed are 0 (samples of the current weights) and 1 (drawn"
+                " while the step before trains)"
+            )
+        if not self.vllm_importance_sampling_correction:
+            return
+        check_bounds(
+            self.vllm_importance_sampling_mode,
+            self.vllm_importance_sampling_clip_max,
+            self.vllm_importance_sampling_clip_min,
+        )
+        if self.top_p < 1:
+            raise ValueError(
+                f"top_p = {self.top_p}, but the importance correction compares probabilities of the whole distribution,"
+                " and a nucleus is another one -> top_p = 1, or vllm_importance_sampling_correction = False"
+            )

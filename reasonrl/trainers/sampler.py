@@ -31,12 +31,25 @@ class PromptStream(Sampler[int]):
     def __len__(self) -> int:
         return self.steps * self.prompts * self.samples
 
+    def batch(self, step: int) -> list[int]:
+        """Indices of the rollout batch of this step, counted from 0, also beyond the end of the stream."""
+        first, last = step * self.prompts, (step + 1) * self.prompts
+        indices: list[int] = []
+        for epoch in range(first // self.rows, (last - 1) // self.rows + 1):
+            start = epoch * self.rows
+            indices += self._order(epoch)[max(first - start, 0) : last - start]
+        return [index for index in indices for _ in range(self.samples)]
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(self.rows))
+        random.Random(f"prompts/{self.seed}/{epoch}").shuffle(order)
+        return order
+
     def __iter__(self) -> Iterator[int]:
         left = self.steps * self.prompts
         epoch = 0
         while left > 0:
-            order = list(range(self.rows))
-            random.Random(f"prompts/{self.seed}/{epoch}").shuffle(order)
+            order = self._order(epoch)
             for index in order[:left]:
                 for _ in range(self.samples):
                     yield index

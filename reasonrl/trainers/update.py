@@ -11,9 +11,11 @@ import torch
 from accelerate import Accelerator
 
 from reasonrl.algorithms import (
+    Importance,
     PolicySums,
     gae,
     group_advantages,
+    importance_weights,
     kl_shaped_rewards,
     masked_moments,
     normalize,
@@ -45,6 +47,7 @@ class Targets:
         values: V(s_t) of the critic before its steps; None without a critic.
         logprobs: of the policy before its steps; None when a single on-policy step makes them the current ones.
         kl: log pi - log pi_ref of the drawn tokens; None without a reference.
+        importance: what the correction for the engine's distribution makes of each token; None without it.
     """
 
     mask: torch.Tensor
@@ -53,6 +56,7 @@ class Targets:
     values: torch.Tensor | None
     logprobs: torch.Tensor | None
     kl: torch.Tensor | None
+    importance: Importance | None = None
 
 
 class PPOUpdate:
@@ -134,8 +138,8 @@ class PPOUpdate:
     ) -> Targets:
         """Advantages and value targets of a batch; every number is of the models before this step's updates."""
         args = self.args
-        off_policy = args.actor_steps * args.num_iterations > 1
-        logprobs = self.logprobs(model, batch) if off_policy or ref_logprobs is not None else None
+        needed = args.actor_steps * args.num_iterations > 1 or args.vllm_importance_sampling_correction
+        logprobs = self.logprobs(model, batch) if needed or ref_logprobs is not None else None
         values = self.values(batch) if self.critic is not None else None
         targets = self.raw_targets(batch, values, logprobs, ref_logprobs, token_rewards, self._group_baseline)
         return self.spread(targets)
@@ -170,7 +174,27 @@ class PPOUpdate:
         else:
             total = torch.where(scored, rewards.sum(dim=1), torch.nan)
             advantages = baseline(total).unsqueeze(1) * mask
-        return Targets(mask, advantages, returns, values, logprobs, kl)
+        return Targets(mask, advantages, returns, values, logprobs, kl, self._importance(batch, mask, logprobs))
+
+    def _importance(self, batch: RolloutBatch, mask: torch.Tensor, logprobs: torch.Tensor | None) -> Importance | None:
+        if not self.args.vllm_importance_sampling_correction:
+            return None
+        assert logprobs is not None
+        masks = self.args.vllm_importance_sampling_mode.endswith("mask")
+        found = importance_weights(
+            logprobs,
+            batch.sampled_logprobs,
+            mask,
+            mode=self.args.vllm_importance_sampling_mode,
+            clip_max=self.args.vllm_importance_sampling_clip_max,
+            clip_min=self.args.vllm_importance_sampling_clip_min,
+        )
+        count = float(mask.sum())
+        self.meter.add("sampling/importance_ratio_mean", found.ratio.sum(), count)
+        self.meter.add(
+            f"sampling/importance_{'dropped' if masks else 'truncated'}_fraction", found.outside.sum(), count
+        )
+        return found
 
     def spread(self, targets: Targets) -> Targets:
         """Record mean and deviation of the advantages over all ranks, and normalise by them where asked for."""
@@ -279,6 +303,7 @@ class PPOUpdate:
             rows_of(weights, micro),
             epsilon=args.epsilon,
             epsilon_high=args.epsilon_high,
+            importance=None if targets.importance is None else rows_of(targets.importance.weights, micro),
         )
         self.accelerator.backward(sums.loss * self.accelerator.num_processes)
         counts = rows_of(targets.mask, micro)
