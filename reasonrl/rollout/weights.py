@@ -21,25 +21,27 @@ def checkpoint_names(model: Any) -> frozenset[str]:
     return frozenset(name for name, _, _ in _parameters(model))
 
 
-def checkpoint_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def checkpoint_weights(model: Any, *, adapters: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight of a policy once, in the order of its modules, under the name that its checkpoint has.
 
-    A LoRA layer yields W + (alpha / r) B A of its active adapters; parameters that are split over ranks (ZeRO-3, FSDP2)
-    are gathered one by one, so every rank has to iterate to the end. A tied head goes under one name.
+    A LoRA layer yields W + (alpha / r) B A of its active adapters, without `adapters` W alone. Parameters that are
+    split over ranks (ZeRO-3, FSDP2) are gathered one by one, a copy of one at a time: every rank has to iterate to the
+    end. A tied head goes under one name.
 
     Raises:
         ModelError: an adapter changes its layer in a way that no single weight expresses (DoRA, LoRA with a bias, other
             kinds than LoRA).
     """
     for name, parameter, adapted in _parameters(model):
-        with _whole([parameter, *_adapter_parameters(adapted)]) as split:
-            tensor = _full(parameter.detach())
-            if adapted is not None and not adapted.merged and not adapted.disable_adapters:
-                for adapter in adapted.active_adapters:
-                    if adapter in adapted.lora_A or adapter in adapted.lora_embedding_A:
-                        tensor = tensor + adapted.get_delta_weight(adapter).detach().to(tensor)
-            # A gathered parameter is taken away again when the next one is asked for; who loads it may not be done.
-            yield name, tensor.clone() if split else tensor
+        deltas = _adapters_to_add(adapted) if adapters else []
+        with whole([parameter, *_adapter_parameters(adapted)] if deltas else [parameter]) as split:
+            tensor = full(parameter.detach())
+            for adapter in deltas:
+                tensor = tensor + full(adapted.get_delta_weight(adapter).detach()).to(tensor)
+            if split and not deltas:
+                tensor = tensor.clone()  # what was gathered is taken away again below
+        yield name, tensor
+        del tensor  # not held while the next one is gathered
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter, Any]]:
@@ -51,7 +53,7 @@ def _parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter, Any]]:
     tuned = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     copies = {name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
     for name, layer in tuned.items():
-        if not isinstance(layer, LoraLayer) or _no_plain_delta(layer):
+        if not isinstance(layer, LoraLayer) or no_plain_delta(layer):
             raise ModelError(
                 f"sync_weights: the adapter of {name!r} ({type(layer).__name__}) cannot be merged into one weight ->"
                 " use plain LoRA (no DoRA, no lora_bias), or rollout.engine=transformers"
@@ -63,16 +65,16 @@ def _parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter, Any]]:
             if not inner.startswith("base_layer."):
                 continue
             layer = tuned[owner] if inner == "base_layer.weight" else None
-            yield _plain(f"{owner}.{inner.removeprefix('base_layer.')}"), parameter, layer
+            yield plain_name(f"{owner}.{inner.removeprefix('base_layer.')}"), parameter, layer
             continue
         owner = _owner(name, copies)
         if owner is not None:
             place = _copy_in_use(copies[owner])
             inner = name[len(owner) + 1 :]
             if inner.startswith(place + "."):
-                yield _plain(f"{owner}.{inner[len(place) + 1 :]}"), parameter, None
+                yield plain_name(f"{owner}.{inner[len(place) + 1 :]}"), parameter, None
             continue
-        yield _plain(name), parameter, None
+        yield plain_name(name), parameter, None
 
 
 def _owner(name: str, modules: dict[str, Any]) -> str | None:
@@ -88,25 +90,32 @@ def _copy_in_use(module: Any) -> str:
     return f"modules_to_save.{module.active_adapters[0]}"
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without what peft puts before it."""
     return name.removeprefix(_PREFIX)
 
 
-def _no_plain_delta(layer: Any) -> bool:
+def no_plain_delta(layer: Any) -> bool:
+    """Whether an active adapter of a LoRA layer does more than add B A."""
     adapters = layer.active_adapters
     variants = getattr(layer, "lora_variant", {})
     return any(layer.use_dora.get(a) or layer.lora_bias.get(a) or a in variants for a in adapters)
 
 
-def _adapter_parameters(layer: Any) -> list[torch.nn.Parameter]:
-    if layer is None:
+def _adapters_to_add(layer: Any) -> list[str]:
+    """Adapters whose product is not in the layer's weight yet."""
+    if layer is None or layer.merged or layer.disable_adapters:
         return []
+    return [name for name in layer.active_adapters if name in layer.lora_A or name in layer.lora_embedding_A]
+
+
+def _adapter_parameters(layer: Any) -> list[torch.nn.Parameter]:
     return [p for name, p in layer.named_parameters() if not name.startswith("base_layer.")]
 
 
 @contextlib.contextmanager
-def _whole(parameters: list[torch.nn.Parameter]) -> Iterator[bool]:
-    """The parameters gathered, where ZeRO-3 has split them over the ranks; whether it has."""
+def whole(parameters: list[torch.nn.Parameter]) -> Iterator[bool]:
+    """The parameters gathered, where ZeRO-3 has split them over the ranks; whether it has. A collective call."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         yield False
         return
@@ -116,6 +125,7 @@ def _whole(parameters: list[torch.nn.Parameter]) -> Iterator[bool]:
         yield True
 
 
-def _full(tensor: torch.Tensor) -> torch.Tensor:
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that FSDP2 has split, put together; a collective call."""
     gather = getattr(tensor, "full_tensor", None)  # FSDP2 splits into DTensors
     return tensor if gather is None else gather()
