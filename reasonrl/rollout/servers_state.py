@@ -33,12 +33,16 @@ class Health:
 
 @dataclass
 class OpenCall:
-    """A sample that a server is drawing."""
+    """A sample that a server is drawing.
+
+    `started` (sent) is a time of the loop's clock, `first_token` of the run's (`stamps.now`).
+    """
 
     task: asyncio.Task[None]
     started: float
     expected: float
     received: int = 0
+    first_token: float = 0.0
     recalled: str = ""
 
     @property

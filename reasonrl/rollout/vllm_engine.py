@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ from reasonrl.rollout.agreement import (
     require_agreement,
     teacher_forced,
 )
-from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.engine import Request, Sample, SamplingParams, Stamp, longest_first
+from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_start import (
     checkpoint_dtype,
@@ -125,17 +127,23 @@ class VLLMEngine:
         if self._streaming:
             raise ModelError("rollout: this engine is already drawing -> read one stream to its end before the next")
         waiting: dict[str, Request] = {}
+        not_begun, begun = deque[tuple[str, str]](), dict[str, float]()
         self._streaming = True
         try:
             self._wake()
-            for request in requests:
+            for request in longest_first(requests):
                 name = str(next(self._numbers))
-                self._vllm.add_request(name, _prompt(request.prompt_ids), self.sampling(request.seed, params))
+                theirs = self._vllm.add_request(name, _prompt(request.prompt_ids), self.sampling(request.seed, params))
                 waiting[name] = request
+                not_begun.append((name, theirs))
             while waiting:
-                for output in self._step():
+                outputs, time = self._step(), now()
+                self._note_begun(not_begun, begun, time)
+                for output in outputs:
                     if output.finished and output.request_id in waiting:
-                        yield self._sample(waiting.pop(output.request_id), output.outputs[0])
+                        name = output.request_id
+                        stamp = Stamp(process_name(), begun.pop(name, time), time, output.num_cached_tokens)
+                        yield self._sample(waiting.pop(name), output.outputs[0], stamp)
         finally:
             if waiting:
                 self._vllm.abort_request(list(waiting))
@@ -230,6 +238,14 @@ class VLLMEngine:
             torch.set_rng_state(state)
         return outputs
 
+    def _note_begun(self, waiting: deque[tuple[str, str]], begun: dict[str, float], time: float) -> None:
+        """Move requests (our name and vLLM's) that have their first token from `waiting` to `begun`; vLLM begins them
+        in the order given.
+        """
+        states = self._vllm.output_processor.request_states
+        while waiting and ((state := states.get(waiting[0][1])) is None or not state.is_prefilling):
+            begun[waiting.popleft()[0]] = time
+
     def _reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
         seen: set[str] = set()
 
@@ -288,7 +304,7 @@ class VLLMEngine:
                     " max_prompt_length or fewer response tokens"
                 )
 
-    def _sample(self, request: Request, drawn: Any) -> Sample:
+    def _sample(self, request: Request, drawn: Any, stamp: Stamp) -> Sample:
         logprobs = tuple(drawn.logprobs.logprobs)
         ids = tuple(drawn.token_ids)
         if drawn.finish_reason not in ("stop", "length"):
@@ -307,6 +323,7 @@ class VLLMEngine:
             logprobs_sampled=logprobs,
             finish_reason=drawn.finish_reason,
             weight_version=self.weight_version,
+            stamp=stamp,
         )
 
 
