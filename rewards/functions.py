@@ -75,14 +75,15 @@ class MathReward:
         log_metric: Log | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Scores; the columns `verdict` and `extracted` go to `log_extra`, the share of each status and what the
-        verdicts cost to `log_metric`.
+        """Scores; the columns `verdict`, `extracted` and `verify_seconds` go to `log_extra`, the share of each status
+        and what the verdicts cost to `log_metric`.
         """
         graded = self._graded(completions, columns)
         verdicts = graded.verdicts
         if log_extra is not None:
             log_extra("verdict", [verdict.status for verdict in verdicts])
             log_extra("extracted", [verdict.extracted or "" for verdict in verdicts])
+            log_extra("verify_seconds", [verdict.seconds for verdict in verdicts])
         if log_metric is not None:
             for name, value in graded.metrics().items():
                 log_metric(name, value)

@@ -7,11 +7,13 @@ know which one they hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
+
+    from reasonrl.rollout.latency import LatencyCurve
 
 FinishReason = Literal["stop", "length"]
 
@@ -40,12 +42,58 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What the run's log says of a step's lengths before it is drawn.
+
+    Attributes:
+        lengths: response tokens of the samples of the step before.
+        curve: seconds of a decode step by batch, fitted to the run's own stamps; None where that could not be done.
+    """
+
+    lengths: tuple[int, ...]
+    curve: LatencyCurve | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How many response tokens a sample is predicted to have, and the outlook for its whole step."""
+
+    tokens: float
+    outlook: Outlook
+
+
+@dataclass(frozen=True)
 class Request:
-    """One sample to draw: a prompt as token ids, and the seed that alone decides the draw (64 bits)."""
+    """One sample to draw.
+
+    Attributes:
+        id: names it; distinct within a batch.
+        prompt_ids: the prompt as token ids.
+        seed: decides the draw (64 bits).
+        expected: its predicted length; decides where and in which order it is drawn, never what is drawn. Engines heed
+            it where all requests of a batch have one.
+    """
 
     id: str
     prompt_ids: tuple[int, ...]
     seed: int
+    expected: Expected | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Where and when a sample was drawn.
+
+    Attributes:
+        server: name of the server or engine.
+        started, finished: its first and its last token, seconds since 1970 on a clock that never steps back.
+        cached_tokens: tokens of its prompt that the engine did not have to read anew; None where it does not say.
+    """
+
+    server: str
+    started: float
+    finished: float
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +108,8 @@ class Sample:
             and top-p applied).
         finish_reason: `stop` when a stop token was drawn, `length` when `max_tokens` cut it.
         weight_version: version of the weights that drew it, as given to `sync_weights`.
+        stamp: where and when it was drawn; None where the engine does not say. Samples that differ in nothing else are
+            equal.
     """
 
     request: Request
@@ -68,6 +118,7 @@ class Sample:
     logprobs_sampled: tuple[float, ...]
     finish_reason: FinishReason
     weight_version: int
+    stamp: Stamp | None = field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -85,3 +136,15 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """Give back what the engine holds; the engine cannot be used afterwards."""
         ...
+
+
+def longest_first(requests: Sequence[Request]) -> list[Request]:
+    """Requests by falling expected length, those of one prompt side by side; as they are where any has none."""
+    if any(request.expected is None for request in requests):
+        return list(requests)
+    expected = {request.prompt_ids: 0.0 for request in requests}
+    place = {prompt: turn for turn, prompt in enumerate(expected)}
+    for request in requests:
+        if request.expected is not None:
+            expected[request.prompt_ids] = max(expected[request.prompt_ids], request.expected.tokens)
+    return sorted(requests, key=lambda request: (-expected[request.prompt_ids], place[request.prompt_ids]))

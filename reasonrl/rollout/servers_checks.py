@@ -65,6 +65,7 @@ def sample_of(arrival: Arrival, tokenizer: Any) -> Sample:
         logprobs_sampled=drawn.logprobs,
         finish_reason="stop" if drawn.finish_reason == "stop" else "length",
         weight_version=arrival.version,
+        stamp=arrival.stamp,
     )
 
 

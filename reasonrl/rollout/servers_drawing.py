@@ -17,10 +17,11 @@ from typing import Any
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.dispatch import Call, EngineLoad, least_outstanding
-from reasonrl.rollout.engine import Request, SamplingParams
+from reasonrl.rollout.engine import Request, SamplingParams, Stamp
 from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Drawn, ServerFault, StatusFault, refusal
 from reasonrl.rollout.servers_state import OpenCall, Server
+from reasonrl.rollout.stamps import now
 
 #: Tokens that a server may gather before it sends them on: few enough to see what it still owes.
 STREAM_INTERVAL = 16
@@ -38,12 +39,15 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A finished sample: its request, what was drawn, who drew it, and the version of the weights it was drawn with."""
+    """A finished sample: its request, what was drawn, who drew it and when, and the version of the weights it was drawn
+    with.
+    """
 
     request: Request
     drawn: Drawn
     server: Server
     version: int
+    stamp: Stamp
 
 
 @dataclass
@@ -182,6 +186,8 @@ class Drawing:
         loop = asyncio.get_running_loop()
 
         def heard(tokens: int) -> None:
+            if tokens and not call.received:
+                call.first_token = now()
             call.received += tokens
             server.last_heard = loop.time()
 
@@ -212,7 +218,8 @@ class Drawing:
             server.faults_in_a_row = server.restarts_in_a_row = 0
             self.expectation.learn(len(drawn.token_ids))
             server.open.pop(number, None)  # before the reader can look
-            self.out.put(Arrival(request, drawn, server, self.fleet.version))
+            stamp = Stamp(str(server.place + 1), call.first_token, now())
+            self.out.put(Arrival(request, drawn, server, self.fleet.version, stamp))
 
     def _failure(self, wanted: _Wanted, server: Server, call: OpenCall, fault: ServerFault) -> None:
         self.fleet.fault(server, call.started, fault)

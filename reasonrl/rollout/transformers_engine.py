@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from reasonrl.errors import ModelError
-from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.engine import Request, Sample, SamplingParams, Stamp, longest_first
 from reasonrl.rollout.sampling import draw_tokens
 from reasonrl.rollout.seeds import uniforms
+from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class _Batch:
     lengths: torch.Tensor
     logits: torch.Tensor
     seeds: np.ndarray[Any, np.dtype[np.uint64]]
+    cached: list[int]
+    started: float = 0.0
+    latest: float = 0.0
     tokens: list[list[int]] = field(default_factory=list)
     logprobs: list[list[float]] = field(default_factory=list)
 
@@ -48,7 +52,8 @@ class TransformersEngine:
         tokenizer: decodes the responses; its end token ends a sample, as do the model's
             `generation_config.eos_token_id`.
         batch_size: most rows decoded together.
-        sort_by_length: sort requests by prompt length first, so that little is padded.
+        sort_by_length: sort requests by prompt length first, so that little is padded; where their responses' lengths
+            are predicted, by those instead: batches of equal lengths end together.
     """
 
     def __init__(
@@ -76,9 +81,9 @@ class TransformersEngine:
                 raise ModelError(
                     f"rollout: request {request.id!r} has an empty prompt -> every prompt needs at least one token"
                 )
-        order = (
-            sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids)) if self.sort_by_length else list(requests)
-        )
+        order = longest_first(requests)
+        if self.sort_by_length and any(request.expected is None for request in requests):
+            order.sort(key=lambda r: (len(r.prompt_ids), r.prompt_ids))
         training = self.model.training
         self.model.eval()
         try:
@@ -127,6 +132,8 @@ class TransformersEngine:
                 batch.tokens[row].append(token)
                 batch.logprobs[row].append(logprob)
             position += 1
+            batch.latest = now()
+            batch.started = batch.started or batch.latest
             stopped = torch.isin(tokens, stop)
             done = torch.ones_like(stopped) if position == params.max_tokens else stopped
             flags = stopped.tolist()
@@ -159,6 +166,7 @@ class TransformersEngine:
                 logits_to_keep=1,
             )
         rows = torch.tensor([index[request.prompt_ids] for request in requests], device=device)
+        first = {request.prompt_ids: request for request in reversed(requests)}
         cache = output.past_key_values
         if len(distinct) < len(requests):
             cache.batch_select_indices(rows)
@@ -171,6 +179,7 @@ class TransformersEngine:
             lengths=mask.sum(-1)[rows],
             logits=output.logits[rows, -1],
             seeds=np.array([request.seed for request in requests], dtype=np.uint64),
+            cached=[0 if first[r.prompt_ids] is r else len(r.prompt_ids) for r in requests],
             tokens=[[] for _ in requests],
             logprobs=[[] for _ in requests],
         )
@@ -198,6 +207,7 @@ class TransformersEngine:
             logprobs_sampled=tuple(batch.logprobs[row]),
             finish_reason=reason,
             weight_version=self.weight_version,
+            stamp=Stamp(process_name(), batch.started, batch.latest, batch.cached[row]),
         )
 
 
@@ -208,6 +218,7 @@ def _keep(batch: _Batch, keep: torch.Tensor, tokens: torch.Tensor) -> torch.Tens
     batch.tokens = [batch.tokens[row] for row in kept]
     batch.logprobs = [batch.logprobs[row] for row in kept]
     batch.seeds = batch.seeds[kept]
+    batch.cached = [batch.cached[row] for row in kept]
     batch.lengths = batch.lengths[rows]
     if batch.mask is not None:
         batch.mask = batch.mask[rows]

@@ -28,6 +28,7 @@ from reasonrl.rollout.weights import checkpoint_weights
 from reasonrl.trainers._trl import Collected, RolloutHooks
 from reasonrl.trainers.batch import RolloutBatch, make_batch, total_scores
 from reasonrl.trainers.checkpoints import latest_complete
+from reasonrl.trainers.completion_rows import column_of, completion_rows
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
@@ -202,7 +203,7 @@ class PPOTrainer(RolloutHooks):
         with self._for_inference():
             samples = in_order(self.engine.stream(requests, params), len(rows))
         rewards, extra = self.score(rows, samples)
-        verdicts = _column(extra, "verdict", len(rows)) or [None] * len(rows)
+        verdicts = column_of(extra, "verdict", len(rows)) or [None] * len(rows)
         totals = total_scores(rewards, self.reward_weights).tolist()
         return [
             (place, Judged(total, verdict, sample.finish_reason == "stop", len(sample.token_ids)))
@@ -300,7 +301,7 @@ class PPOTrainer(RolloutHooks):
         lengths = torch.tensor([float(len(s.token_ids)) for s in collected.samples], dtype=torch.float64, device=device)
         meter.add("completions/mean_length", lengths.sum(), len(lengths))
         meter.add("completions/truncated_fraction", float((~batch.finished).sum()), len(lengths))
-        verdicts = _column(collected.extra, "verdict", len(batch))
+        verdicts = column_of(collected.extra, "verdict", len(batch))
         if verdicts is not None:
             flags = zip(verdicts, batch.finished.tolist(), scored.tolist(), strict=True)
             right = sum(verdict == "correct" and stopped for verdict, stopped, counts in flags if counts)
@@ -345,23 +346,8 @@ class PPOTrainer(RolloutHooks):
             return
         counts = targets.mask.sum(dim=1).clamp(min=1)
         advantages = ((targets.advantages * targets.mask).sum(dim=1) / counts).tolist()
-        rows = []
-        for place, (row, sample) in enumerate(zip(collected.rows, collected.samples, strict=True)):
-            score = float(batch.scores[place])
-            rows.append(
-                {
-                    "step": self.state.global_step + 1,
-                    "id": str(row["id"]),
-                    "prompt": self.processing_class.decode(sample.request.prompt_ids),
-                    "text": sample.text,
-                    "answer": str(row.get("answer", "")),
-                    "reward": None if score != score else score,
-                    "advantage": advantages[place],
-                    "length": len(sample.token_ids),
-                    "finish_reason": sample.finish_reason,
-                    **{name: _column(collected.extra, name, len(batch))[place] for name in collected.extra},
-                }
-            )
+        decode = self.processing_class.decode
+        rows = completion_rows(self.state.global_step + 1, collected, batch.scores.tolist(), advantages, decode)
         everyone = gather_object(rows)
         if self.accelerator.is_main_process:
             self._on_completions(self.state.global_step + 1, everyone)
@@ -376,18 +362,6 @@ def in_order(samples: Iterable[Sample], count: int) -> list[Sample]:
             f"rollout: the engine gave no sample for {len(missing)} of {count} requests, first {missing[0]}"
         )
     return [placed[place] for place in range(count)]
-
-
-def _column(extra: dict[str, list[Any]], name: str, count: int) -> Any:
-    """A column that rewards logged, one value a sample; None if there is none."""
-    if name not in extra:
-        return None
-    if len(extra[name]) != count:
-        raise RewardError(
-            f"reward: the column {name!r} was logged with {len(extra[name])} values for {count} samples -> log each"
-            " column once a call, with one value per sample (do not name the same reward twice)"
-        )
-    return extra[name]
 
 
 def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:
