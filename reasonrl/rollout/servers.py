@@ -9,12 +9,13 @@ with old weights after `sync_weights` has returned.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import itertools
+import math
 import os
 import queue
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.endpoints.loop import BackgroundLoop, background_loop
@@ -23,22 +24,31 @@ from reasonrl.rollout.agreement import (
     LIMIT_FLOAT32,
     LIMIT_HALF,
     Gap,
-    gap_between,
     reading_ids,
-    require_agreement,
     teacher_forced,
 )
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
-from reasonrl.rollout.servers_checks import key_of, refuse_far_servers, refuse_requests, root_of, sample_of
+from reasonrl.rollout.servers_checks import (
+    key_of,
+    refuse_far_servers,
+    refuse_requests,
+    require_loaders,
+    root_of,
+    sample_of,
+    warn_of_open_doors,
+)
 from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation
 from reasonrl.rollout.servers_fleet import Fleet
-from reasonrl.rollout.servers_http import Limits, ServerApi, ServerFault
-from reasonrl.rollout.servers_logprobs import require_processed
-from reasonrl.rollout.servers_process import VLLM, ServerProcess, device_environments
-from reasonrl.rollout.servers_state import Reading, Server
-from reasonrl.rollout.servers_weights import WeightFolders, write_weights
+from reasonrl.rollout.servers_http import Limits, ServerApi
+from reasonrl.rollout.servers_logprobs import require_agreement_of_all, require_processed
+from reasonrl.rollout.servers_process import VLLM, ServerProcess
+from reasonrl.rollout.servers_ranks import Board, Ranks, combined
+from reasonrl.rollout.servers_start import default_options, finish, plan_processes
+from reasonrl.rollout.servers_state import Reading, Server, figures_of, in_words
+from reasonrl.rollout.servers_weights import WeightFolders, bytes_of, require_names, write_weights
+from reasonrl.rollout.stamps import now
 from reasonrl.rollout.stop_tokens import stop_tokens_of
-from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of, require_vllm, write_skeleton
+from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of, write_skeleton
 from reasonrl.rollout.weights import checkpoint_names, checkpoint_weights
 
 if TYPE_CHECKING:
@@ -47,12 +57,15 @@ if TYPE_CHECKING:
 
 _DEFAULT_BATCH = 256
 _LOOK = 5.0
-_GOODBYE = 10.0
 _SLACK = 8
 
 
 class ServersEngine:
     """vLLM servers.
+
+    Where several processes train together (torch's process group), all build the engine, and share the servers: the
+    first process starts them and gives them weights, and each draws its own requests. `sync_weights` and `metrics` are
+    then collective calls: every process makes them, at the same places.
 
     Give either `model` (a policy in training) or `path` (a checkpoint to evaluate: started servers load it from there,
     servers at `urls` load it, or have to be started with it), and either `urls` or `start`.
@@ -72,6 +85,8 @@ class ServersEngine:
         dtype: of started servers' weights; by default the policy's or the checkpoint's.
         max_logprob_gap: largest mean difference (nats a token) that the reading after a transfer may show; by default
             1e-3 in float32 and 0.1 in half precision.
+        log_dir: folder for the output of started servers (`server-1.log`, …), which stays; by default a folder that is
+            removed with them.
         limits: time limits and retries.
         command: program and first arguments of a server, in place of `python -m vllm.entrypoints.openai.api_server`.
         trust_remote_code: run code that the checkpoint ships.
@@ -96,6 +111,7 @@ class ServersEngine:
         batch_size: int | None = None,
         dtype: str | None = None,
         max_logprob_gap: float | None = None,
+        log_dir: str | None = None,
         limits: Limits | None = None,
         command: Sequence[str] = VLLM,
         trust_remote_code: bool = False,
@@ -112,7 +128,12 @@ class ServersEngine:
         self._closed, self._streaming = False, False
         self._labels = (f"v{number}-{os.urandom(4).hex()}" for number in itertools.count())
         self._expectation = Expectation()
-        self._most_open = (batch_size or _DEFAULT_BATCH) + max(2, (batch_size or _DEFAULT_BATCH) // _SLACK)
+        self._drawing: Drawing | None = None
+        self._synced: float | None = None
+        self._first_token: float | None = None
+        self._ranks = Ranks.here()
+        batch = -(-(batch_size or _DEFAULT_BATCH) // self._ranks.count)
+        self._most_open = batch + max(2, batch // _SLACK)
         config = model.generation_config if model is not None else None
         if path is not None:
             config = generation_config_of(path, trust_remote_code=trust_remote_code)
@@ -124,34 +145,28 @@ class ServersEngine:
         self.max_logprob_gap = max_logprob_gap or (LIMIT_FLOAT32 if dtype == "float32" else LIMIT_HALF)
         if model is not None and weights_dir is None:
             refuse_far_servers(urls)
-        self._folders = WeightFolders(weights_dir, 0 if model is None else _bytes(model))
+        self._folders: WeightFolders | None = None
+        if self._ranks.leads:
+            self._folders = WeightFolders(weights_dir, 0 if model is None else bytes_of(model))
         self._filled = model is None
         self._loop = background_loop()
         self._processes: list[ServerProcess] = []
-        self._finish = weakref.finalize(self, _finish, self._processes, self._folders)
+        self._finish = weakref.finalize(self, finish, self._processes, self._folders)
         try:
             if start:
                 options |= {"max_num_seqs": batch_size, "trust_remote_code": trust_remote_code or None}
-                servers = self._start(start, command, {**_defaults(), **options, "dtype": dtype})
+                self._start(start, command, {**default_options(), **options, "dtype": dtype}, log_dir)
             else:
                 key = key_of(api_key_env)
-                servers = [Server(place, ServerApi(root_of(url), key, self.limits)) for place, url in enumerate(urls)]
-            self._fleet = Fleet(servers, self.limits, served_model if urls else None, self._changed)
-            self._drawing: Drawing | None = None
-            if start and model is not None:
-                self._fleet.label, self._fleet.folder = self._first
-            self._wait(self._fleet.begin())
-            if urls:
-                self._wait(self._require_processed())
-            if urls and path is not None:
-                self._wait(self._fleet.serve(path, next(self._labels)))
+                self._connect([(root_of(url), key) for url in urls], served_model)
         except BaseException:
             self.close()
             raise
         lengths = [server.max_model_len for server in self._fleet.servers if server.max_model_len]
         self.max_model_len: int | None = min(lengths) if lengths else None
         if start and model is not None:
-            self._verify()
+            reading = self._reading(self.weight_version)
+            self._ranks.by_first(lambda: self._verify(reading))
             self._filled = True
 
     def stream(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
@@ -177,6 +192,7 @@ class ServersEngine:
             while (arrival := self._next(arrivals)) is not None:
                 if isinstance(arrival, BaseException):
                     raise arrival
+                self._first_token = min(self._first_token or math.inf, arrival.stamp.started)
                 yield sample_of(arrival, self.tokenizer)
         finally:
             if work is not None:
@@ -196,48 +212,46 @@ class ServersEngine:
                 differently.
         """
         self._require_open()
+        self._synced, self._first_token = now(), None
         weights = iter(weights)
         first = next(weights, None)
         if first is None:
             self.weight_version = self._fleet.version = version
             return
-        label = next(self._labels)
-        folder = self._folders.new(label)
-        self._write(itertools.chain([first], weights), folder)
-        self._wait(self._fleet.sync(label, folder, version))
+        label, folder = self._write(itertools.chain([first], weights))
+        reading = self._reading(version)
+        self._wait(self._fleet.hold())
+        self._ranks.gathered(None)  # no process draws any more
+        label = self._ranks.by_first(lambda: self._give(label, folder, version, reading))
+        if not self._ranks.leads:
+            self._wait(self._fleet.follow(label, version))
         self.weight_version, self._filled = version, True
-        self._verify()
+
+    def _give(self, label: str, folder: Path | None, version: int, reading: Reading | None) -> str:
+        """In the first process: all servers load the folder, and read what the trainer reads."""
+        assert folder is not None and self._folders is not None
+        self._wait(self._fleet.sync(label, folder, version))
+        self._verify(reading)
         starting = {server.process.model for server in self._fleet.servers if server.process and not server.in_service}
         self._folders.keep_only({str(folder), *map(str, starting)})
+        return label
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the run's metrics: how many servers are in service, and of each one what it has done so far
-        (`servers/1/requests`, …), what it is drawing now (`open`, `outstanding_tokens`), whether it may draw (`up`).
+        (`servers/1/requests`, …), what it is drawing now (`open`, `outstanding_tokens`), whether it may draw (`up`);
+        seconds from the begin of the last `sync_weights` to the first token afterwards (`first_token_seconds`). Over
+        all processes that share the servers; a collective call.
         """
-        servers = self._fleet.servers
-        found = {"servers/up": float(sum(server.in_service for server in servers)), "servers/all": float(len(servers))}
-        for server in servers:
-            values = {name: float(value) for name, value in dataclasses.asdict(server.health).items()}
-            calls = list(server.open.values())
-            values |= {"open": float(len(calls)), "outstanding_tokens": sum(call.outstanding for call in calls)}
-            values["up"] = float(server.in_service)
-            found |= {f"servers/{server.place + 1}/{name}": value for name, value in values.items()}
-        return found
+        found = figures_of(self._fleet.servers)
+        if self._synced is not None and self._first_token is not None:
+            found["servers/first_token_seconds"] = self._first_token - self._synced
+        return combined(self._ranks.gathered(found))
 
     def health(self) -> list[dict[str, Any]]:
         """Every server in words: its address, process group if it is ours, whether it is in service and why not, and
         what it has done.
         """
-        return [
-            {
-                "url": server.api.url,
-                "group": server.process.group if server.process is not None else None,
-                "in_service": server.in_service,
-                "why_out": server.why_out,
-                **dataclasses.asdict(server.health),
-            }
-            for server in self._fleet.servers
-        ]
+        return [in_words(server) for server in self._fleet.servers]
 
     def close(self) -> None:
         """End the servers that were started, remove the weights on disk; the engine cannot be used afterwards."""
@@ -251,67 +265,95 @@ class ServersEngine:
             self._finish()
             self._trainer = None
 
-    def _start(self, count: int, command: Sequence[str], options: dict[str, Any]) -> list[Server]:
-        if tuple(command) == VLLM:
-            require_vllm()
-        model, label = self._path, ""
+    def _start(self, count: int, command: Sequence[str], options: dict[str, Any], log_dir: str | None) -> None:
+        """Start servers with the policy's weights, in the first process; the others learn where they are."""
+        if self._ranks.count > 1:
+            self._ranks.require_one_machine()
+        label, folder = "", None
         if self._trainer is not None:
-            label = next(self._labels)
-            folder = self._folders.new(label)
-            self._write(checkpoint_weights(self._trainer), folder)
-            self._first, model = (label, folder), str(folder)
-        assert model is not None
-        devices = device_environments(count, options.get("tensor_parallel_size") or 1)
-        for place in range(count):
-            log = self._folders.root / f"server-{place + 1}.log"
-            self._processes.append(ServerProcess(command, options, devices[place], log, self._folders.root))
+            label, folder = self._write(checkpoint_weights(self._trainer))
 
-        async def start_all() -> None:  # in the loop's thread, which lives as long as the process
-            for process in self._processes:
-                process.start(self._first[1] if self._trainer is not None else model, label)
+        def launch() -> tuple[list[tuple[str, str | None]], str, Path]:
+            assert self._folders is not None
+            owned, logs = self._folders.root, None if log_dir is None else Path(log_dir)
+            self._processes += plan_processes(count, command, options, owned, logs, self._ranks.count)
+            model = self._path if folder is None else folder
+            assert model is not None
 
-        self._wait(start_all())
-        return [
-            Server(place, ServerApi(process.url, process.key, self.limits), process)
-            for place, process in enumerate(self._processes)
-        ]
+            async def start_all() -> None:  # in the loop's thread, which lives as long as the process
+                for process in self._processes:
+                    process.start(model, label)
 
-    def _write(self, weights: Iterable[tuple[str, torch.Tensor]], folder: Any) -> None:
+            self._wait(start_all())
+            servers = [
+                Server(place, ServerApi(process.url, process.key, self.limits), process)
+                for place, process in enumerate(self._processes)
+            ]
+            self._fleet = Fleet(servers, self.limits, None, self._changed, self._ranks, Board(owned))
+            if self._trainer is not None:
+                self._fleet.label, self._fleet.folder = label, folder
+            self._fleet.tell()
+            self._wait(self._fleet.begin())
+            return [(server.api.url, server.api.key) for server in servers], label, owned
+
+        addresses, label, owned = self._ranks.by_first(launch)
+        if not self._ranks.leads:
+            self._follow(addresses, None, label, Board(owned))
+
+    def _connect(self, addresses: list[tuple[str, str | None]], served_model: str | None) -> None:
+        """Find out what servers at `urls` are."""
+        if self._ranks.leads:
+            servers = [Server(place, ServerApi(*address, self.limits)) for place, address in enumerate(addresses)]
+            self._fleet = Fleet(servers, self.limits, served_model, self._changed, self._ranks)
+
+        def look() -> str:
+            self._wait(self._fleet.begin())
+            if self._trainer is not None:
+                require_loaders(self._fleet.servers)
+            self._wait(warn_of_open_doors(self._fleet.servers))
+            self._wait(require_processed(self._fleet.servers, reading_ids(self.tokenizer), self.limits.stall))
+            if self._path is not None:
+                self._wait(self._fleet.serve(self._path, next(self._labels)))
+            return self._fleet.label or ""
+
+        label = self._ranks.by_first(look)
+        if not self._ranks.leads:
+            self._follow(addresses, served_model, label, None)
+
+    def _follow(
+        self, addresses: list[tuple[str, str | None]], served_model: str | None, label: str, board: Board | None
+    ) -> None:
+        servers = [Server(place, ServerApi(*address, self.limits)) for place, address in enumerate(addresses)]
+        self._fleet = Fleet(servers, self.limits, served_model, self._changed, self._ranks, board)
+        self._fleet.label = label or None
+        self._wait(self._fleet.begin())
+
+    def _write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> tuple[str, Path | None]:
+        """Write weights to a folder of their own; its label and path. Only the first process does, but all read to the
+        end: weights that are split over processes are gathered on the way.
+        """
+        label = next(self._labels)
+        if self._folders is None:
+            for _ in weights:
+                pass
+            return label, None
+        folder = self._folders.new(label)
         seen = write_weights(weights, folder)
         if self._trainer is not None:
             write_skeleton(self._trainer, folder)
-            expected = checkpoint_names(self._trainer)
-            if seen != expected:
-                raise ModelError(
-                    f"sync_weights: {len(expected - seen)} weights are missing ({_some(expected - seen)}) and"
-                    f" {len(seen - expected)} are unknown ({_some(seen - expected)}) -> give all weights of the policy,"
-                    " under the names of its checkpoint"
-                )
+            require_names(seen, checkpoint_names(self._trainer))
+        return label, folder
 
-    def _verify(self) -> None:
-        """Compare what every server reads with what the trainer reads."""
+    def _reading(self, version: int) -> Reading | None:
+        """What the trainer reads; None without one."""
         if self._trainer is None:
-            return
+            return None
         ids = reading_ids(self.tokenizer, most=(self.max_model_len or 10**6) - 1)
-        values = teacher_forced(self._trainer, ids)
-        reading = Reading(ids, values, self.max_logprob_gap, self.weight_version)
-        found = [(server, gap_between(read, values)) for server, read in self._wait(self._fleet.readings(ids))]
-        if not found:
-            raise ModelError(f"rollout: no server could read the text of the self-test: {self._fleet.told()}")
-        server, self.last_gap = max(found, key=lambda entry: entry[1].mean)
-        require_agreement(self.last_gap, self.max_logprob_gap, self.weight_version, server.name)
-        self._fleet.reading = reading
+        return Reading(ids, teacher_forced(self._trainer, ids), self.max_logprob_gap, version)
 
-    async def _require_processed(self) -> None:
-        ids = reading_ids(self.tokenizer)
-        for server in self._fleet.servers:
-            try:
-                await require_processed(server, ids, self.limits.stall)
-            except (ServerFault, TimeoutError) as fault:
-                raise ModelError(
-                    f"rollout: {server.name} draws no token: {fault or 'no answer in time'} -> see its log, and"
-                    " docs/servers.md"
-                ) from None
+    def _verify(self, reading: Reading | None) -> None:
+        if reading is not None:
+            self.last_gap = self._wait(require_agreement_of_all(self._fleet, reading))
 
     async def _draw(self, requests: Sequence[Request], params: SamplingParams, out: queue.SimpleQueue[Any]) -> None:
         self._drawing = Drawing(self._fleet, requests, params, self.stop_ids, self._most_open, self._expectation, out)
@@ -343,31 +385,3 @@ class ServersEngine:
     def _refuse(self, requests: Sequence[Request], params: SamplingParams) -> None:
         self._require_open()
         refuse_requests(requests, params, self.max_model_len)
-
-
-def _finish(processes: list[ServerProcess], folders: WeightFolders) -> None:
-    for process in processes:
-        process.ask_to_end()
-    for process in processes:
-        process.end(_GOODBYE)
-    folders.remove()
-
-
-def _defaults() -> dict[str, Any]:
-    import torch
-
-    if torch.cuda.is_available():
-        return {}
-    from reasonrl.rollout.vllm_start import CPU_CACHE_BYTES
-
-    cache = {} if "VLLM_CPU_KVCACHE_SPACE" in os.environ else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
-    # A prompt that is read in two steps ends vLLM 0.31 on CPU: see `vllm_start`.
-    return {"enforce_eager": True, "enable_chunked_prefill": False, **cache}
-
-
-def _bytes(model: Any) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-
-
-def _some(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names)[:3]) or "none"

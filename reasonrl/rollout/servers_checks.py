@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -10,8 +11,12 @@ from typing import Any
 from reasonrl.endpoints.config import is_local
 from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.servers_barrier import find_loader
 from reasonrl.rollout.servers_drawing import Arrival
+from reasonrl.rollout.servers_http import ServerApi, ServerFault
+from reasonrl.rollout.servers_state import Server
 
+_log = logging.getLogger(__name__)
 # vLLM raises lower temperatures to the first, silently, and refuses higher ones than the second.
 _TEMPERATURES = (0.01, 2.0)
 
@@ -67,6 +72,37 @@ def sample_of(arrival: Arrival, tokenizer: Any) -> Sample:
         weight_version=arrival.version,
         stamp=arrival.stamp,
     )
+
+
+def require_loaders(servers: Sequence[Server]) -> None:
+    """Raises ModelError where a server at `urls` takes no weights: a policy in training changes with every step."""
+    for server in servers:
+        if not server.loader:
+            raise ModelError(
+                f"rollout.urls: server {server.api.url} takes no weights (its developer endpoints are closed), and"
+                " training gives it new ones with every step -> start it with VLLM_SERVER_DEV_MODE=1 and our worker as"
+                " docs/servers.md shows, or let the run start servers: rollout.start"
+            )
+
+
+async def warn_of_open_doors(servers: Sequence[Server]) -> None:
+    """Say which servers on other machines run any method of a worker for whoever reaches them, without a key."""
+    for server in servers:
+        if is_local(server.api.url) or not server.loader:
+            continue
+        stranger = ServerApi(server.api.url, None, server.api.limits)
+        try:
+            if await find_loader(stranger):
+                _log.warning(
+                    "rollout: the developer endpoints of server %s answer without a key: whoever reaches it can run"
+                    " code there -> start it with --middleware reasonrl.rollout.servers_worker.RequireKey"
+                    " (docs/servers.md), or keep strangers out of its network",
+                    server.api.url,
+                )
+        except ServerFault:
+            continue
+        finally:
+            await stranger.close()
 
 
 def key_of(variable: str | None) -> str | None:

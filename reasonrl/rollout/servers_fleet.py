@@ -3,12 +3,16 @@
 A server draws only while it is in service: it answers, and it holds the weights of the run's present version. Whoever
 fails is taken out, asked again, started anew if it is ours, given the weights it has missed, and put back in service.
 Everything here runs in one event loop.
+
+Where several processes share the servers, each has a fleet of its own. That of the first process does all of this; the
+others only ask, and draw from who holds the present version.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from reasonrl.rollout.agreement import gap_between, require_agreement
 from reasonrl.rollout.servers_barrier import find_loader, held_label, load_weights
 from reasonrl.rollout.servers_http import Limits, ServerApi, ServerFault, StatusFault, read_text, refusal, served_models
 from reasonrl.rollout.servers_process import start_error
+from reasonrl.rollout.servers_ranks import Board, Ranks
 from reasonrl.rollout.servers_state import Reading, Server
 
 _log = logging.getLogger(__name__)
@@ -32,12 +37,23 @@ class Fleet:
         limits: how patient to be.
         wanted: name of the model to ask for; None takes the only one that a server serves.
         changed: called whenever a server goes out of service or comes back.
+        ranks: this process among those that share the servers.
+        board: where started servers' addresses are written down for the other processes.
     """
 
     def __init__(
-        self, servers: Sequence[Server], limits: Limits, wanted: str | None, changed: Callable[[], None]
+        self,
+        servers: Sequence[Server],
+        limits: Limits,
+        wanted: str | None,
+        changed: Callable[[], None],
+        ranks: Ranks | None = None,
+        board: Board | None = None,
     ) -> None:
         self.servers, self.limits, self.wanted, self._changed = list(servers), limits, wanted, changed
+        self.ranks, self._board = ranks or Ranks(), board
+        self._level = logging.WARNING if self.ranks.leads else logging.DEBUG
+        self._holding = False
         self.version = 0
         self.label: str | None = None
         self.folder: Path | None = None
@@ -71,8 +87,9 @@ class Fleet:
         self._watching = asyncio.create_task(self._watch())
 
     def able(self) -> list[Server]:
-        """Servers that may draw now."""
-        return [server for server in self.servers if server.in_service]
+        """Servers that may draw now; every process begins with another one."""
+        turn = self.ranks.rank % len(self.servers)
+        return [server for server in self.servers[turn:] + self.servers[:turn] if server.in_service]
 
     def hopeless(self) -> ModelError | None:
         """The error that ends the run when no server will ever draw again."""
@@ -111,32 +128,49 @@ class Fleet:
             ModelError: a server takes no weights and serves something else.
         """
         if Path(path).is_dir() and all(server.loader for server in self.servers):
+            await self.hold()
             await self.sync(label, Path(path), self.version)
         for server in self.servers:
-            if self.label is None and server.root != path:
+            if self.label is None and not _same(server.root, path):
                 raise ModelError(
                     f"rollout: server {server.api.url} was started with {server.root!r}, and the samples are to come"
                     f" from {path!r} -> start it with that, or with VLLM_SERVER_DEV_MODE=1 so that it can load it"
                     " (docs/servers.md)"
                 )
 
+    async def hold(self) -> None:
+        """The first half of the barrier: no server draws for this process, until `sync` or `follow`."""
+        self._holding = True
+        for server in self.servers:
+            server.ready = server.in_service
+            server.in_service = False
+            server.recall("the weights have changed")
+
     async def sync(self, label: str, folder: Path, version: int) -> None:
-        """The barrier: every server in service loads these weights, or is out of service until it has.
+        """The second half, in the first process: every server that was in service loads these weights, or is out of
+        service until it has.
 
         Raises:
             ModelError: none has.
         """
         self.label, self.folder, self.version, self.reading = label, folder, version, None
-        there = self.able()
-        for server in self.servers:
-            server.in_service = False
-            server.recall("the weights have changed")
-        await asyncio.gather(*(self._load(server) for server in there))
+        try:
+            await asyncio.gather(*(self._load(server) for server in self.servers if server.ready))
+        finally:
+            self._holding = False
         if not self.able():
             raise ModelError(
                 f"sync_weights: no server has taken over the weights: {self.told()} -> see their logs; servers that you"
                 " have started yourself need VLLM_SERVER_DEV_MODE=1 (docs/servers.md)"
             )
+
+    async def follow(self, label: str, version: int) -> None:
+        """The second half, in the other processes: who holds these weights is in service."""
+        self.label, self.version = label, version
+        try:
+            await asyncio.gather(*(self._load(server) for server in self.servers if server.ready))
+        finally:
+            self._holding = False
 
     async def readings(self, ids: list[int]) -> list[tuple[Server, list[float]]]:
         """How each server in service reads a text; who fails to is taken out."""
@@ -164,11 +198,11 @@ class Fleet:
 
     def _out(self, server: Server, why: str) -> None:
         server.in_service, server.why_out = False, why
-        _log.warning("rollout: %s is set aside: %s", server.name, why)
+        _log.log(self._level, "rollout: %s is set aside: %s", server.name, why)
         self._changed()
 
     def _lost(self, server: Server, why: str) -> None:
-        server.health.losses += not server.lost
+        server.health.losses += self.ranks.leads and not server.lost
         server.lost = True
         self._out(server, why)
         server.recall(why)
@@ -226,6 +260,8 @@ class Fleet:
     async def _take_weights(self, server: Server) -> None:
         """Until the server holds the present version, which may move on meanwhile."""
         while self.label is not None and (held := await held_label(server.api, server.loader)) != self.label:
+            if not self.ranks.leads:
+                raise ServerFault(f"it holds version {held!r} where the run is at {self.label!r}")
             label, folder = self.label, self.folder
             assert folder is not None
             await load_weights(server.api, server.loader, folder, label)
@@ -250,7 +286,7 @@ class Fleet:
             self._lost(server, "its process has ended")
             server.returning = asyncio.create_task(self._restart(server))
         elif not server.in_service:
-            if now >= server.aside_until and not server.busy.locked():
+            if now >= server.aside_until and not server.busy.locked() and not self._holding:
                 server.returning = asyncio.create_task(self._return(server))
         elif now - max(server.asked, server.last_heard) > self.limits.probe_every:
             server.asked = now
@@ -282,12 +318,14 @@ class Fleet:
         server.restarts_in_a_row += 1
         server.health.restarts += 1
         server.why_out = "it is being restarted"
+        _log.warning("rollout: %s is being restarted; its log: %s", server.name, process.log)
         if self.folder is not None and (self.folder / "config.json").exists():
             process.start(self.folder, self.label or "")
         else:
             process.start(process.model, "")
         await server.api.close()
         server.api = ServerApi(process.url, process.key, self.limits)
+        self.tell()
         await self._return(server)
 
     async def _return(self, server: Server) -> None:
@@ -297,13 +335,17 @@ class Fleet:
         while True:
             try:
                 async with server.busy:
+                    await self._find(server)
                     await self._connect(server)
-                    behind = self.label is not None and await held_label(server.api, server.loader) != self.label
+                    label = self.label
+                    behind = label is not None and await held_label(server.api, server.loader) != label
                     await self._take_weights(server)
                     await self._compare(server)
-                    server.health.catch_ups += behind
+                    if self._holding or self.label != label:
+                        raise ServerFault("the weights have changed while it came back")
+                    server.health.catch_ups += behind and self.ranks.leads
                     self._back(server)
-                _log.warning("rollout: %s is back", server.name)
+                _log.log(self._level, "rollout: %s is back", server.name)
                 return
             except ServerFault as fault:
                 if server.process is not None and not server.process.alive:
@@ -317,10 +359,29 @@ class Fleet:
                 self._out(server, str(problem))
                 return
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE if server.process is None else 1.0)
+            pause = min(2 * pause, 1.0 if server.process or self._board else _LONGEST_PAUSE)
+
+    def tell(self) -> None:
+        """Write down where servers are, for the other processes."""
+        if self._board is not None and self.ranks.leads:
+            self._board.write([server.api.url for server in self.servers])
+
+    async def _find(self, server: Server) -> None:
+        """Where the server is now: one that was started again has another port."""
+        if self._board is None or self.ranks.leads:
+            return
+        urls = self._board.read()
+        if urls and urls[server.place] != server.api.url:
+            await server.api.close()
+            server.api = ServerApi(urls[server.place], server.api.key, self.limits)
 
     async def _compare(self, server: Server) -> None:
         reading = self.reading
         if reading is not None:
             values = await read_text(server.api, server.model, reading.ids, self.limits.stall)
             require_agreement(gap_between(values, reading.trainer), reading.limit, reading.version, server.name)
+
+
+def _same(root: str, path: str) -> bool:
+    """Whether two names of a model lead to one folder, or are one hub id."""
+    return root == path or (os.path.isdir(path) and os.path.realpath(root) == os.path.realpath(path))

@@ -76,7 +76,7 @@ class ServerApi:
 
     def __init__(self, url: str, key: str | None, limits: Limits) -> None:
         self.url, self.limits = url, limits
-        self._key = key
+        self.key = key
         self._session: aiohttp.ClientSession | None = None
 
     async def draw(self, body: Mapping[str, Any], on_tokens: Callable[[int], None]) -> Drawn:
@@ -187,7 +187,7 @@ class ServerApi:
             raise ServerFault(f"nothing came for stall_timeout={self.limits.stall:g} s") from None
 
     def _headers(self) -> dict[str, str]:
-        return {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp

@@ -1,4 +1,5 @@
-"""Whether a server says the log-probabilities of the distribution that tokens were drawn from.
+"""Whether servers say the log-probabilities of the distribution that tokens were drawn from, and whether these are the
+trainer's.
 
 vLLM's default (`raw_logprobs`) leaves temperature and top-p out. Nothing else would show it: ratios of old and new
 probabilities would only be wrong.
@@ -7,10 +8,16 @@ probabilities would only be wrong.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from reasonrl.errors import ModelError
-from reasonrl.rollout.servers_http import read_text
-from reasonrl.rollout.servers_state import Server
+from reasonrl.rollout.agreement import Gap, gap_between, require_agreement
+from reasonrl.rollout.servers_http import ServerFault, read_text
+from reasonrl.rollout.servers_state import Reading, Server
+
+if TYPE_CHECKING:
+    from reasonrl.rollout.servers_fleet import Fleet
 
 _COOL = 0.2
 _PLACES = (4, 9, 16, 25)
@@ -18,18 +25,47 @@ _SHARE = 0.05
 _LEAST = 0.2
 
 
-async def require_processed(server: Server, ids: list[int], patience: float) -> None:
+async def require_agreement_of_all(fleet: Fleet, reading: Reading) -> Gap:
+    """Compare what every server in service reads with what the trainer reads; servers that come back later have to
+    agree too.
+
+    Returns:
+        The largest difference.
+
+    Raises:
+        ModelError: a server reads something else, or none reads.
+    """
+    found = [(server, gap_between(read, reading.trainer)) for server, read in await fleet.readings(reading.ids)]
+    if not found:
+        raise ModelError(f"rollout: no server could read the text of the self-test: {fleet.told()}")
+    server, worst = max(found, key=lambda entry: entry[1].mean)
+    require_agreement(worst, reading.limit, reading.version, server.name)
+    fleet.reading = reading
+    return worst
+
+
+async def require_processed(servers: Sequence[Server], ids: list[int], patience: float) -> None:
     """Draw a few tokens at a low temperature, read them at temperature 1, and compare.
 
     Args:
-        server: one that answers.
+        servers: those to ask.
         ids: a text to go on from, at least 25 tokens for four draws.
         patience: seconds for each draw and reading.
 
     Raises:
-        ModelError: what the server says is the log-probability at temperature 1.
-        ServerFault: it does not answer.
+        ModelError: what a server says is the log-probability at temperature 1, or it draws nothing.
     """
+    for server in servers:
+        try:
+            await _require_processed(server, ids, patience)
+        except (ServerFault, TimeoutError) as fault:
+            raise ModelError(
+                f"rollout: {server.name} draws no token: {fault or 'no answer in time'} -> see its log, and"
+                " docs/servers.md"
+            ) from None
+
+
+async def _require_processed(server: Server, ids: list[int], patience: float) -> None:
     pairs = await asyncio.gather(*(_pair(server, ids[:place], patience) for place in _PLACES if place < len(ids)))
     unlikely = sum(abs(plain) for _, plain in pairs)
     apart = sum(abs(said - plain) for said, plain in pairs)

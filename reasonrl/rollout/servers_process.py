@@ -168,11 +168,11 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def device_environments(count: int, per_server: int) -> list[dict[str, str]]:
+def device_environments(count: int, per_server: int, ranks: int = 1) -> list[dict[str, str]]:
     """What each of `count` servers is told about devices.
 
-    With GPUs (untested): `per_server` of the visible ones each, from the second on where there are enough, since the
-    trainer sits on the first; else they share. On CPU: an equal share of the cores, bound to none of them, since vLLM
+    With GPUs (untested): `per_server` of the visible ones each, beginning after the trainer's `ranks` where there are
+    enough; else they share. On CPU: an equal share of the cores, bound to none of them, since vLLM
     would bind every server to the same ones.
     """
     import torch
@@ -183,7 +183,7 @@ def device_environments(count: int, per_server: int) -> list[dict[str, str]]:
         return [{name: os.environ.get(name, value) for name, value in defaults.items()} for _ in range(count)]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = named.split(",") if named else [str(place) for place in range(torch.cuda.device_count())]
-    first = 1 if len(devices) > count * per_server else 0
+    first = ranks if len(devices) >= ranks + count * per_server else 0
     return [
         {
             "CUDA_VISIBLE_DEVICES": ",".join(

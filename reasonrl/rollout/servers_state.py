@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from reasonrl.rollout.servers_http import ServerApi
 from reasonrl.rollout.servers_process import ServerProcess
@@ -64,6 +67,7 @@ class Server:
     vllm: str = ""
     loader: str = ""
     in_service: bool = False
+    ready: bool = False
     lost: bool = False
     gone: bool = False
     why_out: str = "not asked yet"
@@ -101,3 +105,26 @@ class Reading:
     trainer: list[float]
     limit: float
     version: int
+
+
+def figures_of(servers: Sequence[Server]) -> dict[str, float]:
+    """Scalars for the run's metrics; see `ServersEngine.metrics`."""
+    found = {"servers/up": float(sum(server.in_service for server in servers)), "servers/all": float(len(servers))}
+    for server in servers:
+        values = {name: float(value) for name, value in dataclasses.asdict(server.health).items()}
+        calls = list(server.open.values())
+        values |= {"open": float(len(calls)), "outstanding_tokens": sum(call.outstanding for call in calls)}
+        values["up"] = float(server.in_service)
+        found |= {f"servers/{server.place + 1}/{name}": value for name, value in values.items()}
+    return found
+
+
+def in_words(server: Server) -> dict[str, Any]:
+    """What is known of a server; see `ServersEngine.health`."""
+    return {
+        "url": server.api.url,
+        "group": server.process.group if server.process is not None else None,
+        "in_service": server.in_service,
+        "why_out": server.why_out,
+        **dataclasses.asdict(server.health),
+    }

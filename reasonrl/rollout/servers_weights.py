@@ -105,6 +105,25 @@ def write_weights(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> 
     return frozenset(seen)
 
 
+def bytes_of(model: torch.nn.Module) -> int:
+    """Of one version of a model's weights."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def require_names(given: frozenset[str], expected: frozenset[str]) -> None:
+    """Raises ModelError where weights are missing, or unknown to the policy."""
+    if given != expected:
+        raise ModelError(
+            f"sync_weights: {len(expected - given)} weights are missing ({_some(expected - given)}) and"
+            f" {len(given - expected)} are unknown ({_some(given - expected)}) -> give all weights of the policy,"
+            " under the names of its checkpoint"
+        )
+
+
+def _some(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names)[:3]) or "none"
+
+
 def sweep(place: Path) -> None:
     """Remove folders of runs whose process is gone."""
     for folder in place.glob(f"{_PREFIX}*"):
