@@ -14,12 +14,17 @@ ENGINES = ("transformers", "vllm", "servers")
 def build_engine(engine: str, model: Any, tokenizer: Any, **options: Any) -> RolloutEngine:
     """The engine of this name over a loaded model; `options` are the engine's own.
 
-    `vllm` and `servers` also run without a loaded model, over `path`, a checkpoint's folder or hub id.
+    `transformers` decodes with the model itself, or with a copy of it (`own_copy`). `vllm` and `servers` also run
+    without a loaded model, over `path`, a checkpoint's folder or hub id.
 
     Raises:
         ModelError: there is no engine of this name, or what it needs is not installed.
     """
     if engine == "transformers":
+        if options.pop("own_copy", False):
+            from reasonrl.rollout.transformers_copy import TransformersCopyEngine
+
+            return TransformersCopyEngine(model, tokenizer, **options)
         from reasonrl.rollout.transformers_engine import TransformersEngine
 
         return TransformersEngine(model, tokenizer, **options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from reasonrl.trainers.batch import RolloutBatch, make_batch, total_scores
 from reasonrl.trainers.checkpoints import latest_complete
 from reasonrl.trainers.completion_rows import column_of, completion_rows
 from reasonrl.trainers.critic import CriticEngine
+from reasonrl.trainers.drawing import Drawing, Order, in_order
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
@@ -96,6 +97,13 @@ class PPOTrainer(RolloutHooks):
         self._prompt_ids = prompt_ids
         self.critic = CriticEngine(critic, args, self.accelerator) if critic is not None else None
         self.engine = engine or TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
+        if args.max_staleness and self._engine_is_policy():
+            raise ModelError(
+                f"ppo: max_staleness = {args.max_staleness}, but the engine draws with the policy's own module, which"
+                " is trained meanwhile -> an engine with weights of its own: rollout.own_copy=true (transformers),"
+                " rollout.engine=servers or vllm"
+            )
+        self.drawing = Drawing(self.engine, args.max_staleness)
         self.meter = Meter(self.accelerator)
         self.update = PPOUpdate(
             args,
@@ -120,7 +128,10 @@ class PPOTrainer(RolloutHooks):
                 raise ModelError(f"{self.args.output_dir}: there is no whole checkpoint to resume from -> train anew")
             resume_from_checkpoint = str(found[1])
         self.resume_path = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        return super().train(resume_from_checkpoint=str(self.resume_path) if self.resume_path else None, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=str(self.resume_path) if self.resume_path else None, **kwargs)
+        finally:
+            self.drawing.close()
 
     def training_step(
         self, model: torch.nn.Module, inputs: list[dict[str, Any]], num_items_in_batch: Any = None
@@ -131,7 +142,10 @@ class PPOTrainer(RolloutHooks):
         started = time.perf_counter()
         self.meter.clear()
         with self.meter.timed("time/generate"):
+            self.drawing.wait()
             self.engine.sync_weights(self._weights(), self.state.global_step)
+            if self.args.max_staleness:
+                self.drawing.ahead(self.order, self.state.global_step, self.state.max_steps, inputs)
         collected = self.collect(inputs)
         batch = make_batch(collected, self.reward_weights, requires_stop=self.args.reward_requires_stop)
         token_rewards = self._token_rewards(collected, batch)
@@ -154,25 +168,34 @@ class PPOTrainer(RolloutHooks):
 
     def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
         """One sample per row; its seed comes from (seed, stage, step, prompt id, place in the global batch)."""
-        start = self.accelerator.process_index * len(rows)
+        step = self.state.global_step
+        with self.meter.timed("time/generate"), self._for_inference():
+            if not self.drawing.holds(step):
+                self.drawing.draw(self.order(step, rows))
+            drawn = self.drawing.take(step, rows)
+        if drawn.seconds is not None:
+            self.meter.times["time/generate_ahead"] = drawn.seconds
+        return drawn.samples
+
+    def order(self, step: int, rows: Sequence[dict[str, Any]] | None = None) -> Order:
+        """What this rank draws for a step; without rows, for those that the prompt stream will give it."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        if rows is None:
+            places = self._get_train_sampler().batch(step)
+            share = len(places) // ranks
+            rows = [self.train_dataset[place] for place in places[rank * share : (rank + 1) * share]]
+        names = (self.args.seed, self.args.stage_name, step)
         requests = [
-            Request(
-                id=str(place),
-                prompt_ids=prompt,
-                seed=sample_seed(
-                    self.args.seed, self.args.stage_name, self.state.global_step, str(row["id"]), start + place
-                ),
-            )
+            Request(str(place), prompt, sample_seed(*names, str(row["id"]), rank * len(rows) + place))
             for place, (row, prompt) in enumerate(zip(rows, self._render(rows), strict=True))
         ]
-        params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
-        with self.meter.timed("time/generate"), self._for_inference():
-            return in_order(self.engine.stream(requests, params), len(rows))
+        return Order(step, rows, requests, SamplingParams(self.max_completion_length, self.temperature, self.top_p))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Draw `num_generations_eval` samples of every validation row and report accuracy with its 95 % interval."""
         del args, kwargs
         started = time.perf_counter()
+        self.drawing.wait()
         self.engine.sync_weights(self._weights(), self.state.global_step)
         samples_per_row = self.args.num_generations_eval or 1
         rows = [row for row in self.eval_dataset for _ in range(samples_per_row)]
@@ -222,9 +245,12 @@ class PPOTrainer(RolloutHooks):
 
     def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         # An engine that decodes with the trainer's own module has the weights already.
-        if getattr(self.engine, "model", None) is self.accelerator.unwrap_model(self.model):
+        if self._engine_is_policy():
             return iter(())
         return checkpoint_weights(self.accelerator.unwrap_model(self.model))
+
+    def _engine_is_policy(self) -> bool:
+        return getattr(self.engine, "model", None) is self.accelerator.unwrap_model(self.model)
 
     def _render(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
         """Each row's prompt as tokens; the samples of a prompt stand together, so it is rendered once."""
@@ -306,6 +332,8 @@ class PPOTrainer(RolloutHooks):
             flags = zip(verdicts, batch.finished.tolist(), scored.tolist(), strict=True)
             right = sum(verdict == "correct" and stopped for verdict, stopped, counts in flags if counts)
             meter.add("accuracy", float(right), float(scored.sum()))
+        ages = torch.tensor([self.state.global_step - s.weight_version for s in collected.samples], device=device)
+        meter.add("rollout/staleness_mean", ages.sum(), len(ages))
         if targets.kl is not None:
             meter.add("kl", targets.kl.sum(), float(targets.mask.sum()))
         metrics: dict[str, Any] = {**self._logged_by_rewards(collected), **meter.means()}
@@ -314,11 +342,15 @@ class PPOTrainer(RolloutHooks):
             moments = residual_moments(targets.values, targets.returns, targets.mask)
             metrics["explained_variance"] = explained_variance(self.accelerator.reduce(moments, reduction="sum"))
             metrics["critic_learning_rate"] = self.critic.learning_rate if self.critic else None
+        if targets.importance is not None:
+            largest = self.accelerator.gather(targets.importance.ratio.max().unsqueeze(0))
+            metrics["sampling/importance_ratio_max"] = float(largest.max())
         everyone = self.accelerator.gather(lengths)
         tokens = float(everyone.sum()) + float(sum(self.accelerator.gather(_total(batch.prompt_lengths, lengths))))
         metrics |= {
             "completions/min_length": float(everyone.min()),
             "completions/max_length": float(everyone.max()),
+            "rollout/staleness_max": int(self.accelerator.gather(ages).max()),
             "samples": self.args.rollout_size,
             "tokens": tokens,
             **meter.times,
@@ -351,17 +383,6 @@ class PPOTrainer(RolloutHooks):
         everyone = gather_object(rows)
         if self.accelerator.is_main_process:
             self._on_completions(self.state.global_step + 1, everyone)
-
-
-def in_order(samples: Iterable[Sample], count: int) -> list[Sample]:
-    """Samples in the order of their requests, whose ids are "0", "1", …; raises ModelError when one is missing."""
-    placed: dict[int, Sample] = {int(sample.request.id): sample for sample in samples}
-    missing = [place for place in range(count) if place not in placed]
-    if missing:
-        raise ModelError(
-            f"rollout: the engine gave no sample for {len(missing)} of {count} requests, first {missing[0]}"
-        )
-    return [placed[place] for place in range(count)]
 
 
 def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:

@@ -1,5 +1,5 @@
-"""What happens between steps, through the Trainer's public callbacks: metrics lines, stopping, and the critic's share
-of a checkpoint.
+"""What happens between steps, through the Trainer's public callbacks: metrics lines, stopping, and what a checkpoint
+holds of ours: the critic, and samples drawn ahead.
 """
 
 from __future__ import annotations
@@ -77,23 +77,31 @@ class StepCallback(TrainerCallback):
 
 
 class CriticCallback(TrainerCallback):
-    """Builds the critic's schedule, loads it on resume, saves it with every checkpoint, and marks checkpoints whole."""
+    """Builds the critic's schedule, saves critic and samples drawn ahead with every checkpoint, loads them on resume,
+    and marks checkpoints whole.
+    """
 
     def __init__(self, trainer: PPOTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.trainer.critic is None:
-            return
-        self.trainer.critic.start(state.max_steps)
-        if self.trainer.resume_path is not None:
-            self.trainer.critic.load(self.trainer.resume_path / CRITIC_FOLDER)
+        path = self.trainer.resume_path
+        if self.trainer.critic is not None:
+            self.trainer.critic.start(state.max_steps)
+            if path is not None:
+                self.trainer.critic.load(path / CRITIC_FOLDER)
+        if path is not None and args.max_staleness:
+            ranks = self.trainer.accelerator.process_index, self.trainer.accelerator.num_processes
+            self.trainer.drawing.restore(path, *ranks, self.trainer.order(state.global_step))
 
     def on_save(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         accelerator = self.trainer.accelerator
         output = Path(str(args.output_dir))
         checkpoint = output / f"checkpoint-{state.global_step}"
         accelerator.wait_for_everyone()
+        if args.max_staleness:
+            self.trainer.drawing.save(checkpoint, accelerator.process_index, accelerator.num_processes)
+            accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             if self.trainer.critic is not None:
                 (checkpoint / CRITIC_FOLDER).mkdir(exist_ok=True)

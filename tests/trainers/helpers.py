@@ -21,9 +21,9 @@ def even_share(completions, completion_ids, **columns):
     return [round(8 * sum(token % 2 == 0 for token in ids) / len(ids)) / 8 for ids in completion_ids]
 
 
-def ragged_engine(policy, tokenizer):
+def ragged_engine(policy, tokenizer, **options):
     """The real engine with a fifth of the vocabulary as stop tokens, so that a random model's lengths are ragged."""
-    engine = build_engine("transformers", policy, tokenizer)
+    engine = build_engine("transformers", policy, tokenizer, **options)
     engine.stop_ids = frozenset(range(0, len(tokenizer), 5)) | engine.stop_ids
     return engine
 
@@ -46,7 +46,9 @@ class Run:
         return {name: float((now[name] - tensor).abs().max()) for name, tensor in self.start.items()}
 
 
-def make_run(tmp_path, rewards=(even_share,), dtype=torch.float32, rows=8, eval_rows=0, stop=None, **settings) -> Run:
+def make_run(
+    tmp_path, rewards=(even_share,), dtype=torch.float32, rows=8, eval_rows=0, stop=None, own_copy=False, **settings
+) -> Run:
     """A PPO run that is ready to train; `settings` are PPOConfig's."""
     policy, tokenizer = load_policy(TINY, dtype=dtype)
     base = {
@@ -93,7 +95,7 @@ def make_run(tmp_path, rewards=(even_share,), dtype=torch.float32, rows=8, eval_
         list(rewards),
         prompt_ids=lambda messages: tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"],
         critic=critic,
-        engine=ragged_engine(policy, tokenizer),
+        engine=ragged_engine(policy, tokenizer, own_copy=own_copy),
         processing_class=tokenizer,
         eval_dataset=dataset(eval_rows, 100) if eval_rows else None,
         on_metrics=run.metrics.append,
