@@ -86,12 +86,21 @@ def require_adapter(model: Any) -> list[tuple[str, Any, str]]:
     return found
 
 
-def adapter_room(model: Any, max_lora_rank: int | None) -> dict[str, Any]:
-    """vLLM's options for one adapter with the rank of this policy's, or with room for `max_lora_rank`.
+def adapter_room(lora: LoraTransfer, model: Any, max_lora_rank: int | None) -> dict[str, Any]:
+    """vLLM's options for one adapter of this policy's rank, or with room for `max_lora_rank`; none for `merge`.
 
     Raises:
-        ModelError: the rank is above what vLLM holds, or not known: the policy has no LoRA yet and none is given.
+        ModelError: there is no policy in training, or the rank is above what vLLM holds, or not known: the policy has
+            no LoRA yet and none is given.
     """
+    if lora not in LORA_TRANSFERS:
+        raise ModelError(f"rollout: lora={lora!r} -> one of {', '.join(LORA_TRANSFERS)}")
+    if lora == "merge":
+        if max_lora_rank is not None:
+            raise ModelError(f"rollout: max_lora_rank={max_lora_rank} means something with lora='adapter' -> remove it")
+        return {}
+    if model is None:
+        raise ModelError("rollout: lora='adapter' needs a policy in training, and this engine has a path -> remove it")
     ranks = [max(layer.r.values()) for layer in _lora_layers(model).values()]
     rank = max_lora_rank or max(ranks, default=0)
     if not rank:

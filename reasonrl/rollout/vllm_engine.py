@@ -18,6 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reasonrl.errors import ModelError
+from reasonrl.rollout.adapters import (
+    LoraTransfer,
+    Parts,
+    adapter_room,
+    adapter_weights,
+    base_weights,
+    require_adapter,
+)
 from reasonrl.rollout.agreement import (
     LIMIT_FLOAT32,
     LIMIT_HALF,
@@ -30,6 +38,7 @@ from reasonrl.rollout.agreement import (
 from reasonrl.rollout.engine import Request, Sample, SamplingParams, Stamp, longest_first
 from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
+from reasonrl.rollout.vllm_adapter import AdapterSlot
 from reasonrl.rollout.vllm_start import (
     checkpoint_dtype,
     generation_config_of,
@@ -62,6 +71,9 @@ class VLLMEngine:
             1e-3 in float32 and 0.1 in half precision.
         enable_sleep_mode: give the GPU's memory back between rollouts (weights wait in main memory). Untested: vLLM has
             it on GPU only.
+        lora: how a LoRA policy goes over: `merge` hands merged weights over at every step; `adapter` hands over the
+            base once, then the adapter alone, and vLLM computes its product.
+        max_lora_rank: room for the adapter, where the policy gets its LoRA layers after the engine is built.
         trust_remote_code: run code that the checkpoint ships.
         options: vLLM's own: max_model_len, gpu_memory_utilization, kv_cache_memory_bytes, max_num_batched_tokens,
             enforce_eager, enable_prefix_caching, tensor_parallel_size (above 1 with `path` only).
@@ -80,6 +92,8 @@ class VLLMEngine:
         dtype: str | None = None,
         max_logprob_gap: float | None = None,
         enable_sleep_mode: bool = False,
+        lora: LoraTransfer = "merge",
+        max_lora_rank: int | None = None,
         trust_remote_code: bool = False,
         **options: Any,
     ) -> None:
@@ -95,6 +109,8 @@ class VLLMEngine:
         self._trainer, self._sleeps = model, enable_sleep_mode
         self._expected = checkpoint_names(model) if model is not None else frozenset[str]()
         self._numbers, self._streaming, self._broken, self._filled = itertools.count(), False, "", path is not None
+        self.lora, self._adapter = lora, AdapterSlot()
+        options |= adapter_room(lora, model, max_lora_rank)
         options |= {"max_num_seqs": batch_size, "enable_sleep_mode": enable_sleep_mode or None}
         options |= {"trust_remote_code": trust_remote_code or None}
         if model is not None:
@@ -123,7 +139,7 @@ class VLLMEngine:
         self._refuse(requests, params)
         if not self._filled:
             assert self._trainer is not None
-            self.sync_weights(checkpoint_weights(self._trainer), self.weight_version)
+            self.sync_weights(self.weights_of(self._trainer), self.weight_version)
         if self._streaming:
             raise ModelError("rollout: this engine is already drawing -> read one stream to its end before the next")
         waiting: dict[str, Request] = {}
@@ -133,7 +149,9 @@ class VLLMEngine:
             self._wake()
             for request in longest_first(requests):
                 name = str(next(self._numbers))
-                theirs = self._vllm.add_request(name, _prompt(request.prompt_ids), self.sampling(request.seed, params))
+                theirs = self._vllm.add_request(
+                    name, _prompt(request.prompt_ids), self.sampling(request.seed, params), **self._adapter.arguments
+                )
                 waiting[name] = request
                 not_begun.append((name, theirs))
             while waiting:
@@ -171,8 +189,17 @@ class VLLMEngine:
             skip_clone=True,
         )
 
+    def weights_of(self, policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """What `sync_weights` takes of a policy now: all weights, merged; with `lora="adapter"` the base, the first
+        time only, and the adapter.
+        """
+        if self.lora == "merge":
+            return checkpoint_weights(policy)
+        require_adapter(policy)
+        return itertools.chain(() if self._filled else base_weights(policy), adapter_weights(policy))
+
     def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Take over all weights of the policy as this version, and check that they have arrived.
+        """Take over the weights that `weights_of` yields as this version, and check that they have arrived.
 
         With an empty iterator only the version moves on. The check compares the log-probabilities of a short text; it
         is left out where the engine has no trainer to compare with (`path`).
@@ -187,7 +214,7 @@ class VLLMEngine:
             self.weight_version = version
             return
         self._wake(["weights"])
-        self._reload(itertools.chain([first], weights))
+        self._load(itertools.chain([first], weights))
         self._wake()
         self._vllm.reset_prefix_cache()
         self.weight_version, self._filled = version, True
@@ -215,7 +242,7 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         name = str(next(self._numbers))
-        self._vllm.add_request(name, _prompt(ids), params)
+        self._vllm.add_request(name, _prompt(ids), params, **self._adapter.arguments)
         while True:
             for output in self._step():
                 if output.finished and output.request_id == name:
@@ -245,6 +272,21 @@ class VLLMEngine:
         states = self._vllm.output_processor.request_states
         while waiting and ((state := states.get(waiting[0][1])) is None or not state.is_prefilling):
             begun[waiting.popleft()[0]] = time
+
+    def _load(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        if self.lora == "merge":
+            self._reload(weights)
+            return
+        parts = Parts(weights)
+        base = parts.base()
+        first = next(base, None)
+        if first is not None:
+            self._reload(itertools.chain([first], base))
+        elif not self._filled:
+            raise ModelError("sync_weights: the adapter came before its base -> give what weights_of(policy) yields")
+        self._broken = "half loaded: the adapter did not arrive -> build a new one"
+        self._adapter.load(self._vllm, parts.require_factors())
+        self._broken = ""
 
     def _reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
         seen: set[str] = set()
