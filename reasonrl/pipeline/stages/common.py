@@ -119,9 +119,11 @@ class Watch:
             self.trackers.close()
 
 
-def engine_options(rollout: RolloutConfig, max_tokens: int) -> dict[str, Any]:
-    """What a recipe's `rollout` says, as options of its engine: rows decoded together, and vLLM's own settings."""
-    options: dict[str, Any] = {}
+def engine_options(rollout: RolloutConfig, max_tokens: int, directory: Path) -> dict[str, Any]:
+    """What a recipe's `rollout` says, as options of its engine: rows decoded together, and vLLM's own settings. The
+    output of servers that are started goes to `directory`, the stage's.
+    """
+    options: dict[str, Any] = {} if rollout.start is None else {"log_dir": str(directory)}
     if rollout.batch_size is not None:
         options["batch_size"] = rollout.batch_size
     if rollout.max_batch_tokens is not None:
@@ -141,14 +143,14 @@ def engine_options(rollout: RolloutConfig, max_tokens: int) -> dict[str, Any]:
     return {**options, **set_here}
 
 
-def evaluation_engine(rollout: RolloutConfig, model_name: str, max_tokens: int) -> tuple[Any, Any]:
+def evaluation_engine(rollout: RolloutConfig, model_name: str, max_tokens: int, directory: Path) -> tuple[Any, Any]:
     """An engine over a finished model, and the model's tokenizer; vLLM reads the checkpoint by itself."""
     import torch
 
     from reasonrl.models import load_policy, load_tokenizer, resolve_model
     from reasonrl.rollout import build_engine
 
-    options = engine_options(rollout, max_tokens)
+    options = engine_options(rollout, max_tokens, directory)
     if rollout.engine in ("vllm", "servers"):
         tokenizer = load_tokenizer(model_name)
         return build_engine(rollout.engine, None, tokenizer, path=resolve_model(model_name), **options), tokenizer

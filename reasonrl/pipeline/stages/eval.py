@@ -36,7 +36,8 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
     total, done = sum(sizes.values()), 0
     name_of_model = context.model_of(config.model)
     context.report_progress(0, total, "samples", "loading the model")
-    engine, tokenizer = _engine(config, name_of_model, max(suite.max_tokens for suite in suites.values()))
+    longest = max(suite.max_tokens for suite in suites.values())
+    engine, tokenizer = _engine(config, name_of_model, longest, context.directory)
     metrics: dict[str, float] = {}
     try:
         for name, suite in suites.items():
@@ -112,11 +113,11 @@ def _source(suite: SuiteConfig, context: StageContext) -> Source:
     return load_source(suite.data, context, required_columns(suite.reward))
 
 
-def _engine(config: EvalStage, model_name: str, max_tokens: int) -> tuple[Any, Any]:
+def _engine(config: EvalStage, model_name: str, max_tokens: int, directory: Path) -> tuple[Any, Any]:
     from reasonrl.pipeline.stages.common import evaluation_engine, quiet_libraries
 
     quiet_libraries()
-    return evaluation_engine(config.rollout, model_name, max_tokens)
+    return evaluation_engine(config.rollout, model_name, max_tokens, directory)
 
 
 def identity_extra(config: EvalStage) -> dict[str, Any]:

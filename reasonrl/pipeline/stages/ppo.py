@@ -146,7 +146,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         held_out = load_source(config.eval_data, context, required_columns(_reward(config)))
         check_rewards(rewards, held_out)
         validation = Dataset.from_list(_prompt_rows(held_out, tokenizer, config)[0])
-    engine = engine_options(config.rollout, config.max_completion_length)
+    engine = engine_options(config.rollout, config.max_completion_length, context.directory)
     if trust and config.rollout.engine in ("vllm", "servers"):
         engine["trust_remote_code"] = True
     every = config.log_completions_steps
