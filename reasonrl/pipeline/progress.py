@@ -14,6 +14,9 @@ from typing import Protocol
 from reasonrl.pipeline.files import read_json, write_json
 
 
+_SETTLED = 5.0
+
+
 class ProgressReporter(Protocol):
     """Takes what `StageContext.report_progress` says."""
 
@@ -30,7 +33,8 @@ class SilentProgress:
 class LineProgress:
     """One line every `interval` seconds: how far, the rate, and the time left in this stage.
 
-    The rate is that of this attempt only: the first report marks where it began.
+    The rate is that of this attempt only: the last report before the first unit marks where it began, so that loading
+    does not count. No time left is said before some seconds of work.
     """
 
     def __init__(self, say: Callable[[str], None], label: str, interval: float = 30.0) -> None:
@@ -42,7 +46,7 @@ class LineProgress:
 
     def report(self, done: float, total: float | None, unit: str, note: str) -> None:
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or done == self._first[1]:
             self._first = (now, done)
         if now - self._last_line < self._interval:
             return
@@ -53,7 +57,7 @@ class LineProgress:
         text = f"{done:g} {unit}" if total is None else f"{done:g}/{total:g} {unit}"
         assert self._first is not None
         began, first_done = self._first
-        if total is None or done <= first_done:
+        if total is None or done <= first_done or now - began < _SETTLED:
             return text
         left = (now - began) / (done - first_done) * max(total - done, 0.0)
         return f"{text}, about {duration(left)} left in this stage"

@@ -193,8 +193,9 @@ class ServerApi:
         import aiohttp
 
         if self._session is None:
-            # vLLM drops an idle connection after 5 s: leaving it first avoids sending into a closing one.
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
+            # vLLM drops a connection that has been idle for 5 s by its own count, which begins before ours where this
+            # process is busy: leaving it long before avoids sending into a closing one.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect),

@@ -237,6 +237,21 @@ def test_progress_tells_the_time_left_from_this_attempt_alone(monkeypatch):
     assert len(lines) == 3, "one every 30 s"
 
 
+def test_loading_does_not_count_as_work(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    lines: list[str] = []
+    progress = LineProgress(lines.append, "exam", interval=30)
+    for at, done in ((0, 0), (150, 0), (152, 1), (190, 200)):
+        clock[0] = at
+        progress.report(done, 1000, "samples", "")
+    assert lines == ["exam: 0/1000 samples", "exam: 200/1000 samples, about 2 min 40 s left in this stage"]
+    progress.report(0, 1000, "samples", "")  # a second model
+    clock[0] = 221
+    progress.report(1, 1000, "samples", "")
+    assert "left" in lines[-1]
+
+
 def test_clock_goes_on_where_it_was(tmp_path):
     path = tmp_path / "clock.json"
     write_json(path, {"cpu_seconds": 100.0, "wall_seconds": 200.0})

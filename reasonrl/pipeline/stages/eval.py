@@ -38,6 +38,7 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
     context.report_progress(0, total, "samples", "loading the model")
     longest = max(suite.max_tokens for suite in suites.values())
     engine, tokenizer = _engine(config, name_of_model, longest, context.directory)
+    context.report_progress(0, total, "samples")
     metrics: dict[str, float] = {}
     try:
         for name, suite in suites.items():
