@@ -108,6 +108,7 @@ class RolloutConfig(Config):
     Attributes:
         batch_size: most samples decoded together (vLLM's `max_num_seqs`).
         max_batch_tokens: most response tokens of samples decoded together; the smaller of both counts.
+        own_copy: the transformers engine decodes with a copy of the policy, as `max_staleness` needs; in training only.
         dtype: of the engine's weights; by default the policy's, in an evaluation the checkpoint's.
         max_logprob_gap: largest mean difference (nats a token) allowed between what engine and trainer read.
         urls, start: running vLLM servers, or how many to start on this machine.
@@ -122,6 +123,7 @@ class RolloutConfig(Config):
     engine: Literal["transformers", "vllm", "servers"] = "transformers"
     batch_size: Annotated[Count | None, OPERATIONAL] = None
     max_batch_tokens: Annotated[Count | None, OPERATIONAL] = None
+    own_copy: Annotated[Flag, OPERATIONAL] = False
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_logprob_gap: Annotated[Positive | None, OPERATIONAL] = None
     max_model_len: Annotated[Count | None, OPERATIONAL] = None
@@ -157,6 +159,9 @@ class RolloutConfig(Config):
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         engine = given.get("engine")
         issues = []
+        if given.get("own_copy") and engine != "transformers":
+            text = f"is true, but engine: {engine} has weights of its own anyway"
+            issues.append(Issue("own_copy", text, "remove it"))
         for key in (*VLLM_OPTIONS, *SERVERS_OPTIONS):
             knows = "servers" if key in SERVERS_OPTIONS else "vllm" if key == "enable_sleep_mode" else "vllm or servers"
             if given.get(key) is not None and engine not in knows.split(" or "):

@@ -23,6 +23,7 @@ from reasonrl.recipe.fields import (
     PositiveFraction,
     Text,
 )
+from reasonrl.recipe.overlap import OVERLAP_HINTS, ImportanceMode, overlap_problems
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.sources import Data, LaunchConfig, ModelSource, RewardSpec, RolloutConfig, Seconds
 from reasonrl.recipe.trl_args import check_trl_args, split_trl_args
@@ -141,7 +142,8 @@ class PPOStage(TrainingStage):
 
     One step of `max_steps` is one rollout batch (`prompts_per_step` x `num_generations` samples) with its
     `critic_steps` critic steps and its
-    `actor_steps` x `num_iterations` policy steps.
+    `actor_steps` x `num_iterations` policy steps. With `max_staleness` 1 the next step's samples are drawn meanwhile;
+    `vllm_importance_sampling_correction` (null: exactly then) corrects for the weights that drew them.
     """
 
     kind: Literal["ppo"] = "ppo"
@@ -169,6 +171,11 @@ class PPOStage(TrainingStage):
     critic_warmup_steps: NonNegativeCount = 0
     beta: NonNegative = 0.0
     reward_requires_stop: Flag = True
+    max_staleness: NonNegativeCount = 0
+    vllm_importance_sampling_correction: Flag | None = None
+    vllm_importance_sampling_mode: ImportanceMode = "token_truncate"
+    vllm_importance_sampling_clip_max: Positive | None = 2.0
+    vllm_importance_sampling_clip_min: Positive | None = None
     temperature: Positive = 1.0
     top_p: PositiveFraction = 1.0
     max_completion_length: Count
@@ -221,11 +228,12 @@ class PPOStage(TrainingStage):
         "dataset": "data",
         "type": "kind",
         "adv_estimator": "advantage",
+        **OVERLAP_HINTS,
     }
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = batch_problems(given)
+        issues = [*batch_problems(given), *overlap_problems(given)]
         advantage, samples = given.get("advantage"), given.get("num_generations")
         if advantage in ("group", "rloo") and isinstance(samples, int) and samples < 2:
             message = (

@@ -151,6 +151,38 @@ KEYS = [
         "servers at urls",
     ),
 ]
+OVERLAP = [
+    line("overlap with the policy as engine", "max_staleness: 1", "max_staleness: is 1", "rollout.own_copy: true"),
+    line(
+        "two steps of staleness",
+        "max_staleness: 2\n    rollout: {own_copy: true}",
+        "is 2; allowed: 0 (samples",
+        "use 1",
+    ),
+    line("staleness by another name", "one_step_off: 1", "did you mean 'max_staleness'?"),
+    line("a negative staleness", "max_staleness: -1", "is -1; allowed: a number of at least 0"),
+    line("a copy for servers", "rollout: {engine: vllm, own_copy: true}", "rollout.own_copy", "weights of its own"),
+    line("a mode without its correction", "vllm_importance_sampling_mode: token_mask", "the correction is off"),
+    line("an unknown correction", "vllm_importance_sampling_mode: mask", "token_truncate, token_mask"),
+    line(
+        "a correction of a nucleus",
+        "top_p: 0.9\n    vllm_importance_sampling_correction: true",
+        "top_p: is 0.9",
+        "a nucleus is another one",
+    ),
+    line(
+        "a correction without bounds",
+        "vllm_importance_sampling_clip_max: null\n    vllm_importance_sampling_correction: true",
+        "clip_max: is null",
+        "use 2.0",
+    ),
+    line(
+        "bounds that leave out equal policies",
+        "vllm_importance_sampling_clip_max: 0.5\n    vllm_importance_sampling_correction: true",
+        "clip_max: is 0.5",
+        "allowed: at least 1",
+    ),
+]
 VALUES = [
     line("text for a number", "learning_rate: fast", "is 'fast'; allowed: a number"),
     line("a quoted number", 'learning_rate: "1e-4"', "is '1e-4'; allowed: a number", "remove the quotes"),
@@ -511,4 +543,16 @@ TEXTS = [
         "no such shipped recipe", ("there is no recipe 'quickstrat'", "did you mean 'quickstart'?"), recipe="quickstrat"
     ),
 ]
-CASES = [*KEYS, *VALUES, *COMBINATIONS, *FILES, *REFERENCES, *EXPRESSIONS, *TRL, *STUDIES, *COMMAND_LINE, *TEXTS]
+CASES = [
+    *KEYS,
+    *OVERLAP,
+    *VALUES,
+    *COMBINATIONS,
+    *FILES,
+    *REFERENCES,
+    *EXPRESSIONS,
+    *TRL,
+    *STUDIES,
+    *COMMAND_LINE,
+    *TEXTS,
+]

@@ -70,6 +70,9 @@ def test_which_fields_are_what():
         ({"reward": "format"}, False),
         ({"model": "${stage:sft}"}, False),
         ({"prompts_per_step": 16}, False),
+        ({"rollout": {"own_copy": True}}, True),
+        ({"max_staleness": 1, "rollout": {"own_copy": True}}, False),
+        ({"vllm_importance_sampling_correction": True}, False),
     ],
 )
 def test_what_changes_the_identity_of_ppo(change, same):
@@ -196,3 +199,27 @@ def test_one_line():
         "128 prompts x 2 samples = 256 samples a step / 2 processes = 128 each"
         " -> 4 critic steps of 64 samples, 1 policy step of 256 samples x 2 passes"
     )
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"max_staleness": 1, "rollout": {"engine": "vllm"}},
+        {"max_staleness": 1, "rollout": {"engine": "servers", "start": 1}},
+        {"max_staleness": 1, "rollout": {"own_copy": True}, "vllm_importance_sampling_mode": "sequence_mask"},
+        {
+            "max_staleness": 1,
+            "rollout": {"own_copy": True},
+            "vllm_importance_sampling_correction": False,
+            "top_p": 0.9,
+        },
+        {
+            "vllm_importance_sampling_correction": True,
+            "vllm_importance_sampling_clip_max": None,
+            "vllm_importance_sampling_clip_min": 0.5,
+        },
+    ],
+)
+def test_overlaps_and_corrections_that_fit(extra):
+    stage = PPOStage.model_validate({**PPO, **extra})
+    assert all(getattr(stage, name) == value for name, value in extra.items() if name != "rollout")

@@ -149,6 +149,8 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     engine = engine_options(config.rollout, config.max_completion_length, context.directory)
     if trust and config.rollout.engine in ("vllm", "servers"):
         engine["trust_remote_code"] = True
+    if config.rollout.own_copy:
+        engine["own_copy"] = True
     every = config.log_completions_steps
     trainer = PPOTrainer(
         policy,
@@ -237,6 +239,11 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "critic_warmup_steps",
         "beta",
         "reward_requires_stop",
+        "max_staleness",
+        "vllm_importance_sampling_correction",
+        "vllm_importance_sampling_mode",
+        "vllm_importance_sampling_clip_max",
+        "vllm_importance_sampling_clip_min",
         "temperature",
         "top_p",
         "max_completion_length",
