@@ -18,6 +18,7 @@ from typing import Any
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
+from accelerate.utils import gather
 from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
@@ -76,6 +77,18 @@ class Collected:
     reward_seconds: float
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What the reward functions gave for one rank's samples: (B, F) rewards (NaN: none), the columns and scalars they
+    logged, and how long they were waited for.
+    """
+
+    rewards: torch.Tensor
+    extra: dict[str, list[Any]]
+    metrics: dict[str, float]
+    seconds: float
+
+
 class RolloutHooks(GRPOTrainer):
     """GRPOTrainer with its rollout opened up; the update is the subclass's own."""
 
@@ -97,6 +110,10 @@ class RolloutHooks(GRPOTrainer):
     def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
         """Draw one sample per row, in the order of the rows; the subclass says how."""
         raise NotImplementedError(f"{type(self).__name__} must say how samples are drawn")
+
+    def rewards_so_far(self) -> Scored | None:
+        """The rewards of all samples of this rank, if they were made while the samples were drawn; a subclass says."""
+        return None
 
     def collect(self, rows: list[dict[str, Any]]) -> Collected:
         """Generate and score one rollout batch through TRL, without TRL's reference pass and advantages."""
@@ -185,6 +202,10 @@ class RolloutHooks(GRPOTrainer):
             # TRL takes a reply apart where the tokenizer says how (reasoning, tools); a reward judges all that was
             # written, in training as in validation.
             completions = _as_completions(prompts, self._samples)
+            if (known := self.rewards_so_far()) is not None:
+                self._raw_rewards, self._extra, self._scalars = gather(known.rewards), known.extra, known.metrics
+                self._reward_seconds = known.seconds
+                return self._raw_rewards
         started = time.perf_counter()
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._reward_seconds = time.perf_counter() - started
@@ -201,8 +222,10 @@ def set_generation_backend(trainer: GRPOTrainer, backend: Any) -> None:
     trainer._last_loaded_step = -1  # so that the weights go over before the first sample
 
 
+def as_completion(prompt: Any, sample: Sample) -> Any:
+    """What reward functions are given of a sample: text for a text prompt, one assistant turn for a conversation."""
+    return sample.text if isinstance(prompt, str) else [{"role": "assistant", "content": sample.text}]
+
+
 def _as_completions(prompts: Sequence[Any], samples: Sequence[Sample]) -> list[Any]:
-    """What reward functions are given: text for text prompts, one assistant turn for conversations."""
-    if isinstance(prompts[0], str):
-        return [sample.text for sample in samples]
-    return [[{"role": "assistant", "content": sample.text}] for sample in samples]
+    return [as_completion(prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from reasonrl.errors import RewardError
+from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Collected
 
 
@@ -80,7 +82,6 @@ def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bo
         requires_stop: a sample that did not stop by itself scores 0.
     """
     tensors = collected.tensors
-    device = tensors["completion_ids"].device
     sequences: list[torch.Tensor] = []
     prompt_lengths: list[int] = []
     for row in range(len(collected.rows)):
@@ -91,14 +92,44 @@ def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bo
     mask = tensors["completion_mask"].clone()
     if tensors.get("tool_mask") is not None:
         mask = mask * tensors["tool_mask"]
-    scores = total_scores(collected.rewards_per_function, weights)
-    finished = torch.tensor([sample.finish_reason == "stop" for sample in collected.samples], device=device)
+    return _with_scores(
+        sequences, prompt_lengths, mask, collected.samples, collected.rewards_per_function, weights, requires_stop
+    )
+
+
+def batch_of_samples(
+    samples: Sequence[Sample], rewards: torch.Tensor, weights: torch.Tensor, *, requires_stop: bool
+) -> RolloutBatch:
+    """A batch of some samples by themselves, (B, F) rewards on the device where it is to be; as `make_batch` makes it
+    of all.
+    """
+    device = rewards.device
+    longest = max(len(sample.token_ids) for sample in samples)
+    mask = torch.zeros((len(samples), longest), dtype=torch.long, device=device)
+    for row, sample in enumerate(samples):
+        mask[row, : len(sample.token_ids)] = 1
+    sequences = [torch.tensor([*s.request.prompt_ids, *s.token_ids], dtype=torch.long, device=device) for s in samples]
+    lengths = [len(sample.request.prompt_ids) for sample in samples]
+    return _with_scores(sequences, lengths, mask, samples, rewards, weights, requires_stop)
+
+
+def _with_scores(
+    sequences: list[torch.Tensor],
+    prompt_lengths: list[int],
+    mask: torch.Tensor,
+    samples: Sequence[Sample],
+    rewards: torch.Tensor,
+    weights: torch.Tensor,
+    requires_stop: bool,
+) -> RolloutBatch:
+    scores = total_scores(rewards, weights)
+    finished = torch.tensor([sample.finish_reason == "stop" for sample in samples], device=mask.device)
     if requires_stop:
         # What could not be scored stays so: a missing gold is not the response's fault.
         scores = torch.where(finished | scores.isnan(), scores, torch.zeros_like(scores))
-    logprobs = torch.zeros(mask.shape, device=device)
-    for row, sample in enumerate(collected.samples):
-        logprobs[row, : len(sample.logprobs_sampled)] = torch.tensor(sample.logprobs_sampled, device=device)
+    logprobs = torch.zeros(mask.shape, device=mask.device)
+    for row, sample in enumerate(samples):
+        logprobs[row, : len(sample.logprobs_sampled)] = torch.tensor(sample.logprobs_sampled, device=mask.device)
     return RolloutBatch(sequences, prompt_lengths, mask, scores, finished, logprobs)
 
 
@@ -132,3 +163,39 @@ def rows_of(tensor: torch.Tensor, micro: MicroBatch, fill: Any = 0) -> torch.Ten
     if not micro.rows:
         return torch.full((1, micro.width), fill, dtype=tensor.dtype, device=tensor.device)
     return tensor[micro.rows][:, : micro.width]
+
+
+def rewards_of_tokens(
+    functions: Sequence[Callable[..., Sequence[Sequence[float] | None]]],
+    rows: Sequence[dict[str, Any]],
+    samples: Sequence[Sample],
+    batch: RolloutBatch,
+) -> torch.Tensor:
+    """(B, T) rewards of single tokens, added up over the functions; a sample to which one gives None is left unscored.
+
+    Raises:
+        RewardError: a function did not give one list a sample, with one reward a token.
+    """
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
+    total = torch.zeros(batch.mask.shape, device=batch.mask.device)
+    for function in functions:
+        name = getattr(function, "__name__", repr(function))
+        given = function(
+            prompts=[row["prompt"] for row in rows],
+            completions=[sample.text for sample in samples],
+            completion_ids=[list(sample.token_ids) for sample in samples],
+            **columns,
+        )
+        if len(given) != len(rows):
+            raise RewardError(f"reward {name}: {len(given)} lists of token rewards for {len(rows)} samples")
+        for place, (rewards, sample) in enumerate(zip(given, samples, strict=True)):
+            if rewards is None:
+                batch.scores[place] = torch.nan
+                continue
+            if len(rewards) != len(sample.token_ids):
+                raise RewardError(
+                    f"reward {name}: {len(rewards)} rewards for sample {place} of {len(sample.token_ids)} tokens"
+                    " -> give one per response token, the stop token included"
+                )
+            total[place, : len(rewards)] += torch.tensor(list(rewards), device=total.device)
+    return total * batch.mask

@@ -25,8 +25,8 @@ from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingPara
 from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.rollout.weights import checkpoint_weights
-from reasonrl.trainers._trl import Collected, RolloutHooks
-from reasonrl.trainers.batch import RolloutBatch, make_batch, total_scores
+from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
+from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens, total_scores
 from reasonrl.trainers.checkpoints import latest_complete
 from reasonrl.trainers.completion_rows import column_of, completion_rows
 from reasonrl.trainers.critic import CriticEngine
@@ -35,6 +35,7 @@ from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.sampler import PromptStream
+from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
 from reasonrl.trainers.update import PPOUpdate, Targets
 from reasonrl.trainers.validation import Judged, summarize
 
@@ -84,7 +85,7 @@ class PPOTrainer(RolloutHooks):
                 f"ppo: advantage = {args.advantage!r}, critic = {critic is not None} -> 'gae' needs a critic,"
                 " 'group' and 'rloo' take none"
             )
-        self._token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]
+        self.token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]
         super().__init__(
             model,
             args=args,
@@ -103,7 +104,7 @@ class PPOTrainer(RolloutHooks):
                 " is trained meanwhile -> an engine with weights of its own: rollout.own_copy=true (transformers),"
                 " rollout.engine=servers or vllm"
             )
-        self.drawing = Drawing(self.engine, args.max_staleness)
+        self.drawing = Drawing(self.engine, args.max_staleness, self._arrived)
         self.meter = Meter(self.accelerator)
         self.update = PPOUpdate(
             args,
@@ -113,6 +114,10 @@ class PPOTrainer(RolloutHooks):
             self.meter,
             self.processing_class.pad_token_id,
         )
+        self.early = EarlyRewards(reward_funcs)
+        self.streamed: StreamedStep | None = None
+        if args.train_while_generating:
+            check_streaming(self)
         self.step_metrics: dict[str, Any] = {}
         self.resume_path: Path | None = None
         self.keep_checkpoints = keep_checkpoints
@@ -146,20 +151,31 @@ class PPOTrainer(RolloutHooks):
             self.engine.sync_weights(self._weights(), self.state.global_step)
             if self.args.max_staleness:
                 self.drawing.ahead(self.order, self.state.global_step, self.state.max_steps, inputs)
+        trains_policy = self.critic is None or self.state.global_step >= self.args.critic_warmup_steps
+        if self.args.train_while_generating:
+            self.streamed = StreamedStep(self, model, inputs, trains_policy)
         collected = self.collect(inputs)
         batch = make_batch(collected, self.reward_weights, requires_stop=self.args.reward_requires_stop)
-        token_rewards = self._token_rewards(collected, batch)
-        self._refuse_unscored(batch)
-        with self.meter.timed("time/values"):
-            ref_logprobs = self._reference_logprobs(model, batch)
-            targets = self.update.targets(model, batch, ref_logprobs, token_rewards)
+        if self.streamed is not None:
+            targets = self.streamed.targets(batch)
+            self._refuse_unscored(batch)
+        else:
+            token_rewards = self.token_rewards(collected.rows, collected.samples, batch)
+            self._refuse_unscored(batch)
+            with self.meter.timed("time/values"):
+                ref_logprobs = self._reference_logprobs(model, batch)
+                targets = self.update.targets(model, batch, ref_logprobs, token_rewards)
         if self.critic is not None:
             with self.meter.timed("time/critic"):
                 self.update.train_critic(batch, targets, self.state.global_step)
         loss = torch.zeros((), device=self.accelerator.device)
-        if self.critic is None or self.state.global_step >= self.args.critic_warmup_steps:
+        if trains_policy:
             with self.meter.timed("time/actor"):
-                loss = self.update.train_policy(model, self.optimizer, batch, targets, self.state.global_step)
+                if self.streamed is not None:
+                    loss = self.streamed.finish(batch, targets)
+                else:
+                    loss = self.update.train_policy(model, self.optimizer, batch, targets, self.state.global_step)
+        self.streamed = None
         self.meter.times["time/reward"] = collected.reward_seconds
         self._record(collected, batch, targets, time.perf_counter() - started)
         if self.critic is not None:
@@ -173,6 +189,8 @@ class PPOTrainer(RolloutHooks):
             if not self.drawing.holds(step):
                 self.drawing.draw(self.order(step, rows))
             drawn = self.drawing.take(step, rows)
+        if self.streamed is not None:
+            self.meter.times["time/generate"] -= self.streamed.work_seconds
         if drawn.seconds is not None:
             self.meter.times["time/generate_ahead"] = drawn.seconds
         return drawn.samples
@@ -224,7 +242,7 @@ class PPOTrainer(RolloutHooks):
         ]
         params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
         with self._for_inference():
-            samples = in_order(self.engine.stream(requests, params), len(rows))
+            samples = in_order(self._begin_rewards(self.engine.stream(requests, params), rows), len(rows))
         rewards, extra = self.score(rows, samples)
         verdicts = column_of(extra, "verdict", len(rows)) or [None] * len(rows)
         totals = total_scores(rewards, self.reward_weights).tolist()
@@ -232,6 +250,16 @@ class PPOTrainer(RolloutHooks):
             (place, Judged(total, verdict, sample.finish_reason == "stop", len(sample.token_ids)))
             for (place, _), total, verdict, sample in zip(placed, totals, verdicts, samples, strict=True)
         ]
+
+    def _arrived(self, order: Order, sample: Sample) -> None:
+        self.early.begin(order.rows[int(sample.request.id)], sample)
+        if self.streamed is not None:
+            self.streamed.arrived(sample)
+
+    def _begin_rewards(self, samples: Iterator[Sample], rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+        for sample in samples:
+            self.early.begin(rows[int(sample.request.id)], sample)
+            yield sample
 
     # The prompt stream replaces TRL's sampler: its shuffles restart at every resumed epoch.
     def _get_train_sampler(self, dataset: Any = None) -> PromptStream:
@@ -279,35 +307,19 @@ class PPOTrainer(RolloutHooks):
         with self.reference(model) as reference:
             return self.update.logprobs(reference, batch)
 
-    def _token_rewards(self, collected: Collected, batch: RolloutBatch) -> torch.Tensor | None:
-        if not self._token_functions:
+    def token_rewards(
+        self, rows: Sequence[dict[str, Any]], samples: Sequence[Sample], batch: RolloutBatch
+    ) -> torch.Tensor | None:
+        """(B, T) rewards of single tokens, added up over their functions; None where there is no such function."""
+        if not self.token_functions:
             return None
-        rows, samples = collected.rows, collected.samples
-        columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
-        total = torch.zeros(batch.mask.shape, device=batch.mask.device)
-        for function in self._token_functions:
-            name = getattr(function, "__name__", repr(function))
-            given = function(
-                prompts=[row["prompt"] for row in rows],
-                completions=[sample.text for sample in samples],
-                completion_ids=[list(sample.token_ids) for sample in samples],
-                **columns,
-            )
-            if len(given) != len(rows):
-                raise RewardError(f"reward {name}: {len(given)} lists of token rewards for {len(rows)} samples")
-            for place, (rewards, sample) in enumerate(zip(given, samples, strict=True)):
-                if rewards is None:
-                    batch.scores[place] = torch.nan
-                    continue
-                if len(rewards) != len(sample.token_ids):
-                    raise RewardError(
-                        f"reward {name}: {len(rewards)} rewards for sample {place} of {len(sample.token_ids)} tokens"
-                        " -> give one per response token, the stop token included"
-                    )
-                total[place, : len(rewards)] += torch.tensor(list(rewards), device=total.device)
-        total *= batch.mask
+        total = rewards_of_tokens(self.token_functions, rows, samples, batch)
         self.meter.add("token_reward", total.sum(), len(rows))
         return total
+
+    def rewards_so_far(self) -> Scored | None:
+        """What was scored while the samples were drawn (`train_while_generating`)."""
+        return self.streamed.close() if self.streamed is not None else None
 
     def _refuse_unscored(self, batch: RolloutBatch) -> None:
         scored = (~batch.scores.isnan()).sum().unsqueeze(0)

@@ -41,6 +41,9 @@ class PPOConfig(GRPOConfig):
     tokens_per_microbatch: int = field(default=16384, metadata={"help": "Padded tokens of a micro-batch and rank."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW, policy and critic."})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Of policy and critic."})
+    train_while_generating: bool = field(
+        default=False, metadata={"help": "Add gradients up as samples end, before the last one is drawn."}
+    )
     stage_name: str = field(default="ppo", metadata={"help": "Part of every sample's seed."})
     max_staleness: int = field(
         default=0, metadata={"help": "1: a step's samples are drawn while the step before trains, by older weights."}
@@ -75,11 +78,44 @@ class PPOConfig(GRPOConfig):
                 f" {self.world_size} processes"
             )
         self.per_device_train_batch_size = self.rollout_size // self.world_size
+        self._check_streaming()
 
     @property
     def rollout_size(self) -> int:
         """Responses of a rollout batch, all ranks together."""
         return self.prompts_per_step * self.num_generations
+
+    def _check_streaming(self) -> None:
+        """What `train_while_generating` could not do exactly."""
+        if not self.train_while_generating:
+            return
+        share = self.rollout_size // self.world_size
+        refused = (
+            (
+                self.advantage == "gae" and self.normalize_advantages,
+                "normalize_advantages = True: mean and deviation are those of the whole batch, known only after its"
+                " last sample -> normalize_advantages = False",
+            ),
+            (
+                self.actor_steps * self.num_iterations > 1,
+                f"actor_steps = {self.actor_steps} and num_iterations = {self.num_iterations}: every step after the"
+                " first wants samples that are all there -> 1 and 1",
+            ),
+            (
+                self.advantage != "gae" and share % self.num_generations != 0,
+                f"{share} samples on each of {self.world_size} processes and groups of num_generations ="
+                f" {self.num_generations}: a group would lie on two of them -> a number of processes that divides"
+                f" prompts_per_step = {self.prompts_per_step}",
+            ),
+            (
+                self.max_staleness > 0,
+                f"max_staleness = {self.max_staleness}: then the samples of a step are drawn while another one trains"
+                " -> max_staleness = 0",
+            ),
+        )
+        for problem, message in refused:
+            if problem:
+                raise ValueError(f"train_while_generating = True, but {message}, or train_while_generating = False")
 
     def _check(self, samples: int) -> None:
         if self.advantage != "gae" and samples < 2:
