@@ -26,6 +26,7 @@ from reasonrl.recipe.fields import (
 from reasonrl.recipe.overlap import OVERLAP_HINTS, ImportanceMode, overlap_problems
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.sources import Data, LaunchConfig, ModelSource, RewardSpec, RolloutConfig, Seconds
+from reasonrl.recipe.streaming import streaming_problems
 from reasonrl.recipe.trl_args import check_trl_args, split_trl_args
 
 AVAILABLE = ("sft", "ppo", "eval", "compare")
@@ -171,6 +172,7 @@ class PPOStage(TrainingStage):
     critic_warmup_steps: NonNegativeCount = 0
     beta: NonNegative = 0.0
     reward_requires_stop: Flag = True
+    train_while_generating: Flag = False
     max_staleness: NonNegativeCount = 0
     vllm_importance_sampling_correction: Flag | None = None
     vllm_importance_sampling_mode: ImportanceMode = "token_truncate"
@@ -233,7 +235,7 @@ class PPOStage(TrainingStage):
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = [*batch_problems(given), *overlap_problems(given)]
+        issues = [*batch_problems(given), *overlap_problems(given), *streaming_problems(given)]
         advantage, samples = given.get("advantage"), given.get("num_generations")
         if advantage in ("group", "rloo") and isinstance(samples, int) and samples < 2:
             message = (

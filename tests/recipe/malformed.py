@@ -152,6 +152,24 @@ KEYS = [
     ),
 ]
 OVERLAP = [
+    line(
+        "gradients before a normalised batch is whole",
+        "normalize_advantages: true\n    train_while_generating: true",
+        "normalize_advantages: is true",
+        "set normalize_advantages: false",
+    ),
+    line(
+        "two policy steps of samples on their way",
+        "actor_steps: 2\n    train_while_generating: true\n    normalize_advantages: false",
+        "actor_steps: is 2",
+        "use actor_steps: 1",
+    ),
+    line(
+        "groups over processes of samples on their way",
+        "launch: {num_processes: 16}\n    train_while_generating: true\n    advantage: group",
+        "launch.num_processes: is 16",
+        "use a divisor of",
+    ),
     line("overlap with the policy as engine", "max_staleness: 1", "max_staleness: is 1", "rollout.own_copy: true"),
     line(
         "two steps of staleness",

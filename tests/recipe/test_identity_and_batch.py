@@ -73,6 +73,7 @@ def test_which_fields_are_what():
         ({"rollout": {"own_copy": True}}, True),
         ({"max_staleness": 1, "rollout": {"own_copy": True}}, False),
         ({"vllm_importance_sampling_correction": True}, False),
+        ({"train_while_generating": True, "advantage": "group", "num_generations": 2}, False),
     ],
 )
 def test_what_changes_the_identity_of_ppo(change, same):

@@ -239,6 +239,7 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "critic_warmup_steps",
         "beta",
         "reward_requires_stop",
+        "train_while_generating",
         "max_staleness",
         "vllm_importance_sampling_correction",
         "vllm_importance_sampling_mode",
