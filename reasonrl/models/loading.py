@@ -80,7 +80,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
 def load_policy(
     name: str, *, dtype: torch.dtype | str = "float32", trust_remote_code: bool = False, **kwargs: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer.
+    """A causal language model, or a vision-language model, and its tokenizer.
 
     Args:
         name: local folder, hub id, or a `tiny:` name.
@@ -91,8 +91,43 @@ def load_policy(
     Raises:
         ModelError: the model or its tokenizer cannot be loaded, or the checkpoint lacks weights.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-    model = load_weights(AutoModelForCausalLM, name, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs)
+    reads_images = _reads_images(name, trust_remote_code=trust_remote_code)
+    auto = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+    model = load_weights(auto, name, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs)
     return model, tokenizer
+
+
+def load_processor(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The processor of a vision-language model (text and images to tokens and pixels), with a pad token.
+
+    Raises:
+        ModelError: it cannot be loaded, or the model has none.
+    """
+    from transformers import AutoProcessor, ProcessorMixin
+
+    path = resolve_model(name)
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"model: the processor of {_cannot(name, path)}: {error} -> {_USE}") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ModelError(f"model: {name!r} has no processor, so it reads text only -> name a vision-language model")
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def _reads_images(name: str, *, trust_remote_code: bool) -> bool:
+    """Whether transformers knows the model as one that turns images and text into text."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TEXT
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as VISION
+
+    try:
+        kind = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=trust_remote_code).model_type
+    except (OSError, ValueError):
+        return False  # loading the model says what is wrong
+    return kind in VISION and kind not in TEXT

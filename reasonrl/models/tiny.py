@@ -2,9 +2,9 @@
 `from_pretrained` path.
 
 `model: tiny:qwen2` in a recipe is Qwen2's architecture at about 0.4 M parameters. Sizes can be set in the name:
-`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. The tokenizer is byte-level, so any text can be encoded (in Unicode's
-NFC form, as by all of Qwen2's tokenizers); words of the chat frame and `\\boxed{` are tokens of their own, digits never
-merge.
+`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. `tiny:llava` reads images (`tiny_vision.py`). The tokenizer is
+byte-level, so any text can be encoded (in Unicode's NFC form, as by all of Qwen2's tokenizers); words of the chat frame
+and `\\boxed{` are tokens of their own, digits never merge.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
+from reasonrl.models.tiny_vision import VISION_CHAT_TEMPLATE, VISION_SIZES, build_processor, build_vision_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,6 +36,9 @@ DEFAULT_SIZES: dict[str, int] = {
     "max_position_embeddings": 4096,
     "seed": 0,
 }
+
+#: Tiny architectures, with their sizes.
+ARCHITECTURES = {"qwen2": DEFAULT_SIZES, "llava": VISION_SIZES}
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 #: Frequent words of chat frames and of answers; each is one token.
@@ -65,9 +69,10 @@ def parse_tiny(name: str) -> dict[str, int]:
         ModelError: the architecture or a size is unknown, or the sizes fit no model.
     """
     architecture, _, options = name.removeprefix(PREFIX).partition(":")
-    if architecture != "qwen2":
-        raise ModelError(f"model: {name!r} names an unknown tiny architecture {architecture!r} -> use 'tiny:qwen2'")
-    sizes = dict(DEFAULT_SIZES)
+    if architecture not in ARCHITECTURES:
+        known = " or ".join(f"'{PREFIX}{known}'" for known in ARCHITECTURES)
+        raise ModelError(f"model: {name!r} names an unknown tiny architecture {architecture!r} -> use {known}")
+    sizes = dict(ARCHITECTURES[architecture])
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
         if key not in sizes:
@@ -95,6 +100,13 @@ def _check_fit(name: str, sizes: dict[str, int]) -> None:
         raise ModelError(
             f"model: {name!r}: num_attention_heads={heads} is not a multiple of num_key_value_heads={shared}"
         )
+    if sizes.get("image_size", 1) % sizes.get("patch_size", 1):
+        raise ModelError(
+            f"model: {name!r}: image_size={sizes['image_size']} is not a multiple of patch_size={sizes['patch_size']}"
+        )
+    tower = sizes.get("vision_hidden_size", 64)
+    if tower % max(1, tower // 64):
+        raise ModelError(f"model: {name!r}: vision_hidden_size={tower} -> up to 127, or a multiple of 64")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -123,13 +135,30 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_tiny(name: str, directory: Path) -> Path:
-    """Write a tiny model and its tokenizer into `directory` (created) in the ordinary checkpoint layout; returns it."""
+    """Write a tiny model and its tokenizer (`llava`: its processor too) into `directory` (created) in the ordinary
+    checkpoint layout; returns it.
+    """
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     sizes = parse_tiny(name)
     seed = sizes.pop("seed")
-    tokenizer = build_tokenizer()
+    saved: Any = build_tokenizer()
+    vision = bool(_vision(name))
+    if vision:
+        saved = build_processor(saved, sizes["image_size"], sizes["patch_size"])
+    with torch.random.fork_rng(devices=[]):
+        # The CPU's generator alone: the seeding of all devices would reach past the fork.
+        torch.default_generator.manual_seed(seed)
+        model = build_vision_model(saved, sizes) if vision else _build_qwen2(saved, sizes)
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory)
+    saved.save_pretrained(directory)
+    return directory
+
+
+def _build_qwen2(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         tie_word_embeddings=True,
@@ -139,14 +168,12 @@ def build_tiny(name: str, directory: Path) -> Path:
         use_cache=True,
         **sizes,
     )
-    with torch.random.fork_rng(devices=[]):
-        # The CPU's generator alone: the seeding of all devices would reach past the fork.
-        torch.default_generator.manual_seed(seed)
-        model = Qwen2ForCausalLM(config)
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    return Qwen2ForCausalLM(config)
+
+
+def _vision(name: str) -> tuple[str, ...]:
+    """What a vision-language model has besides; empty for a text model."""
+    return (VISION_CHAT_TEMPLATE,) if name.removeprefix(PREFIX).partition(":")[0] == "llava" else ()
 
 
 def tiny_path(name: str) -> Path:
@@ -155,7 +182,7 @@ def tiny_path(name: str) -> Path:
     The folder's name is a hash of the sizes, the tokenizer's words and the chat template, so a changed definition
     never meets an old model. Processes may ask at the same time.
     """
-    definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE], sort_keys=True)
+    definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE, *_vision(name)], sort_keys=True)
     root = Path(os.environ.get("REASONRL_CACHE") or Path.home() / ".cache" / "reasonrl")
     target = root / "tiny" / hashlib.sha256(definition.encode()).hexdigest()[:16]
     if not (target / "config.json").exists():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -68,16 +68,21 @@ class Request:
 
     Attributes:
         id: names it; distinct within a batch.
-        prompt_ids: the prompt as token ids.
+        prompt_ids: the prompt as token ids. With images it is what the model reads, and what it is trained on: the
+            placeholder of every image stands there as often as the image has tokens, as the model's processor writes
+            it when it is given text and images (`processor.apply_chat_template(…, tokenize=True)`) and as TRL hands it
+            over. An engine whose own reading of the images needs another number of tokens refuses the request.
         seed: decides the draw (64 bits).
         expected: its predicted length; decides where and in which order it is drawn, never what is drawn. Engines heed
             it where all requests of a batch have one.
+        images: the prompt's images in the order of their placeholders, as PIL images; none for a text prompt.
     """
 
     id: str
     prompt_ids: tuple[int, ...]
     seed: int
     expected: Expected | None = field(default=None, compare=False, repr=False)
+    images: tuple[Any, ...] = field(default=(), hash=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class Sample:
         token_ids: the response, its stop token included when it stopped.
         text: the response decoded without special tokens.
         logprobs_sampled: natural log-probability of each token under the distribution it was drawn from (temperature
-            and top-p applied).
+            and top-p applied). A vision-language model never draws its placeholder tokens: they are left out of that
+            distribution, which a trained model does not notice.
         finish_reason: `stop` when a stop token was drawn, `length` when `max_tokens` cut it.
         weight_version: version of the weights that drew it, as given to `sync_weights`.
         stamp: where and when it was drawn; None where the engine does not say. Samples that differ in nothing else are

@@ -18,6 +18,14 @@ import torch
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, Sample, SamplingParams, Stamp, longest_first
+from reasonrl.rollout.images import (
+    PromptKey,
+    image_inputs,
+    placeholder_ids,
+    prompt_keys,
+    require_processor,
+    rotary_positions,
+)
 from reasonrl.rollout.sampling import draw_tokens
 from reasonrl.rollout.seeds import uniforms
 from reasonrl.rollout.stamps import now, process_name
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Batch:
-    """Rows being decoded together; tensors are indexed by the rows still active."""
+    """Rows being decoded together; tensors are indexed by the rows still active, `lengths` are their next positions."""
 
     requests: list[Request]
     cache: Any
@@ -45,7 +53,7 @@ class _Batch:
 
 
 class TransformersEngine:
-    """Batched decoding with a causal language model of transformers.
+    """Batched decoding with a causal language model of transformers, or a vision-language one.
 
     Args:
         model: the model to decode with; the engine never changes its parameters except in `sync_weights`.
@@ -54,6 +62,7 @@ class TransformersEngine:
         batch_size: most rows decoded together.
         sort_by_length: sort requests by prompt length first, so that little is padded; where their responses' lengths
             are predicted, by those instead: batches of equal lengths end together.
+        processor: the model's processor of transformers; needed for requests with images.
     """
 
     def __init__(
@@ -63,10 +72,12 @@ class TransformersEngine:
         *,
         batch_size: int = 256,
         sort_by_length: bool = True,
+        processor: Any = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}, but at least 1 row must be decoded at a time")
         self.model, self.tokenizer, self.batch_size, self.sort_by_length = model, tokenizer, batch_size, sort_by_length
+        self.processor, self._never = processor, list(placeholder_ids(model.config))
         self.stop_ids = stop_token_ids(model, tokenizer)
         self.weight_version = 0
 
@@ -74,8 +85,10 @@ class TransformersEngine:
         """Yield each sample as it finishes; see `RolloutEngine`.
 
         Raises:
-            ModelError: a prompt is empty (nothing is drawn then), or the model's logits are not numbers.
+            ModelError: a prompt is empty or has images without a processor (nothing is drawn then), its image tokens do
+                not fit its images, or the model's logits are not numbers.
         """
+        require_processor(requests, self.processor)
         for request in requests:
             if not request.prompt_ids:
                 raise ModelError(
@@ -146,27 +159,34 @@ class TransformersEngine:
                 self._advance(batch, tokens)
 
     def _prefill(self, requests: Sequence[Request]) -> _Batch:
-        distinct = {request.prompt_ids: None for request in requests}
-        index = {prompt: row for row, prompt in enumerate(distinct)}
-        longest = max(len(prompt) for prompt in distinct)
+        keys = prompt_keys(requests)
+        distinct: dict[PromptKey, Request] = {}
+        for request in requests:
+            distinct.setdefault(keys[id(request)], request)
+        index = {key: row for row, key in enumerate(distinct)}
+        longest = max(len(prompt) for prompt, _ in distinct)
         device = self.model.device
         ids = torch.zeros(len(distinct), longest, dtype=torch.long)
         mask = torch.zeros(len(distinct), longest, dtype=torch.long)
-        for prompt, row in index.items():
+        for (prompt, _), row in index.items():
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         ids, mask = ids.to(device), mask.to(device)
         padded = bool((mask == 0).any())
+        inputs = image_inputs(self.processor, list(distinct.values()), ids)
+        positions, lengths = (mask.cumsum(-1) - 1).clamp(min=0), mask.sum(-1)
+        if (rotary := rotary_positions(self.model, ids, mask, inputs)) is not None:
+            positions, lengths = rotary
         with torch.no_grad():
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask if padded else None,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                position_ids=positions,
                 use_cache=True,
                 logits_to_keep=1,
+                **inputs,
             )
-        rows = torch.tensor([index[request.prompt_ids] for request in requests], device=device)
-        first = {request.prompt_ids: request for request in reversed(requests)}
+        rows = torch.tensor([index[keys[id(request)]] for request in requests], device=device)
         cache = output.past_key_values
         if len(distinct) < len(requests):
             cache.batch_select_indices(rows)
@@ -176,10 +196,10 @@ class TransformersEngine:
             requests=list(requests),
             cache=cache,
             mask=mask[rows] if padded else None,
-            lengths=mask.sum(-1)[rows],
-            logits=output.logits[rows, -1],
+            lengths=lengths[rows],
+            logits=self._allowed(output.logits[rows, -1]),
             seeds=np.array([request.seed for request in requests], dtype=np.uint64),
-            cached=[0 if first[r.prompt_ids] is r else len(r.prompt_ids) for r in requests],
+            cached=[0 if distinct[keys[id(r)]] is r else len(r.prompt_ids) for r in requests],
             tokens=[[] for _ in requests],
             logprobs=[[] for _ in requests],
         )
@@ -197,7 +217,12 @@ class TransformersEngine:
                 logits_to_keep=1,
             )
         batch.lengths = batch.lengths + 1
-        batch.logits = output.logits[:, -1]
+        batch.logits = self._allowed(output.logits[:, -1])
+
+    def _allowed(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._never:
+            logits[:, self._never] = -torch.inf
+        return logits
 
     def _sample(self, batch: _Batch, row: int, reason: Any) -> Sample:
         return Sample(

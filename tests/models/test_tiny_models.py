@@ -13,10 +13,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonrl.errors import ModelError
-from reasonrl.models import build_tiny, build_tokenizer, is_tiny, load_policy, tiny_path
+from reasonrl.models import build_tiny, build_tokenizer, is_tiny, load_policy, load_processor, tiny_path
 from reasonrl.models.tiny import DEFAULT_SIZES, SPECIAL_TOKENS, WORDS, parse_tiny
 
 TINY = "tiny:qwen2:hidden_size=64,intermediate_size=64,num_attention_heads=1,num_hidden_layers=1"
@@ -84,6 +85,9 @@ BAD_NAMES = [
     ("tiny:qwen2:hidden_size=65", "hidden_size=65 over num_attention_heads=2.*same, even size"),
     ("tiny:qwen2:hidden_size=6", "hidden_size=6 over num_attention_heads=2.*same, even size"),
     ("tiny:qwen2:num_attention_heads=4,num_key_value_heads=3", "num_key_value_heads=3"),
+    ("tiny:qwen2:image_size=32", "unknown size 'image_size'"),
+    ("tiny:llava:image_size=30", "image_size=30 is not a multiple of patch_size=8"),
+    ("tiny:llava:vision_hidden_size=129", "vision_hidden_size=129 -> up to 127, or a multiple of 64"),
 ]
 
 
@@ -151,7 +155,7 @@ def test_the_end_token_of_the_model_is_that_of_the_tokenizer(folder, tokenizer):
 FIRST_USE = """
 import hashlib, json, multiprocessing
 import transformers.models.qwen2.modeling_qwen2
-from reasonrl.models import load_policy, tiny_path
+from reasonrl.models import load_policy, load_processor, tiny_path
 
 def use(barrier, answers):
     for seed in range(3):
@@ -202,3 +206,32 @@ def test_a_cache_that_cannot_be_written_is_an_error_and_not_a_path_to_nothing(tm
     monkeypatch.setenv("REASONRL_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):
         tiny_path(TINY)
+
+
+VISION = "tiny:llava:image_size=16,patch_size=4,num_hidden_layers=1"
+
+
+def test_a_tiny_vision_model_and_its_processor_read_pictures():
+    model, processor = load_policy(VISION)[0].eval(), load_processor(VISION)
+    image = Image.linear_gradient("L").convert("RGB").resize((30, 40))
+    chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is it?"}]}]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template(chat, **options)
+    assert inputs["pixel_values"].shape == (1, 3, 16, 16)
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == 16 == (16 // 4) ** 2
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        inverted = model(**{**inputs, "pixel_values": -inputs["pixel_values"]}).logits
+    assert logits.shape[-1] == len(processor.tokenizer) and (logits - inverted)[0, -1].abs().max() > 1e-3
+    plain = [{"role": "user", "content": "What is it?"}]
+    assert processor.apply_chat_template(plain, tokenize=False) == build_tokenizer().apply_chat_template(
+        plain, tokenize=False
+    )
+    again = load_policy(VISION)[0].eval()
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, logits)
+
+
+def test_a_text_model_has_no_processor():
+    with pytest.raises(ModelError, match="has no processor, so it reads text only"):
+        load_processor(TINY)
