@@ -1,11 +1,11 @@
-"""PPO with a critic on recorded rollouts, as one plain script: the oracle of the trainer. It imports nothing of
-reasonrl.
+"""PPO with a critic on recorded rollouts, as one plain script: the trainer's oracle. It imports nothing of reasonrl.
 
-One sequence at a time, no padding, no micro-batches. Sources: Schulman et al. 2017 (arXiv 1707.06347) for the clipped
-surrogate, Schulman et al. 2016 (arXiv 1506.02438) for GAE, Hu et al. 2025 (arXiv 2503.24290) for the batch-wide
-advantage normalisation and the clipped value loss.
+One sequence at a time, no padding, no micro-batches. Schulman et al. 2017 (arXiv 1707.06347): the clipped surrogate;
+Schulman et al. 2016 (arXiv 1506.02438): GAE; Hu et al. 2025 (arXiv 2503.24290): the batch-wide advantage normalisation
+and the clipped value loss; Espeholt et al. 2018 (arXiv 1802.01561): truncated importance ratios.
 """
 
+import copy
 import math
 import random
 from dataclasses import dataclass
@@ -40,6 +40,9 @@ class Settings:
     betas: tuple[float, float]
     adam_epsilon: float
     max_grad_norm: float
+    staleness: int = 0  # steps that the policy which drew an episode is older
+    bounds: tuple[float, float] | None = None  # of the importance ratio; None: no correction
+    masked: bool = False  # outside the bounds: left out, not clamped
 
 
 def logprobs_of(policy, episode):
@@ -62,9 +65,8 @@ def values_of(critic, episode):
 
 def advantages_and_returns(reward, values, gamma, lam):
     """GAE of one episode with a single reward at its end."""
-    n = len(values)
+    n, ahead = len(values), 0.0
     advantages = [0.0] * n
-    ahead = 0.0
     for t in reversed(range(n)):
         r = reward if t == n - 1 else 0.0
         v_next = values[t + 1] if t + 1 < n else 0.0
@@ -93,19 +95,26 @@ def step(model, optimizer, loss, max_norm):
     optimizer.step()
 
 
+def correction(drawer, episode, old_logprobs, s: Settings):
+    """How much each token counts because an older policy drew it, with log-probabilities in single precision."""
+    if s.bounds is None:
+        return 1.0
+    ratio, (low, high) = torch.exp(old_logprobs - logprobs_of(drawer, episode).float().double()), s.bounds
+    return ratio * ((ratio >= low) & (ratio <= high)) if s.masked else ratio.clamp(low, high)
+
+
 def train(policy, critic, rollouts, s: Settings):
     """Run PPO over recorded rollout batches; returns the share of value tokens whose clip was active."""
-    policy_optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=s.learning_rate, betas=s.betas, eps=s.adam_epsilon, weight_decay=0.0
-    )
-    critic_optimizer = torch.optim.AdamW(
-        critic.parameters(), lr=s.critic_learning_rate, betas=s.betas, eps=s.adam_epsilon, weight_decay=0.0
-    )
-    clipped, counted = 0, 0
+    adamw = {"betas": s.betas, "eps": s.adam_epsilon, "weight_decay": 0.0}
+    policy_optimizer = torch.optim.AdamW(policy.parameters(), lr=s.learning_rate, **adamw)
+    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=s.critic_learning_rate, **adamw)
+    clipped, counted, drawers = 0, 0, []
     for number, episodes in enumerate(rollouts):
+        drawers = [*drawers, copy.deepcopy(policy)][-1 - s.staleness :]
         with torch.no_grad():
             old_logprobs = [logprobs_of(policy, e) for e in episodes]
             old_values = [values_of(critic, e) for e in episodes]
+            corrected = [correction(drawers[0], e, old, s) for e, old in zip(episodes, old_logprobs, strict=True)]
         targets = [
             advantages_and_returns(e.reward, v.tolist(), s.gamma, s.lam)
             for e, v in zip(episodes, old_values, strict=True)
@@ -134,6 +143,6 @@ def train(policy, critic, rollouts, s: Settings):
                     ratio = torch.exp(logprobs_of(policy, episodes[i]) - old_logprobs[i])
                     a = (torch.tensor(targets[i][0], dtype=torch.float64) - mean) / std
                     limited = ratio.clamp(1 - s.epsilon, 1 + s.epsilon)
-                    loss = loss - torch.min(ratio * a, limited * a).sum() / tokens
+                    loss = loss - (corrected[i] * torch.min(ratio * a, limited * a)).sum() / tokens
                 step(policy, policy_optimizer, loss, s.max_grad_norm)
     return clipped / counted

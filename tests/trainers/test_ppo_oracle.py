@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from helpers import TINY, make_run, movement_gap
 
 from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
 from reasonrl.trainers import batch as batch_module
+from reasonrl.trainers import drawing as drawing_module
 from reasonrl.trainers import update as update_module
 
 SETTINGS = {
@@ -43,6 +45,8 @@ def load_oracle():
 def train(tmp_path, **changes):
     """A trained run in float64, with the rollout batches it trained on."""
     run = make_run(tmp_path, dtype=torch.float64, **{**SETTINGS, **changes})
+    if run.trainer.args.max_staleness:
+        exact_logprobs(run.trainer.engine)
     batches = []
     original = run.trainer.update.targets
 
@@ -55,6 +59,22 @@ def train(tmp_path, **changes):
     return run, batches
 
 
+def exact_logprobs(engine):
+    """Log-probabilities of the drawn tokens in double precision, by the weights that drew them."""
+    original = engine.stream
+
+    def exact(requests, params):
+        for sample in original(requests, params):
+            prompt, response = list(sample.request.prompt_ids), list(sample.token_ids)
+            with torch.no_grad():
+                logits = engine.model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+            logprobs = torch.log_softmax(logits, dim=-1)[range(len(response)), response].tolist()
+            assert max(abs(a - b) for a, b in zip(logprobs, sample.logprobs_sampled, strict=True)) < 1e-5
+            yield dataclasses.replace(sample, logprobs_sampled=tuple(logprobs))
+
+    engine.stream = exact
+
+
 def episodes_of(oracle, batches):
     return [
         [
@@ -63,6 +83,12 @@ def episodes_of(oracle, batches):
         ]
         for batch in batches
     ]
+
+
+def bounds_of(args):
+    if not args.vllm_importance_sampling_correction:
+        return None
+    return args.vllm_importance_sampling_clip_min or 0.0, args.vllm_importance_sampling_clip_max
 
 
 def run_oracle(run, batches):
@@ -86,6 +112,9 @@ def run_oracle(run, batches):
         betas=(args.adam_beta1, args.adam_beta2),
         adam_epsilon=args.adam_epsilon,
         max_grad_norm=args.max_grad_norm,
+        staleness=args.max_staleness,
+        bounds=bounds_of(args),
+        masked=args.vllm_importance_sampling_mode == "token_mask",
     )
     clipped = oracle.train(policy, critic, episodes_of(oracle, batches), settings)
     return policy.state_dict(), critic.state_dict(), clipped
@@ -179,8 +208,87 @@ def prompt_counts_as_response(monkeypatch):
 )
 def test_a_planted_fault_is_caught(tmp_path, monkeypatch, fault):
     fault(monkeypatch)
-    policy_gap, critic_gap, _ = gaps(*train(tmp_path))
+    policy_gap, critic_gap, _ = gaps(*train(tmp_path, max_logprob_gap=100.0))  # not stopped by the watch on samples
     assert max(policy_gap, critic_gap) > 1e-6
+
+
+AHEAD = {"max_staleness": 1, "own_copy": True, "max_steps": 4, "vllm_importance_sampling_clip_max": 1.05}
+MASKED = {**AHEAD, "vllm_importance_sampling_mode": "token_mask", "vllm_importance_sampling_clip_min": 0.95}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [AHEAD, MASKED, {**AHEAD, "vllm_importance_sampling_correction": False}],
+    ids=["truncated", "masked", "no"],
+)
+def test_a_step_of_staleness_walks_the_oracles_path(tmp_path, settings):
+    run, batches = train(tmp_path, **settings)
+    policy_gap, critic_gap, _ = gaps(run, batches)
+    assert [line["rollout/staleness_mean"] for line in run.metrics] == [0, 1, 1, 1]
+    if settings.get("vllm_importance_sampling_correction", True):
+        kind = "dropped" if settings is MASKED else "truncated"
+        outside = [line[f"sampling/importance_{kind}_fraction"] for line in run.metrics]
+        assert outside[0] == 0 and all(0.05 < share < 0.95 for share in outside[1:]), outside
+        assert [line["sampling/importance_ratio_max"] > 1.05 for line in run.metrics] == [False, True, True, True]
+    assert policy_gap <= 1e-9
+    assert critic_gap <= 1e-9
+
+
+def behaviour_of_the_new_policy(monkeypatch):
+    """The log-probabilities of the engine are taken to be those of the policy that is trained."""
+    original = update_module.importance_weights
+    monkeypatch.setattr(
+        update_module, "importance_weights", lambda new, old, mask, **rest: original(new, new, mask, **rest)
+    )
+
+
+def drawn_anew(monkeypatch):
+    """What was drawn ahead is not used: every step draws by its own weights."""
+    original = drawing_module.Drawing.ahead
+
+    def forgetful(self, order, step, steps, rows):
+        self._ready = None
+        original(self, order, step, steps, rows)
+
+    monkeypatch.setattr(drawing_module.Drawing, "ahead", forgetful)
+
+
+def behaviour_in_ppos_ratio(monkeypatch):
+    """PPO's clipped ratio is taken against the engine's policy, on top of the correction."""
+    original = update_module.PPOUpdate.raw_targets
+
+    def swapped(self, batch, values, logprobs, *rest):
+        targets = original(self, batch, values, logprobs, *rest)
+        return dataclasses.replace(targets, logprobs=batch.sampled_logprobs.double())
+
+    monkeypatch.setattr(update_module.PPOUpdate, "raw_targets", swapped)
+
+
+def unbounded(monkeypatch):
+    original = update_module.importance_weights
+    monkeypatch.setattr(
+        update_module, "importance_weights", lambda *tensors, **rest: original(*tensors, **{**rest, "clip_max": 99.0})
+    )
+
+
+def rescaled_weights(monkeypatch):
+    """The corrections are divided by their mean over the batch."""
+    original = update_module.importance_weights
+
+    def rescaled(*tensors, **rest):
+        found = original(*tensors, **rest)
+        return dataclasses.replace(found, weights=found.weights / found.weights[tensors[2] > 0].mean())
+
+    monkeypatch.setattr(update_module, "importance_weights", rescaled)
+
+
+@pytest.mark.parametrize(
+    "fault", [behaviour_of_the_new_policy, drawn_anew, behaviour_in_ppos_ratio, unbounded, rescaled_weights]
+)
+def test_a_planted_fault_of_staleness_is_caught(tmp_path, monkeypatch, fault):
+    fault(monkeypatch)
+    policy_gap, _, _ = gaps(*train(tmp_path, **AHEAD))
+    assert policy_gap > 1e-6
 
 
 def test_the_split_into_micro_batches_changes_nothing(tmp_path):
