@@ -110,7 +110,8 @@ class RolloutConfig(Config):
         max_batch_tokens: most response tokens of samples decoded together; the smaller of both counts.
         own_copy: the transformers engine decodes with a copy of the policy, as `max_staleness` needs; in training only.
         dtype: of the engine's weights; by default the policy's, in an evaluation the checkpoint's.
-        max_logprob_gap: largest mean difference (nats a token) allowed between what engine and trainer read.
+        max_logprob_gap: largest mean difference (nats a token) allowed between engine and trainer, in the text both
+            read and in the tokens drawn; training stops above it.
         urls, start: running vLLM servers, or how many to start on this machine.
         served_model, api_key_env: what to ask servers at `urls` for, and the variable that holds their key.
         weights_dir: folder for weights on their way to servers, seen by all of them.
@@ -190,7 +191,6 @@ class RolloutConfig(Config):
 #: Fields of `rollout` that only vLLM's engines read.
 VLLM_OPTIONS = (
     "dtype",
-    "max_logprob_gap",
     "max_model_len",
     "max_num_batched_tokens",
     "gpu_memory_utilization",

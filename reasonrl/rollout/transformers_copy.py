@@ -29,6 +29,9 @@ class TransformersCopyEngine(TransformersEngine):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
         own: Any = copy.deepcopy(model)
+        for module in own.modules():
+            # A trainer puts its own `forward` before the class's; a copy of that would still run the policy.
+            vars(module).pop("forward", None)
         if hasattr(own, "peft_config"):
             own = own.merge_and_unload()
         own.requires_grad_(False)

@@ -23,8 +23,8 @@ from reasonrl.errors import ModelError, RewardError
 from reasonrl.models.scalar_head import ScalarHeadModel
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed
+from reasonrl.rollout.transfer import Transfer, hand_over
 from reasonrl.rollout.transformers_engine import TransformersEngine
-from reasonrl.rollout.weights import checkpoint_weights
 from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
 from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens, total_scores
 from reasonrl.trainers.checkpoints import latest_complete
@@ -35,6 +35,7 @@ from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.sampler import PromptStream
+from reasonrl.trainers.sampling_watch import SamplingWatch
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
 from reasonrl.trainers.update import PPOUpdate, Targets
 from reasonrl.trainers.validation import Judged, summarize
@@ -105,6 +106,13 @@ class PPOTrainer(RolloutHooks):
                 " rollout.engine=servers or vllm"
             )
         self.drawing = Drawing(self.engine, args.max_staleness, self._arrived)
+        self._watch = SamplingWatch(
+            self.accelerator.unwrap_model(self.model),
+            self.engine,
+            args.max_logprob_gap,
+            half=args.bf16 or args.fp16,
+            corrected=bool(args.max_staleness or args.vllm_importance_sampling_correction),
+        )
         self.meter = Meter(self.accelerator)
         self.update = PPOUpdate(
             args,
@@ -148,7 +156,7 @@ class PPOTrainer(RolloutHooks):
         self.meter.clear()
         with self.meter.timed("time/generate"):
             self.drawing.wait()
-            self.engine.sync_weights(self._weights(), self.state.global_step)
+            self._transfer = self._hand_over()
             if self.args.max_staleness:
                 self.drawing.ahead(self.order, self.state.global_step, self.state.max_steps, inputs)
         trains_policy = self.critic is None or self.state.global_step >= self.args.critic_warmup_steps
@@ -214,7 +222,7 @@ class PPOTrainer(RolloutHooks):
         del args, kwargs
         started = time.perf_counter()
         self.drawing.wait()
-        self.engine.sync_weights(self._weights(), self.state.global_step)
+        self._hand_over()
         samples_per_row = self.args.num_generations_eval or 1
         rows = [row for row in self.eval_dataset for _ in range(samples_per_row)]
         # Every rank takes an equal share; the last one fills up with its last row, which counts once all the same.
@@ -271,11 +279,8 @@ class PPOTrainer(RolloutHooks):
             seed=self.args.seed,
         )
 
-    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        # An engine that decodes with the trainer's own module has the weights already.
-        if self._engine_is_policy():
-            return iter(())
-        return checkpoint_weights(self.accelerator.unwrap_model(self.model))
+    def _hand_over(self) -> Transfer:
+        return hand_over(self.engine, self.accelerator.unwrap_model(self.model), self.state.global_step)
 
     def _engine_is_policy(self) -> bool:
         return getattr(self.engine, "model", None) is self.accelerator.unwrap_model(self.model)
@@ -370,8 +375,10 @@ class PPOTrainer(RolloutHooks):
             "rate/tokens_per_second": tokens / seconds,
             "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
         }
+        metrics |= self._transfer.metrics
         if (health := getattr(self.engine, "metrics", None)) is not None:
             metrics |= health()
+        self._watch.check(metrics, self.state.global_step + 1)
         self.step_metrics = metrics
         self._hand_out_completions(collected, batch, targets)
 

@@ -48,6 +48,9 @@ class PPOConfig(GRPOConfig):
     max_staleness: int = field(
         default=0, metadata={"help": "1: a step's samples are drawn while the step before trains, by older weights."}
     )
+    max_logprob_gap: float | None = field(
+        default=None, metadata={"help": "Largest mean difference of engine and trainer on drawn tokens, nats; stops."}
+    )
     vllm_importance_sampling_correction: bool | None = field(
         default=None, metadata={"help": "Weigh tokens by pi_old / pi_engine; None: when max_staleness is above 0."}
     )

@@ -129,7 +129,7 @@ def engine_options(rollout: RolloutConfig, max_tokens: int, directory: Path) -> 
     if rollout.max_batch_tokens is not None:
         rows = max(1, rollout.max_batch_tokens // max_tokens)
         options["batch_size"] = min(rows, options.get("batch_size", rows))
-    names = (*VLLM_OPTIONS, *SERVERS_OPTIONS)
+    names = (*VLLM_OPTIONS, *SERVERS_OPTIONS, *(("max_logprob_gap",) if rollout.engine != "transformers" else ()))
     set_here = {name: value for name in names if (value := getattr(rollout, name)) is not None}
     waits = {
         name: set_here.pop(f"{name}_timeout")

@@ -264,6 +264,7 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         **{name: getattr(config, name) for name in same},
         "output_dir": str(output),
         "stage_name": context.name,
+        "max_logprob_gap": config.rollout.max_logprob_gap,
         "seed": context.seed,
         "logging_steps": 1,
         "save_strategy": "steps",
