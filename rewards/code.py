@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from reasonrl.errors import RewardError
@@ -15,6 +17,7 @@ from reasonrl.rewards.code_tests import NAMES_OF_FUNCTION, BadTests, Task, read_
 from reasonrl.rewards.columns import column_named
 from reasonrl.rewards.combining import row_name
 from reasonrl.rewards.completions import text_of
+from reasonrl.rewards.early import Begun, Hands
 from reasonrl.rewards.extract import after_thinking
 from reasonrl.rewards.sandbox import Isolation, Limits, isolation
 from reasonrl.rewards.verdict import status_shares
@@ -94,6 +97,8 @@ class CodeReward:
         self.tolerance = tolerance
         self.workers = workers
         self.requires_isolation = requires_isolation
+        self._hands = Hands(workers or min(8, max(1, (os.cpu_count() or 2) - 1)), "code-reward")
+        self._begun: Begun[CodeVerdict] = Begun()
 
     @property
     def isolation(self) -> Isolation:
@@ -140,10 +145,28 @@ class CodeReward:
             )
         name = self._column(columns)
         rows = [{key: _cell(columns, key, place) for key in columns} for place in range(len(completions))]
-        jobs = [(program_of(text_of(one)), row) for one, row in zip(completions, rows, strict=True)]
-        workers = min(self.workers or min(8, max(1, (os.cpu_count() or 2) - 1)), len(jobs))
-        with ThreadPoolExecutor(workers, thread_name_prefix="code-reward") as pool:
-            return list(pool.map(lambda job: self._judge(job[0], job[1], name), jobs))
+        futures = []
+        for one, row in zip(completions, rows, strict=True):
+            program = program_of(text_of(one))
+            begun = self._begun.take(_key(program, row, name))
+            futures.append(begun if begun is not None else self._submit(program, row, name))
+        try:
+            return [future.result() for future in futures]
+        except BaseException:  # Ctrl-C too: nobody waits for the rest any more
+            for future in futures:
+                future.cancel()
+            raise
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin to run one sample's program; see `early`."""
+        with contextlib.suppress(RewardError):  # whatever is wrong, the call says it
+            program, name = program_of(text_of(completion)), self._column(row)
+            if self.requires_isolation and not self.isolation.whole:
+                return
+            self._begun.put(_key(program, row, name), self._submit(program, row, name))
+
+    def _submit(self, program: str, row: Mapping[str, Any], column: str) -> Future[CodeVerdict]:
+        return self._hands.submit(functools.partial(self._judge, program, row, column))
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Refuse rows of which none has tests that can be used; single ones are masked and counted in training."""
@@ -211,6 +234,11 @@ def program_of(text: str) -> str:
     if python:
         return python[-1]
     return "" if blocks else outside.strip()
+
+
+def _key(program: str, row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """What a verdict depends on besides the reward's own settings."""
+    return program, column, *(repr(row.get(name)) for name in (column, *NAMES_OF_FUNCTION, *_SETUP_COLUMNS))
 
 
 def _cell(columns: Mapping[str, Any], key: str, place: int) -> Any:

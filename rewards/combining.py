@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.errors import RewardError
+from reasonrl.rewards.early import begin
 
 
 class Journal:
@@ -177,6 +178,11 @@ class WeightedSum:
             None if None in scores else math.fsum(w * s for w, s in zip(weights, scores, strict=True))
             for scores in zip(*parts, strict=True)
         ]
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin every part; see `early`."""
+        for part, _ in self.items:
+            begin(part, prompt, completion, row)
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Ask every part."""

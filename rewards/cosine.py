@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.combining import Journal, check_rows, part_of
 from reasonrl.rewards.completions import text_of
+from reasonrl.rewards.early import begin
 from reasonrl.rewards.length import UNITS, measure, token_counts, whole_number
 
 
@@ -74,6 +75,10 @@ class CosineReward:
             None if score is None else self._score(score >= 1, length)
             for score, length in zip(scores, lengths, strict=True)
         ]
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin the reward that decides correctness; see `early`."""
+        begin(self.part, prompt, completion, row)
 
     def check_rows(self, rows: Sequence[Any]) -> None:
         """Rows that the correctness reward cannot use raise; see `reasonrl.rewards.check_rows`."""

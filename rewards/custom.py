@@ -9,6 +9,7 @@ from typing import Any
 
 from reasonrl.errors import RewardError
 from reasonrl.plugins import load_from_file, near
+from reasonrl.rewards.early import begin
 
 
 class CustomReward:
@@ -58,6 +59,10 @@ class CustomReward:
         if self.token_level:
             return _checked_tokens(scores, given.get("completion_ids"), len(completions), self.__name__)
         return _checked(scores, len(completions), self.__name__)
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin the work on one sample, if the function has a method of this name; see `early`."""
+        begin(self.function, prompt, completion, row)
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Ask the function, if it has a method of this name."""

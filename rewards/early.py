@@ -24,6 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 Result = TypeVar("Result")
 MOST = 100_000
 """Results kept for calls that may never come."""
+_IDLE = 5.0
 
 
 class EarlyReward(Protocol):
@@ -120,7 +121,7 @@ class Hands:
     """A few daemon threads: work left in them does not hold up the end of the process. Pickles without its work.
 
     Args:
-        count: threads; started as they are needed.
+        count: threads; started as they are needed, ended when there was nothing to do for some seconds.
         name: of the threads.
     """
 
@@ -132,7 +133,7 @@ class Hands:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._open = 0
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
@@ -142,25 +143,37 @@ class Hands:
         future: Future[Result] = Future()
         self._work.put((future, work))
         with self._lock:
-            if self._threads < self.count and self._idle < self._work.qsize():
+            self._open += 1
+            if self._threads < min(self.count, self._open):
                 self._threads += 1
                 threading.Thread(target=self._run, name=self.name, daemon=True).start()
         return future
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
-            future, work = self._work.get()
-            with self._lock:
-                self._idle -= 1
-            if not future.set_running_or_notify_cancel():
-                continue
             try:
-                future.set_result(work())
-            except BaseException as problem:  # whoever waits for it is told
-                future.set_exception(problem)
+                future, work = self._work.get(timeout=_IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if not self._work.empty():  # it came this moment
+                        continue
+                    self._threads -= 1
+                    return
+            _do(future, work)
+            with self._lock:
+                self._open -= 1
             del future, work  # not kept alive by an idle thread
 
     def __reduce__(self) -> Any:
         return type(self), (self.count, self.name)
+
+
+def _do(future: Future[Any], work: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as problem:  # whoever waits for it is told
+        future.set_exception(problem)
+    else:
+        future.set_result(result)

@@ -26,6 +26,7 @@ class FormatReward:
     """
 
     token_level = False
+    instant = True
 
     def __init__(self, style: str = "think_answer", think_in_prompt: bool = False) -> None:
         if style not in STYLES:

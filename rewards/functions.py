@@ -6,7 +6,8 @@ They are classes with a `__name__`, so that they pickle, and they run unchanged 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reasonrl.errors import RewardError
@@ -14,7 +15,8 @@ from reasonrl.plugins import near
 from reasonrl.rewards.columns import GOLD_COLUMNS, column_named
 from reasonrl.rewards.compare import POLICIES
 from reasonrl.rewards.completions import text_of
-from reasonrl.rewards.grading import Graded, check_pool_arguments, grade
+from reasonrl.rewards.early import Begun
+from reasonrl.rewards.grading import Graded, begin_grading, check_pool_arguments, grade, kills_so_far
 from reasonrl.rewards.pool import TIME_LIMIT
 from reasonrl.rewards.verdict import Verdict
 
@@ -50,6 +52,16 @@ class MathReward:
         self.gold = gold
         self.workers = workers
         self.time_limit = time_limit
+        self._begun: Begun[Verdict] = Begun()
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin the verdict on one sample in the pool; see `early`. Nothing with `workers=0`."""
+        with contextlib.suppress(RewardError):  # whatever is wrong, the call says it
+            gold = row[column_named("math", self.gold, GOLD_COLUMNS, row)]
+            if isinstance(gold, str):
+                if self._begun.since is None:
+                    self._begun.since = kills_so_far(self.workers, self.time_limit)
+                begin_grading(gold, text_of(completion), self.policy, self.workers, self.time_limit)
 
     def verdicts(self, completions: Sequence[Any], **columns: Any) -> list[Verdict]:
         """One verdict a completion; the columns as in a call."""
@@ -61,7 +73,8 @@ class MathReward:
             raise RewardError(f"reward 'math': {len(completions)} completions, but {len(golds)} golds")
         bad = {place: _bad_gold(gold) for place, gold in enumerate(golds) if not isinstance(gold, str)}
         pairs = [(gold, text_of(completions[place])) for place, gold in enumerate(golds) if place not in bad]
-        graded = grade(pairs, self.policy, self.workers, self.time_limit)
+        before, self._begun.since = self._begun.since, None
+        graded = grade(pairs, self.policy, self.workers, self.time_limit, before)
         made = iter(graded.verdicts)
         return Graded([bad[place] if place in bad else next(made) for place in range(len(golds))], graded.kills)
 

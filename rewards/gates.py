@@ -9,6 +9,7 @@ from typing import Any
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.combining import Journal, check_rows, labels_of, part_of
+from reasonrl.rewards.early import begin, instant_score
 
 
 class GateReward:
@@ -50,6 +51,22 @@ class GateReward:
                 factors[place].append(score)
         journal.hand_on()
         return [_product(of_one) for of_one in factors]
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin the first part that takes time, unless a part before it puts the product to 0; see `early`.
+
+        What stands behind that part may never be asked, and waits for the call.
+        """
+        for part in self.parts:
+            if not getattr(part, "instant", False):
+                begin(part, prompt, completion, row)
+                return
+            try:
+                score = instant_score(part, prompt, completion, row)
+            except RewardError:  # the call says it
+                return
+            if score == 0:
+                return
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Ask every part."""

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasonrl.errors import RewardError
-from reasonrl.rewards.pool import TIME_LIMIT, close_shared_pools, shared_pool
+from reasonrl.rewards.pool import TIME_LIMIT, close_shared_pools, shared_kills, shared_pool
 from reasonrl.rewards.pool_state import quantile
 from reasonrl.rewards.verdict import Verdict, status_shares
 
-__all__ = ["Graded", "check_pool_arguments", "close_shared_pools", "grade"]
+__all__ = ["Graded", "begin_grading", "check_pool_arguments", "close_shared_pools", "grade", "kills_so_far"]
 
 FEW = 8
 """So many verdicts are made in this process before a pool is worth its start."""
 
 _made_here = 0
+_left_for_later = 0
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,33 @@ def check_pool_arguments(workers: int | None, time_limit: float, who: str) -> No
         raise RewardError(f"{who}: time_limit={time_limit!r} must be a number of seconds above 0")
 
 
+def begin_grading(
+    gold: str, response: str, policy: str = "default", workers: int | None = None, time_limit: float = TIME_LIMIT
+) -> None:
+    """Begin a verdict in the shared pool that `grade` will be asked for; arguments as there.
+
+    The first few are left for `grade`, which may make them in this process, and so is what the pool cannot take.
+    """
+    global _left_for_later
+    if workers == 0:
+        return
+    if workers is None and _made_here + _left_for_later < FEW:
+        _left_for_later += 1
+        return
+    shared_pool(workers, time_limit).prefetch(gold, response, policy)
+
+
+def kills_so_far(workers: int | None, time_limit: float) -> int:
+    """Workers that the shared pool of `grade` has killed; 0 where there is none yet."""
+    return 0 if workers == 0 else shared_kills(time_limit)
+
+
 def grade(
     pairs: Sequence[tuple[str, str]],
     policy: str = "default",
     workers: int | None = None,
     time_limit: float = TIME_LIMIT,
+    kills_before: int | None = None,
 ) -> Graded:
     """Verdicts on (gold, response) pairs.
 
@@ -64,6 +87,7 @@ def grade(
         workers: processes of the shared pool; None takes the usual number, once this process has more to grade than a
             few; 0 grades here, where nothing can be killed.
         time_limit: seconds a pair may take in the pool (`pool.RewardPool`).
+        kills_before: `kills_so_far` when the first of these verdicts was begun; None if none was.
 
     Raises:
         RewardError: as `RewardPool` does.
@@ -77,6 +101,6 @@ def grade(
         _made_here += len(pairs)
         return Graded([verify(gold, response, policy) for gold, response in pairs])
     pool = shared_pool(workers, time_limit)
-    before = pool.counters().kills
+    before = pool.counters().kills if kills_before is None else kills_before
     verdicts = pool.map(pairs, policy)
-    return Graded(verdicts, pool.counters().kills - before)
+    return Graded(verdicts, max(0, pool.counters().kills - before))

@@ -27,6 +27,7 @@ class LengthReward:
     """
 
     token_level = False
+    instant = True
 
     def __init__(self, max_tokens: int, buffer_tokens: int) -> None:
         max_tokens = whole_number("length", "max_tokens", max_tokens)
@@ -66,6 +67,7 @@ class LengthBandReward:
     """
 
     token_level = False
+    instant = True
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.policy import POLICIES
 from reasonrl.rewards.pool_dispatch import Dispatcher
-from reasonrl.rewards.pool_state import FutureListener, Listener, Outcome, PoolCounters, PoolSettings
+from reasonrl.rewards.pool_state import NOBODY, FutureListener, Listener, Outcome, PoolCounters, PoolSettings
 from reasonrl.rewards.verdict import Verdict
 
 __all__ = ["PoolCounters", "RewardPool", "close_shared_pools", "default_workers", "shared_pool"]
@@ -119,6 +119,17 @@ class RewardPool:
         listener = FutureListener()
         self._ask(gold, response, policy, listener)
         return listener.future
+
+    def prefetch(self, gold: str, response: str, policy: str = "default") -> bool:
+        """Begin a verdict that will be asked for later, and is then in the cache or under way. Never waits.
+
+        Returns:
+            Whether it was begun; not where there is no room, or no cache to keep it.
+
+        Raises:
+            RewardError: as `submit`.
+        """
+        return self.settings.cache_size > 0 and self._ask(gold, response, policy, NOBODY, block=False)
 
     async def averify(self, gold: str, response: str, policy: str = "default") -> Verdict:
         """The verdict, awaited; the event loop goes on meanwhile, also while `max_pending` items wait."""
@@ -343,6 +354,13 @@ def shared_counters() -> list[PoolCounters]:
     """The counters of this process's shared pools."""
     with _SHARED_LOCK:
         return [pool.counters() for pool in _SHARED.values() if not pool.closed]
+
+
+def shared_kills(time_limit: float) -> int:
+    """Workers that the shared pool of this time limit has killed; 0 where there is no such pool."""
+    with _SHARED_LOCK:
+        pool = _SHARED.get(float(time_limit))
+    return 0 if pool is None or pool.closed else pool.counters().kills
 
 
 @atexit.register

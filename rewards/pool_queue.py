@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.pool_state import (
+    NOBODY,
     Key,
     Listener,
     PoolCounters,
@@ -69,12 +70,13 @@ class TaskQueue:
                     raise RewardError(str(self.error))
                 known = self._cache.get(key)
                 if known is not None:
-                    self.recorder.hit(known)
+                    if listener is not NOBODY:
+                        self.recorder.hit(known)
                     break
                 task = self._open.get(key)
                 if task is not None:
                     task.listeners.append(listener)
-                    self.recorder.cache_hits += 1
+                    self.recorder.cache_hits += listener is not NOBODY
                     return True
                 if len(self._open) < self.settings.max_pending or self._cannot_wait():
                     task = self._open[key] = Task(key, gold, response, policy)
@@ -204,7 +206,7 @@ class TaskQueue:
                 self._open.pop(task.key, None)
                 if keep:
                     self._cache.put(task.key, verdict)
-                self.recorder.graded(verdict, len(task.listeners))
+                self.recorder.graded(verdict, sum(listener is not NOBODY for listener in task.listeners))
             self._make_room()
         for task, verdict in finished:  # not open any more: nobody can join it
             for listener in task.listeners:

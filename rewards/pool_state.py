@@ -49,6 +49,21 @@ class Listener(Protocol):
         """The verdict, or why there is none."""
 
 
+class _Nobody:
+    """Who begins a verdict that somebody else will ask for: it goes to the cache."""
+
+    __slots__ = ()
+
+    def gone(self) -> bool:
+        return False
+
+    def tell(self, outcome: Outcome) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+
+
 class FutureListener:
     """Puts the outcome into a future."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.combining import Journal, check_rows, part_of, row_name
+from reasonrl.rewards.early import begin
 
 
 class RouteReward:
@@ -60,6 +62,11 @@ class RouteReward:
                 scores[place] = score
         journal.hand_on()
         return scores
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin the row's own reward; see `early`."""
+        with contextlib.suppress(RewardError):  # the call says it
+            begin(self.rewards[self._name(row.get(self.column), "")], prompt, completion, row)
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Refuse rows that name no reward of ours, and ask each reward about its rows."""

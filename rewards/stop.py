@@ -21,6 +21,7 @@ class StopReward:
     """
 
     token_level = False
+    instant = True
 
     def __init__(self, eos_token_ids: int | Sequence[int] | None = None, max_tokens: int | None = None) -> None:
         ids = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids or ())

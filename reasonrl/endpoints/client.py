@@ -85,6 +85,10 @@ class EndpointClient:
         future = self.submit(request, deadline=deadline)
         return self._here().wait(future)
 
+    def start(self, work: Coroutine[Any, Any, Result]) -> concurrent.futures.Future[Result]:
+        """Start a coroutine in the endpoints' loop without waiting for it."""
+        return self._here().submit(work)
+
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine, such as one that awaits `asend` many times, in the endpoints' loop, and wait for it."""
         loop = self._here()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from reasonrl.rewards.early import Begun
 from reasonrl.rewards.judges.verdicts import Unreadable
 
 if TYPE_CHECKING:
@@ -63,16 +64,29 @@ class Sampling:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def ask_all(client: EndpointClient, questions: Sequence[Question], sampling: Sampling) -> list[Answer]:
-    """An answer a question, in order; the settings of the endpoint bound how many are asked at once.
+def ask_early(client: EndpointClient, questions: Sequence[Question], sampling: Sampling, begun: Begun[Answer]) -> None:
+    """Start to ask, without waiting; `ask_all` finds the answers in `begun`."""
+    for one in questions:
+        begun.put((one.prompt, one.vote), client.start(_ask(client, one, sampling)))
+
+
+def ask_all(
+    client: EndpointClient, questions: Sequence[Question], sampling: Sampling, begun: Begun[Answer]
+) -> list[Answer]:
+    """An answer a question, in order; the settings of the endpoint bound how many are asked at once. What was begun
+    before is not asked again.
 
     Raises:
         EndpointSettingsError, BudgetSpent, Rejected: nothing can be asked with these settings, so no batch ever will
             be; what failed for a reason of the moment is an `Answer` with a failure instead.
     """
 
+    async def answer(one: Question) -> Answer:
+        early = begun.take((one.prompt, one.vote))
+        return await (_ask(client, one, sampling) if early is None else asyncio.wrap_future(early))
+
     async def every() -> list[Answer | BaseException]:
-        return await asyncio.gather(*(_ask(client, one, sampling) for one in questions), return_exceptions=True)
+        return await asyncio.gather(*map(answer, questions), return_exceptions=True)
 
     answers = []
     for outcome in client.run(every()) if questions else []:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.completions import text_of
-from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask_all
+from reasonrl.rewards.early import Begun, Hands
+from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask_all, ask_early
 from reasonrl.rewards.judges.texts import imitates, problem_of, visible
 
 if TYPE_CHECKING:
@@ -88,6 +92,9 @@ class JudgeReward(ABC):
         self.votes = votes
         self.keep_thinking = keep_thinking
         self.problem = problem
+        self._begun: Begun[Answer] = Begun()
+        self._deciding: Begun[None] = Begun()
+        self._hands = Hands(1, f"{self.name}-begins")
 
     def __call__(
         self,
@@ -101,6 +108,44 @@ class JudgeReward(ABC):
     ) -> list[float | None]:
         """Scores in [0, 1]; None where a row has nothing to judge by, or the judge failed. What it said goes to
         `log_extra`, shares and costs to `log_metric`.
+        """
+        count = len(completions)
+        while (deciding := self._deciding.take(None)) is not None:
+            concurrent.futures.wait([deciding])  # what it found wrong is found again here
+        texts, scores, known, cases = self._cases(prompts, completions, columns)
+        answers, tally = self._ask([question for case in cases for question in self._questions(case)], count)
+        for case in cases:
+            scores[case.place] = self._score(case, answers[case.place])
+        shares = {
+            "empty": sum(not text for text in texts) / max(count, 1),
+            "imitated": sum(imitated(answers[case.place], case.code_needed) for case in cases) / max(count, 1),
+            "by_rule": len(known) / max(count, 1),
+            **self._shares([answers[case.place] for case in cases], count),
+        }
+        self._log(scores, answers, tally, log_extra, log_metric, shares)
+        return scores
+
+    def begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Begin to ask about one sample; see `early`."""
+        if self._begun.since is None:
+            self._begun.since = self.client.counters()
+        if self._decides_first:
+            # In a thread of its own: whoever draws samples waits for no verdict.
+            self._deciding.put(None, self._hands.submit(functools.partial(self._begin, prompt, completion, row)))
+        else:
+            self._begin(prompt, completion, row)
+
+    def _begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        with contextlib.suppress(RewardError):  # whatever is wrong, the call says it
+            _, _, _, cases = self._cases([prompt], [completion], {key: [value] for key, value in row.items()})
+            for case in cases:
+                ask_early(self.client, self._questions(case), self.sampling, self._begun)
+
+    def _cases(
+        self, prompts: Sequence[Any] | None, completions: Sequence[Any], columns: Mapping[str, Any]
+    ) -> tuple[list[str], list[float | None], Mapping[int, float], list[Case]]:
+        """What is judged of each completion, the scores that stand before a judge is asked, those of them that rules
+        gave, and what the judge is to be asked about.
         """
         count = len(completions)
         texts = self._texts(completions)
@@ -117,17 +162,10 @@ class JudgeReward(ABC):
             problem, text, standard = problems[place], texts[place], standards[place]
             code_needed = imitates(self.verdict_pattern, text, problem, *self._untrusted(standard))
             cases.append(Case(place, problem, text, standard, code_needed))
-        answers, tally = self._ask([question for case in cases for question in self._questions(case)], count)
-        for case in cases:
-            scores[case.place] = self._score(case, answers[case.place])
-        shares = {
-            "empty": sum(not text for text in texts) / max(count, 1),
-            "imitated": sum(imitated(answers[case.place], case.code_needed) for case in cases) / max(count, 1),
-            "by_rule": len(known) / max(count, 1),
-            **self._shares([answers[case.place] for case in cases], count),
-        }
-        self._log(scores, answers, tally, log_extra, log_metric, shares)
-        return scores
+        return texts, scores, known, cases
+
+    _decides_first = False
+    """Whether `_known` may take a while."""
 
     @abstractmethod
     def _standards(self, columns: Mapping[str, Any], count: int) -> Sequence[Any]:
@@ -180,9 +218,10 @@ class JudgeReward(ABC):
 
     def _ask(self, questions: Sequence[Question], count: int) -> tuple[list[list[Answer]], Tally]:
         """The answers to each of `count` completions in the order of its questions, and the counts so far."""
-        before = self.client.counters()
+        before = self._begun.since or self.client.counters()
+        self._begun.since = None
         of_place: list[list[Answer]] = [[] for _ in range(count)]
-        answers = ask_all(self.client, questions, self.sampling)
+        answers = ask_all(self.client, questions, self.sampling, self._begun)
         for question, answer in zip(questions, answers, strict=True):
             of_place[question.place].append(answer)
         after = self.client.counters()

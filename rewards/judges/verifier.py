@@ -67,7 +67,7 @@ class LLMVerifierReward(JudgeReward):
         self.vote_rule = vote_rule
         self.gold = gold
         self.reject_unsupported = reject_unsupported
-        self.rule_first = rule_first
+        self.rule_first = self._decides_first = rule_first
         self.prompt = JudgePrompt(prompt, "verifier.j2", ("problem", "gold", "response"), ("reject_unsupported",))
 
     def _standards(self, columns: Mapping[str, Any], count: int) -> list[str | None]:
