@@ -13,7 +13,6 @@ from typing import Protocol
 
 from reasonrl.pipeline.files import read_json, write_json
 
-
 _SETTLED = 5.0
 
 

@@ -25,6 +25,7 @@ SERVED_MODEL = "policy"
 LABEL_VARIABLE = "REASONRL_WEIGHTS_LABEL"
 _TAIL = 2000
 _WORKER = "reasonrl.rollout.servers_worker"
+_KEEP_ALIVE = "3600"
 _GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -133,6 +134,8 @@ class ServerProcess:
             "VLLM_API_KEY": self.key,
             "VLLM_SERVER_DEV_MODE": "1",
             LABEL_VARIABLE: label,
+            # A server that leaves idle connections early may do so while a request is on its way to it.
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": _KEEP_ALIVE,
         }
         defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
         return {**{name: os.environ.get(name, value) for name, value in defaults.items()}, **self.environment, **ours}
