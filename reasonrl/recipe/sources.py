@@ -110,6 +110,8 @@ class RolloutConfig(Config):
         max_batch_tokens: most response tokens of samples decoded together; the smaller of both counts.
         own_copy: the transformers engine decodes with a copy of the policy, as `max_staleness` needs; in training only.
         dtype: of the engine's weights; by default the policy's, in an evaluation the checkpoint's.
+        length_aware: while training, learn how long answers are and draw the longest first, on servers of their own
+            where there are several; samples stay the same.
         max_logprob_gap: largest mean difference (nats a token) allowed between engine and trainer, in the text both
             read and in the tokens drawn; training stops above it.
         urls, start: running vLLM servers, or how many to start on this machine.
@@ -123,6 +125,7 @@ class RolloutConfig(Config):
 
     engine: Literal["transformers", "vllm", "servers"] = "transformers"
     batch_size: Annotated[Count | None, OPERATIONAL] = None
+    length_aware: Annotated[Flag, OPERATIONAL] = False
     max_batch_tokens: Annotated[Count | None, OPERATIONAL] = None
     own_copy: Annotated[Flag, OPERATIONAL] = False
     dtype: Literal["float32", "bfloat16", "float16"] | None = None

@@ -245,6 +245,7 @@ class ServersEngine:
         found = figures_of(self._fleet.servers)
         if self._synced is not None and self._first_token is not None:
             found["servers/first_token_seconds"] = self._first_token - self._synced
+        found["servers/long"] = float(self._expectation.long_servers)
         return combined(self._ranks.gathered(found))
 
     def health(self) -> list[dict[str, Any]]:

@@ -17,9 +17,10 @@ from typing import Any
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.dispatch import Call, EngineLoad, least_outstanding
-from reasonrl.rollout.engine import Request, SamplingParams, Stamp
+from reasonrl.rollout.engine import Request, SamplingParams, Stamp, longest_first
 from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Drawn, ServerFault, StatusFault, refusal
+from reasonrl.rollout.servers_lanes import Lanes, dispatch_of
 from reasonrl.rollout.servers_state import OpenCall, Server
 from reasonrl.rollout.stamps import now
 
@@ -52,13 +53,18 @@ class Arrival:
 
 @dataclass
 class Expectation:
-    """How many tokens a sample is expected to have: a moving average of those that came."""
+    """How many tokens a sample is expected to have: as predicted for it, else a moving average of those that came.
+
+    `long_servers`: how many servers the latest batch kept for the predicted longest.
+    """
 
     tokens: float | None = None
+    long_servers: int = 0
 
-    def of(self, params: SamplingParams) -> float:
-        """Before the first sample, the most it may have."""
-        return float(params.max_tokens) if self.tokens is None else min(self.tokens, params.max_tokens)
+    def of(self, request: Request, params: SamplingParams) -> float:
+        """Where nothing is predicted, before the first sample, the most it may have."""
+        tokens = self.tokens if request.expected is None else request.expected.tokens
+        return float(params.max_tokens) if tokens is None else min(tokens, params.max_tokens)
 
     def learn(self, length: int) -> None:
         """Take in a finished sample."""
@@ -91,11 +97,14 @@ class Drawing:
         self.fleet, self.params, self.most_open, self.expectation, self.out = fleet, params, most_open, expectation, out
         self.wake = asyncio.Event()
         self._body = _body(params, stop_ids)
-        # Requests of one prompt side by side, in the order in which prompts first come.
-        groups: dict[tuple[int, ...], list[_Wanted]] = {}
-        for request in requests:
-            groups.setdefault(request.prompt_ids, []).append(_Wanted(request))
-        self._waiting = deque(wanted for group in groups.values() for wanted in group)
+        self._waiting, self._lanes = deque[_Wanted](), self._lanes_of(requests)
+        if self._lanes is None:
+            # Requests of one prompt side by side, in the order in which prompts first come.
+            groups: dict[tuple[int, ...], list[_Wanted]] = {}
+            for request in longest_first(requests):
+                groups.setdefault(request.prompt_ids, []).append(_Wanted(request))
+            self._waiting.extend(wanted for group in groups.values() for wanted in group)
+        expectation.long_servers = self._lanes.long_servers if self._lanes is not None else 0
         self._running: set[asyncio.Task[None]] = set()
         self._home: dict[tuple[int, ...], Server] = {}
         self._numbers = 0
@@ -118,7 +127,7 @@ class Drawing:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         seen_able = loop.time()
-        while self._waiting or self._running:
+        while self._waiting or self._lanes or self._running:
             self.wake.clear()
             self._place()
             now = loop.time()
@@ -138,15 +147,25 @@ class Drawing:
                 raise self._failed
 
     def _place(self) -> None:
-        """Send waiting requests as long as a server has room."""
-        while self._waiting and (able := self.fleet.able()):
+        """Send waiting requests as long as a server has room: first what has no lane, then what stands in lanes."""
+        able = self.fleet.able()
+        if self._lanes is not None:
+            self._waiting.extend(map(_Wanted, self._lanes.give_up(able)))
+        while self._waiting and able:
             wanted = self._waiting[0]
             server = self._choose(wanted, able)
             if server is None:
                 return
             self._waiting.popleft()
-            self._home.setdefault(wanted.request.prompt_ids, server)
             self._send(wanted, server)
+        for server in able if self._lanes is not None else ():
+            while self._lanes and (request := self._lanes.next_for(server, len(server.open))) is not None:
+                self._send(_Wanted(request), server)
+
+    def _lanes_of(self, requests: Sequence[Request]) -> Lanes | None:
+        able = self.fleet.able()
+        dispatch = dispatch_of(requests, len(able), self.most_open)
+        return None if dispatch is None else Lanes(dispatch, requests, able, self.most_open)
 
     def _choose(self, wanted: _Wanted, able: list[Server]) -> Server | None:
         """The server that owes the fewest tokens; the one that has the prompt, while that costs nobody time: while its
@@ -154,7 +173,7 @@ class Drawing:
         """
         if wanted.avoid in able and len(able) > 1:
             able = [server for server in able if server is not wanted.avoid]
-        expected = self.expectation.of(self.params)
+        expected = self.expectation.of(wanted.request, self.params)
         owed = [sum(call.outstanding for call in server.open.values()) for server in able]
         home = self._home.get(wanted.request.prompt_ids)
         share = (sum(owed) + len(self._waiting) * expected) / len(able)
@@ -168,10 +187,11 @@ class Drawing:
         return None if place is None else able[place]
 
     def _send(self, wanted: _Wanted, server: Server) -> None:
+        self._home.setdefault(wanted.request.prompt_ids, server)
         self._numbers += 1
         task = asyncio.create_task(self._attempt(wanted, server, self._numbers))
         started = asyncio.get_running_loop().time()
-        server.open[self._numbers] = OpenCall(task, started, self.expectation.of(self.params))
+        server.open[self._numbers] = OpenCall(task, started, self.expectation.of(wanted.request, self.params))
         server.health.requests += 1
         self._running.add(task)
         task.add_done_callback(functools.partial(self._ended, server, self._numbers))

@@ -34,6 +34,7 @@ from reasonrl.trainers.drawing import Drawing, Order, in_order
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
+from reasonrl.trainers.run_lengths import RunLengths
 from reasonrl.trainers.sampler import PromptStream
 from reasonrl.trainers.sampling_watch import SamplingWatch
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
@@ -105,6 +106,7 @@ class PPOTrainer(RolloutHooks):
                 " is trained meanwhile -> an engine with weights of its own: rollout.own_copy=true (transformers),"
                 " rollout.engine=servers or vllm"
             )
+        self.lengths = RunLengths(args.length_aware, self.processing_class.decode)
         self.drawing = Drawing(self.engine, args.max_staleness, self._arrived)
         self._watch = SamplingWatch(
             self.accelerator.unwrap_model(self.model),
@@ -215,6 +217,7 @@ class PPOTrainer(RolloutHooks):
             Request(str(place), prompt, sample_seed(*names, str(row["id"]), rank * len(rows) + place))
             for place, (row, prompt) in enumerate(zip(rows, self._render(rows), strict=True))
         ]
+        requests = self.lengths.expect(requests, rows)
         return Order(step, rows, requests, SamplingParams(self.max_completion_length, self.temperature, self.top_p))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -376,6 +379,7 @@ class PPOTrainer(RolloutHooks):
             "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
         }
         metrics |= self._transfer.metrics
+        metrics |= self.lengths.observe(collected.rows, collected.samples)
         if (health := getattr(self.engine, "metrics", None)) is not None:
             metrics |= health()
         self._watch.check(metrics, self.state.global_step + 1)

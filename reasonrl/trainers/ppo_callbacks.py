@@ -86,6 +86,8 @@ class CriticCallback(TrainerCallback):
 
     def on_train_begin(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         path = self.trainer.resume_path
+        if path is not None:
+            self.trainer.lengths.restore(path)
         if self.trainer.critic is not None:
             self.trainer.critic.start(state.max_steps)
             if path is not None:
@@ -106,6 +108,7 @@ class CriticCallback(TrainerCallback):
             if self.trainer.critic is not None:
                 (checkpoint / CRITIC_FOLDER).mkdir(exist_ok=True)
                 self.trainer.critic.save(checkpoint / CRITIC_FOLDER)
+            self.trainer.lengths.save(checkpoint)
             mark_complete(checkpoint, state.global_step)
             best = state.best_model_checkpoint
             prune(output, keep_last=self.trainer.keep_checkpoints, keep={Path(best)} if best else set())

@@ -44,6 +44,7 @@ class PPOConfig(GRPOConfig):
     train_while_generating: bool = field(
         default=False, metadata={"help": "Add gradients up as samples end, before the last one is drawn."}
     )
+    length_aware: bool = field(default=False, metadata={"help": "Draw by lengths predicted from the run's own log."})
     stage_name: str = field(default="ppo", metadata={"help": "Part of every sample's seed."})
     max_staleness: int = field(
         default=0, metadata={"help": "1: a step's samples are drawn while the step before trains, by older weights."}

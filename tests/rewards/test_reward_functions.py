@@ -42,7 +42,7 @@ def test_math_scores_and_logged_columns(completions: list[Any]) -> None:
     )
     assert scores == [1.0, 0.0, 0.0, None]
     seconds = extra.pop("verify_seconds")
-    assert len(seconds) == 4 and min(seconds[:3]) > 0 and seconds[3] == 0
+    assert len(seconds) == 4 and min(seconds) > 0
     assert extra == {"verdict": ["correct", "wrong", "no_answer", "bad_gold"], "extracted": ["5", "6", "", ""]}
     shares = [value for name, value in metrics.items() if name.startswith("verdict/")]
     assert metrics["verdict/correct"] == 0.25 and len(shares) == 7 and sum(shares) == 1.0

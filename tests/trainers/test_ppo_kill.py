@@ -90,9 +90,7 @@ def lines(stage: Path) -> list[dict]:
 
 
 def samples(file: Path) -> list[dict]:
-    return [
-        {name: value for name, value in row.items() if name not in STAMP_COLUMNS[1:]} for row in read_parquet(file)
-    ]
+    return [{name: value for name, value in row.items() if name not in STAMP_COLUMNS[1:]} for row in read_parquet(file)]
 
 
 @pytest.mark.parametrize("point", POINTS)

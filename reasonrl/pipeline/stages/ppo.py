@@ -265,6 +265,7 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "output_dir": str(output),
         "stage_name": context.name,
         "max_logprob_gap": config.rollout.max_logprob_gap,
+        "length_aware": config.rollout.length_aware,
         "seed": context.seed,
         "logging_steps": 1,
         "save_strategy": "steps",
