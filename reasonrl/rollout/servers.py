@@ -192,7 +192,8 @@ class ServersEngine:
             while (arrival := self._next(arrivals)) is not None:
                 if isinstance(arrival, BaseException):
                     raise arrival
-                self._first_token = min(self._first_token or math.inf, arrival.stamp.started)
+                if arrival.stamp.started >= (self._synced or 0.0):
+                    self._first_token = min(self._first_token or math.inf, arrival.stamp.started)
                 yield sample_of(arrival, self.tokenizer)
         finally:
             if work is not None:

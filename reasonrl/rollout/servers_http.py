@@ -114,9 +114,17 @@ class ServerApi:
         return Drawn(tuple(ids), tuple(logprobs), reason)
 
     async def ask(
-        self, method: str, path: str, body: Any = None, *, timeout: float, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        timeout: float,
+        params: Mapping[str, str] | None = None,
+        as_text: bool = False,
     ) -> Any:
-        """A short question, such as a developer endpoint; the JSON of the reply, or None for an empty one.
+        """A short question, such as a developer endpoint; the JSON of the reply, or None for an empty one; `as_text`
+        for a reply that is no JSON.
 
         Raises:
             ServerFault: no reply, or none with status 200; `status` then says which.
@@ -137,6 +145,8 @@ class ServerApi:
         text = raw.decode("utf-8", errors="replace")
         if response.status != 200:
             raise StatusFault(path, response.status, text)
+        if as_text:
+            return text
         try:
             return json.loads(text) if text.strip() else None
         except ValueError:
@@ -210,7 +220,7 @@ class StatusFault(ServerFault):
 
     def __init__(self, path: str, status: int, text: str) -> None:
         super().__init__(f"{path}: status {status}: {text[:_HEAD]!r}")
-        self.status = status
+        self.path, self.status = path, status
 
     @property
     def hopeless(self) -> bool:
@@ -222,6 +232,11 @@ async def refusal(api: ServerApi, fault: StatusFault, model: str) -> ModelError:
     """The one error that ends the run where a server does not take our requests: who, what it serves, what to do."""
     if fault.status in (401, 403):
         fix = "name the variable that holds its key in rollout.api_key_env"
+    elif fault.status == 404 and fault.path == "/version":
+        return ModelError(
+            f"rollout: server {api.url} is not vLLM's (it has no /version), and samples go to and from vLLM's server as"
+            " token ids -> start it with `vllm serve` (docs/servers.md)"
+        )
     elif fault.status == 404:
         try:
             served = await served_models(api)

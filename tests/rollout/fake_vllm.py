@@ -172,7 +172,8 @@ class Server:
         app.router.add_post("/script", self.control)
         app.router.add_post("/v1/completions", self.completions)
         for path in ("/health", "/version", "/v1/models"):
-            app.router.add_get(path, self.simple)
+            if path != "/version" or self.arguments.version != "none":
+                app.router.add_get(path, self.simple)
         if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
             app.router.add_post("/collective_rpc", self.rpc)
             app.router.add_post("/pause", self.pause)
