@@ -49,6 +49,10 @@ def plant(point, count):
         die_at(PPOUpdate, "_policy_minibatch", count)
     elif point == "saving the critic":
         die_at(CriticEngine, "save", count)
+    elif point == "writing samples drawn ahead":
+        from reasonrl.trainers import drawn_files
+
+        die_at(drawn_files, "write_parquet", count)
     elif point == "marking the checkpoint":
         die_at(ppo_callbacks, "mark_complete", count)
     elif point == "after the metrics line":
