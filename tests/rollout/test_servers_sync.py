@@ -177,7 +177,7 @@ def test_what_is_being_drawn_is_drawn_again_with_the_new_weights(folder, tmp_pat
         engine.close()
 
 
-def test_a_started_server_that_is_killed_is_started_again_with_the_present_weights(started, tmp_path):
+def test_a_started_server_that_is_killed_is_started_again_with_the_present_weights(started, tmp_path, caplog):
     requests = requests_of(64)
     started.sync_weights(weights(1), 1)
     rows = started.health()
@@ -197,6 +197,9 @@ def test_a_started_server_that_is_killed_is_started_again_with_the_present_weigh
     up(started, 2)
     figures = started.metrics()
     assert figures["servers/1/restarts"] == 1 and figures["servers/1/losses"] == 1
+    said = [record.getMessage() for record in caplog.records]
+    for words in ("its process has ended", "is being restarted; its log:", "is back"):
+        assert [text for text in said if "rollout: server 1 " in text and words in text], (words, said)
     before = figures["servers/1/samples"]
     check(list(started.stream(requests, PARAMS)), requests, of_weights(1, tmp_path))
     assert started.metrics()["servers/1/samples"] > before
