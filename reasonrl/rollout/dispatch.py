@@ -114,7 +114,8 @@ def length_aware(
     Every split engines = N_l + N_r is tried with both parts at least 1; a part of M calls on N engines is expected to
     take PTL(b) * length * ceil(m / b) seconds with m = ceil(M / N) and its best batch b <= `max_batch`, the length
     being the 90th percentile for the long part and the median for the rest; the split whose slower part is fastest is
-    taken. Inside a part calls go longest first to the least loaded engine.
+    taken, if it is expected to be faster than no split (all calls on all engines, at the 90th percentile). Inside a
+    part calls go longest first to the least loaded engine.
 
     Args:
         calls: the step's calls.
@@ -143,6 +144,8 @@ def length_aware(
     sample = np.asarray(lengths if lengths is not None else [call.predicted for call in calls], dtype=np.float64)
     p90, p50 = float(np.percentile(sample, 90)), float(np.percentile(sample, 50))
     split = best_split(long, len(calls) - long, engines, curve, max_batch, p90, p50)
+    if split.seconds >= _part_seconds(math.ceil(len(calls) / engines), p90, curve.table(max_batch))[0]:
+        return longest_first(calls, engines, groups_together=groups_together)
     parts = (
         (units[:tail], split.long_engines, split.long_batch),
         (units[tail:], engines - split.long_engines, split.rest_batch),

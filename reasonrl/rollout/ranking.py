@@ -15,7 +15,8 @@ class RankingQuality:
     """Predicted against actual lengths of the samples of one step.
 
     Attributes:
-        recall: of the samples predicted to be the longest share, how many are; chance gives that share.
+        recall: of the samples predicted to be the longest share, how many are (`recall_of_longest`); chance gives that
+            share.
         spearman: rank correlation in [-1, 1]; NaN where one side is constant or there are fewer than 2 samples.
         samples: how many samples were ranked.
     """
@@ -28,9 +29,10 @@ class RankingQuality:
 def recall_of_longest(predicted: Sequence[float], actual: Sequence[float], fraction: float = 0.2) -> float:
     """Recall of the longest `fraction` (StreamRL, arXiv 2504.15930, measures its ranker by it, at 20 %).
 
-    k = ceil(fraction * n) samples are picked by prediction; picked ones that are at least as long as the k-th longest
-    count. Where predictions tie at the edge the expected value over random picks is given, so a constant prediction
-    scores the chance level. Actual lengths that tie (cut at the same limit) are as good as each other.
+    k = ceil(fraction * n) samples are picked by prediction; those among the k longest count. Ties, in predictions and
+    in lengths (answers cut at one limit), are broken at random, and the expected value is given. Where tied lengths
+    leave even a perfect ranking less than 1, the scale is stretched so that chance stays k / n and a perfect ranking is
+    1: lengths that are all equal have no longest, and any prediction of them scores by chance.
 
     Args:
         predicted, actual: one value a sample, any unit; only their order counts.
@@ -43,11 +45,11 @@ def recall_of_longest(predicted: Sequence[float], actual: Sequence[float], fract
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction = {fraction}, allowed are values above 0 and up to 1")
     k = math.ceil(fraction * len(truth) - 1e-9)
-    long = truth >= np.partition(truth, len(truth) - k)[len(truth) - k]
-    edge = np.partition(guess, len(guess) - k)[len(guess) - k]
-    sure, tied = guess > edge, guess == edge
-    share = (k - np.count_nonzero(sure)) / np.count_nonzero(tied)
-    return float((np.count_nonzero(long & sure) + share * np.count_nonzero(long & tied)) / k)
+    long, picked = _chances(truth, k), _chances(guess, k)
+    found, best, chance = float(long @ picked) / k, float(long @ long) / k, k / len(truth)
+    if best - chance < 1e-9:
+        return chance
+    return max(0.0, chance + (1 - chance) * (found - chance) / (best - chance))
 
 
 def spearman(predicted: Sequence[float], actual: Sequence[float]) -> float:
@@ -71,6 +73,14 @@ def _pair(predicted: Sequence[float], actual: Sequence[float]) -> tuple[NDArray[
     if guess.shape != truth.shape or guess.ndim != 1 or not len(guess):
         raise ValueError(f"{guess.size} predicted and {truth.size} actual lengths -> one each a sample, at least one")
     return guess, truth
+
+
+def _chances(values: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """(n,) chance of each value to be among the k largest, ties broken at random."""
+    edge = np.partition(values, len(values) - k)[len(values) - k]
+    sure, tied = values > edge, values == edge
+    share = (k - np.count_nonzero(sure)) / np.count_nonzero(tied)
+    return np.where(sure, 1.0, np.where(tied, share, 0.0))
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

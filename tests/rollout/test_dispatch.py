@@ -88,7 +88,10 @@ def test_length_aware_by_hand():
     assert dealt(dispatch)[2:] == [list(range(0, 16, 2)), list(range(1, 16, 2))]
     assert [lane.most_running for lane in dispatch.lanes] == [2, 2, 8, 8]
     # The percentiles of another distribution shift the split: short ones that take longer than the tail get engines.
-    assert length_aware(calls_of(lengths), 4, STEEP, 256, lengths=[50.0] * 10).long_engines == 1
+    assert length_aware(calls_of(lengths), 4, STEEP, 256, lengths=[55.0] * 8 + [60.0] * 2).long_engines == 1
+    # Lengths that are all equal have no tail, and where a batch costs nothing a small one gains nothing: no split.
+    assert length_aware(calls_of(lengths), 4, STEEP, 256, lengths=[50.0] * 10) == longest_first(calls_of(lengths), 4)
+    assert length_aware(calls_of(lengths), 4, FLAT, 256) == longest_first(calls_of(lengths), 4)
     assert length_aware(calls_of(lengths), 1, STEEP, 256) == longest_first(calls_of(lengths), 1)
 
 

@@ -44,26 +44,37 @@ def world(
 
 def test_recall_by_hand():
     actual = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
-    assert recall_of_longest(actual, actual) == 1.0
+    assert recall_of_longest(actual, actual) == pytest.approx(1)
     assert recall_of_longest([-value for value in actual], actual) == 0.0
     assert recall_of_longest([0, 0, 0, 0, 0, 0, 0, 0, 2, 0], actual) == pytest.approx((1 + 1 / 9) / 2)
     assert recall_of_longest([5.0] * 10, actual) == pytest.approx(0.2)
-    # Five samples were cut at the limit: any two of them are the longest.
-    assert recall_of_longest([0, 0, 0, 0, 0, 9, 8, 0, 0, 0], [1, 2, 3, 4, 5, 64, 64, 64, 64, 64]) == 1.0
+    # All are equally long: none is the longest, whatever is predicted.
+    assert recall_of_longest(actual, [22] * 10) == recall_of_longest([5.0] * 10, [22] * 10) == pytest.approx(0.2)
+    # Five samples were cut at the limit: any two of them are the longest, and a guess has the chance it always has.
+    assert recall_of_longest([5.0] * 10, [1, 2, 3, 4, 5, 64, 64, 64, 64, 64]) == pytest.approx(0.2)
+    assert recall_of_longest([0, 0, 0, 0, 0, 9, 8, 0, 0, 0], [1, 2, 3, 4, 5, 64, 64, 64, 64, 64]) == pytest.approx(1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=12), st.floats(0.05, 1.0))
 def test_recall_is_the_mean_over_all_ways_to_break_ties(pairs, fraction):
-    """Against random picks: every order of equal predictions is tried at random, many times."""
+    """Against random picks: orders of equal predictions and of equal lengths are drawn, many times; then the scale."""
     predicted, actual = [float(p) for p, _ in pairs], [a for _, a in pairs]
     k = math.ceil(fraction * len(pairs) - 1e-9)
-    threshold = sorted(actual)[-k]
     generator = np.random.default_rng(0)
-    hits = []
-    for _ in range(400):
-        order = sorted(range(len(pairs)), key=lambda place: (-predicted[place], generator.random()))
-        hits.append(sum(actual[place] >= threshold for place in order[:k]) / k)
-    assert recall_of_longest(predicted, actual, fraction) == pytest.approx(np.mean(hits), abs=0.12)
+
+    def longest(values):
+        return set(sorted(range(len(pairs)), key=lambda place: (-values[place], generator.random()))[:k])
+
+    def mean_share(values):
+        return float(np.mean([len(longest(values) & longest(actual)) / k for _ in range(400)]))
+
+    chance, best = k / len(pairs), float(np.mean([mean_share(actual) for _ in range(3)]))
+    if len(set(actual)) == 1 or k == len(pairs):
+        assert recall_of_longest(predicted, actual, fraction) == pytest.approx(chance)
+    else:
+        stretched = max(0.0, chance + (1 - chance) * (mean_share(predicted) - chance) / (best - chance))
+        tolerance = 0.12 * (1 - chance) / (best - chance)
+        assert recall_of_longest(predicted, actual, fraction) == pytest.approx(stretched, abs=tolerance)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=2, max_size=40))
