@@ -42,21 +42,26 @@ class EngineBackend:
     def generate(self, prompts: Sequence[Sequence[int]], images: Any, num_generations: int, profiler: Any) -> Any:
         """One sample per prompt (TRL repeats the prompts by itself), in the order of the prompts.
 
+        Args:
+            prompts: token ids, with the tokens of images in their places.
+            images: PIL images of each prompt, or None for one without; None where no prompt has any.
+            num_generations: not used.
+            profiler: times the drawing.
+
         Returns:
             Prompt ids, response ids, log-probabilities as (sample, token, 1), and None.
 
         Raises:
-            ModelError: there are images, or the engine left a request without a sample.
+            ModelError: the engine refuses a request (one with images, say, for lack of a processor), or left it without
+                a sample.
         """
         del num_generations
-        if images is not None and any(images):
-            raise ModelError(
-                "rollout: the engines draw from text only so far -> train vision models with TRL's own vLLM"
-            )
         trainer, start = self.trainer, self.trainer.accelerator.process_index * len(prompts)
         names = (trainer.args.seed, "grpo", trainer.state.global_step, self._calls)
+        pictures = images or [None] * len(prompts)
         requests = [
-            Request(str(place), tuple(ids), sample_seed(*names, start + place)) for place, ids in enumerate(prompts)
+            Request(str(place), tuple(ids), sample_seed(*names, start + place), images=tuple(own or ()))
+            for place, (ids, own) in enumerate(zip(prompts, pictures, strict=True))
         ]
         self._calls += 1
         params = SamplingParams(trainer.max_completion_length, trainer.temperature, trainer.top_p)
