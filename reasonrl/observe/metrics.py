@@ -17,7 +17,7 @@ from reasonrl.errors import DataError
 
 Value: TypeAlias = float | int | bool | str | None
 
-TIME_PREFIXES: tuple[str, ...] = ("time/", "memory/", "rate/")
+TIME_PREFIXES: tuple[str, ...] = ("time/", "memory/", "rate/", "servers/")
 """A metric under one of these prefixes depends on the machine, not on the run's arithmetic."""
 
 TIME_FIELDS: frozenset[str] = frozenset(
@@ -41,7 +41,9 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def is_time_field(name: str) -> bool:
-    """Whether a metric measures time, speed or memory: what may differ between a resumed and an unbroken run."""
+    """Whether a metric measures time, speed, memory or servers' health: what may differ between a resumed and an unbroken
+    run.
+    """
     return name.startswith(TIME_PREFIXES) or name in TIME_FIELDS
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +20,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed (docs/servers.md)", exc_type=ImportError)
 sys.path.insert(0, str(Path(__file__).parent))
 from servers_help import free_port, gone
+from vllm_help import requests_of, small_policy, worst_gap
 
-from reasonrl.models import resolve_model
+from reasonrl.errors import ModelError
+from reasonrl.models import load_policy, resolve_model
+from reasonrl.rollout import SamplingParams, build_engine
+from reasonrl.rollout.transformers_engine import TransformersEngine
+from reasonrl.rollout.weights import checkpoint_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -174,48 +180,45 @@ def plain_server(model: str, folder: Path, **environment: str) -> Iterator[str]:
 
 def test_a_server_that_takes_no_weights_is_good_for_evaluations_only(tmp_path):
     model = resolve_model("tiny:qwen2")
+    policy, tokenizer = load_policy(model)
+    policy.eval()
+    greedy = SamplingParams(24, temperature=0.0)
     with plain_server(model, tmp_path) as url:
-        exam = EXAM.replace("URL", url)
-        run(tmp_path / "exam", recipe=exam)
-        rows = json.loads(next((tmp_path / "exam").rglob("results.json")).read_text())
-        assert "quiz" in json.dumps(rows)
-        by_transformers = exam.replace(f"{{engine: servers, urls: [{url}]}}", "{engine: transformers}")
-        run(tmp_path / "greedy", "stages.exam.suites.quiz.greedy=true", recipe=exam)
-        run(tmp_path / "reference", "stages.exam.suites.quiz.greedy=true", recipe=by_transformers)
-        assert greedy_texts(tmp_path / "greedy") == greedy_texts(tmp_path / "reference")
-        other = tmp_path / "other"
-        other.mkdir()
-        for file in Path(model).iterdir():
-            (other / file.name).write_bytes(file.read_bytes())
-        said = run(tmp_path / "wrong", f"model={other}", recipe=exam, fails=True)
-        assert re.search(rf"was started with '{re.escape(model)}'.*from '{re.escape(str(other))}'", said)
-        training = RECIPE.replace("start: 1, max_model_len: 256, kv_cache_memory_bytes: 67108864", f"urls: [{url}]")
-        said = run(tmp_path / "training", recipe=training, fails=True)
-        assert f"server {url} takes no weights" in said and "VLLM_SERVER_DEV_MODE=1" in said
-        assert not (tmp_path / "training/run/stages/rl/metrics.jsonl").exists() or not steps_of(tmp_path / "training")
+        engine = build_engine("servers", None, tokenizer, path=model, urls=[url])
+        theirs = {sample.request.id: sample.text for sample in engine.stream(requests_of(8), greedy)}
+        drawn = SamplingParams(24, 0.7)
+        assert worst_gap(policy, list(engine.stream(requests_of(8), drawn)), drawn) < 1e-4
+        engine.close()
+        ours = TransformersEngine(policy, tokenizer).stream(requests_of(8), greedy)
+        assert theirs == {sample.request.id: sample.text for sample in ours}
+        with pytest.raises(ModelError, match=rf"server {url} takes no weights.*VLLM_SERVER_DEV_MODE=1"):
+            build_engine("servers", policy, tokenizer, urls=[url])
+        shutil.copytree(model, tmp_path / "other")
+        with pytest.raises(ModelError, match=rf"was started with '{model}', and .* from '{tmp_path / 'other'}'"):
+            build_engine("servers", None, tokenizer, path=str(tmp_path / "other"), urls=[url])
+        run(tmp_path / "exam", recipe=EXAM.replace("URL", url))
+        assert "quiz" in next((tmp_path / "exam").rglob("results.json")).read_text()
 
 
-def greedy_texts(folder: Path) -> list[str]:
-    """Of the greedy samples of an exam, by row."""
-    import pandas
-
-    table = pandas.concat(map(pandas.read_parquet, sorted((folder / "run/stages/exam").rglob("*.parquet"))))
-    greedy = table[table["greedy"]] if "greedy" in table else table
-    return [text for _, text in sorted(zip(greedy["id"], greedy["text"], strict=True))]
-
-
-def test_a_server_with_vllms_own_reload_can_be_trained_with_where_nothing_is_tied(tmp_path):
+@pytest.mark.parametrize("tied", [False, True])
+def test_with_vllms_own_reload_only_heads_of_their_own_follow(tied, tmp_path):
     """Developer endpoints without our worker: weights go through vLLM's `reload_weights`. Tied heads do not follow on
     CPU, which the reading after the transfer finds.
     """
-    training = RECIPE.replace("start: 1, max_model_len: 256, kv_cache_memory_bytes: 67108864", "urls: [URL]")
-    for tied in (False, True):
-        model = resolve_model(f"tiny:qwen2:tie_word_embeddings={str(tied).lower()}")
-        with plain_server(model, tmp_path, VLLM_SERVER_DEV_MODE="1") as url:
-            recipe = training.replace("URL", url).replace("tiny:qwen2", model)
-            folder = tmp_path / f"tied-{tied}"
-            said = run(folder, recipe=recipe, fails=tied)
+    policy, tokenizer = small_policy(tied=tied)
+    policy.save_pretrained(tmp_path / "model")
+    with plain_server(str(tmp_path / "model"), tmp_path, VLLM_SERVER_DEV_MODE="1") as url:
+        engine = build_engine("servers", policy, tokenizer, urls=[url])
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        try:
             if tied:
-                assert "read the same text differently" in said
-            else:
-                assert all(step["sampling/logprob_difference"] < 1e-5 for step in steps_of(folder))
+                with pytest.raises(ModelError, match="read the same text differently"):
+                    engine.sync_weights(checkpoint_weights(policy), 1)
+                return
+            engine.sync_weights(checkpoint_weights(policy), 1)
+            drawn = SamplingParams(24)
+            assert worst_gap(policy, list(engine.stream(requests_of(8), drawn)), drawn) < 1e-4
+        finally:
+            engine.close()
