@@ -41,8 +41,8 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def is_time_field(name: str) -> bool:
-    """Whether a metric measures time, speed, memory or servers' health: what may differ between a resumed and an unbroken
-    run.
+    """Whether a metric measures time, speed, memory or servers' health: what may differ between a resumed and an
+    unbroken run.
     """
     return name.startswith(TIME_PREFIXES) or name in TIME_FIELDS
 
