@@ -163,7 +163,8 @@ class Drawing:
                 self._send(_Wanted(request), server)
 
     def _lanes_of(self, requests: Sequence[Request]) -> Lanes | None:
-        able = self.fleet.able()
+        # In one order in all processes that share the servers: the long samples of all go to the same ones.
+        able = sorted(self.fleet.able(), key=lambda server: server.place)
         dispatch = dispatch_of(requests, len(able), self.most_open)
         return None if dispatch is None else Lanes(dispatch, requests, able, self.most_open)
 
