@@ -4,6 +4,7 @@ test_ppo_ranks.py.
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -11,9 +12,32 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from helpers import even_share, make_run
 
+
+def wait_for_the_other(run, out):
+    """Rank 0 draws its first sample of a step after rank 1 has drawn its last: between, rank 1 can call nobody. Samples
+    come last to first.
+    """
+    stream, rank = run.trainer.engine.stream, run.trainer.accelerator.process_index
+    others = run.trainer.accelerator.num_processes > 1
+
+    def one_after_the_other(requests, params):
+        done = out / f"drawn-{run.trainer.state.global_step}"
+        started = time.monotonic()
+        while others and rank == 0 and not done.exists():
+            assert time.monotonic() - started < 120, "rank 1 waits for rank 0 while it draws"
+            time.sleep(0.01)
+        yield from list(stream(requests, params))[::-1]
+        if rank == 1:
+            done.touch()
+
+    run.trainer.engine.stream = one_after_the_other
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     settings = json.loads(sys.argv[2])
+    one_at_a_time = settings.pop("one_rank_after_the_other", False)
+    resume = settings.pop("resume", None)
 
     def some(completions, completion_ids, log_metric, **columns):
         """Some answers cannot be scored: the ranks then hold different numbers of counting tokens."""
@@ -22,7 +46,7 @@ if __name__ == "__main__":
         return [None if ids[0] % 7 == 0 else score for ids, score in zip(completion_ids, scores, strict=True)]
 
     run = make_run(out / "run", rewards=[some], dtype=torch.float64, **settings)
-    run.trainer.train()
+    run.trainer.train(resume)
     if run.trainer.accelerator.is_main_process:
         unwrap = run.trainer.accelerator.unwrap_model
         torch.save(

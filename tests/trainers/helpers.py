@@ -61,12 +61,12 @@ def make_run(
         "lr_scheduler_type": "constant",
         "save_strategy": "no",
         "reward_requires_stop": False,
+        "gradient_checkpointing": False,
     }
     args = PPOConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
         report_to=[],
         disable_tqdm=True,
         **{**base, **settings},

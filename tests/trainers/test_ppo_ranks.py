@@ -50,8 +50,28 @@ def run_on(processes: int, out: Path, settings: dict) -> tuple[dict, list[dict]]
             "eval_steps": 3,
         },
         {"advantage": "group", "prompts_per_step": 2, "num_generations": 3, "max_steps": 2, "num_iterations": 2},
+        {"prompts_per_step": 3, "num_generations": 2, "max_steps": 3, "max_staleness": 1, "own_copy": True},
+        {
+            "normalize_advantages": False,
+            "prompts_per_step": 6,
+            "num_generations": 2,
+            "max_steps": 3,
+            "tokens_per_microbatch": 60,
+            "critic_warmup_steps": 1,
+            "train_while_generating": True,
+            "one_rank_after_the_other": True,
+        },
+        {
+            "advantage": "rloo",
+            "prompts_per_step": 4,
+            "num_generations": 3,
+            "max_steps": 2,
+            "tokens_per_microbatch": 90,
+            "train_while_generating": True,
+            "one_rank_after_the_other": True,
+        },
     ],
-    ids=["critic", "groups over ranks"],
+    ids=["critic", "groups over ranks", "drawn ahead", "while generating", "groups while generating"],
 )
 def test_two_ranks_equal_one(tmp_path, settings):
     one, lines_of_one = run_on(1, tmp_path / "one", settings)
@@ -67,3 +87,21 @@ def test_two_ranks_equal_one(tmp_path, settings):
         one_rank, two_ranks = ([line[name] for line in lines if name in line] for lines in (lines_of_one, lines_of_two))
         assert two_ranks == pytest.approx(one_rank), name
         assert one_rank, name
+
+
+@pytest.mark.slow
+def test_samples_drawn_ahead_are_each_ranks_own_and_may_be_shared_out_anew(tmp_path):
+    """Two ranks stop after step 2 with samples on their way; two ranks, or one, go on where they were."""
+    settings = {"prompts_per_step": 4, "num_generations": 3, "max_steps": 4, "max_staleness": 1, "own_copy": True}
+    settings |= {"save_strategy": "steps", "save_steps": 2, "actor_steps": 2, "learning_rate": 1e-2}
+    whole, lines_of_whole = run_on(2, tmp_path / "whole", settings)
+    checkpoint = tmp_path / "whole" / "run" / "checkpoint-2"
+    records = [json.loads((checkpoint / "drawn" / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+    assert records == [{"step": 2, "ranks": 2, "samples": 6}] * 2
+    resumed, lines = run_on(2, tmp_path / "two", {**settings, "resume": str(checkpoint)})
+    assert all(torch.equal(resumed["policy"][name], tensor) for name, tensor in whole["policy"].items())
+    assert [line["rollout/staleness_mean"] for line in lines] == [1, 1]
+    assert [line["reward"] for line in lines] == [line["reward"] for line in lines_of_whole[2:]]
+    alone, lines = run_on(1, tmp_path / "one", {**settings, "resume": str(checkpoint)})
+    assert movement_gap(whole["start"], alone["policy"], whole["policy"]) <= 1e-9
+    assert [line["rollout/staleness_mean"] for line in lines] == [1, 1]
