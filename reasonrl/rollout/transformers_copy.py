@@ -51,7 +51,7 @@ class TransformersCopyEngine(TransformersEngine):
             self.weight_version = version
             return
         if first[1].device != self.model.device:
-            self.model.to(first[1].device)  # type: ignore[arg-type]
+            self.model.to(first[1].device)
         seen: set[int] = set()
         own = dict(self.model.named_parameters(remove_duplicate=False))
 

@@ -121,6 +121,6 @@ class CriticEngine:
         device = next(self.unwrapped.parameters()).device
         saved = ScalarHeadModel.from_pretrained(directory, dtype=next(self.unwrapped.parameters()).dtype)
         self.unwrapped.load_state_dict({name: tensor.to(device) for name, tensor in saved.state_dict().items()})
-        state = torch.load(file, map_location=device, weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

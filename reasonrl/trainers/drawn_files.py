@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
 
 
 def _sample(row: dict[str, Any], request: Request) -> Sample:
-    values = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _FIELDS}
+    values: dict[str, Any] = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _FIELDS}
     if values["stamp"] is not None:
         values["stamp"] = Stamp(**values["stamp"])
     if (tokens := row["expected_tokens"]) is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from trl import GRPOConfig
 
-from reasonrl.algorithms.importance import check_bounds
+from reasonrl.algorithms.importance import ImportanceMode, check_bounds
 
 
 @dataclass
@@ -55,7 +56,9 @@ class PPOConfig(GRPOConfig):
     vllm_importance_sampling_correction: bool | None = field(
         default=None, metadata={"help": "Weigh tokens by pi_old / pi_engine; None: when max_staleness is above 0."}
     )
-    vllm_importance_sampling_mode: str = field(default="token_truncate", metadata={"help": "How ratios are bounded."})
+    vllm_importance_sampling_mode: ImportanceMode = field(
+        default="token_truncate", metadata={"help": "How ratios are bounded."}
+    )
     vllm_importance_sampling_clip_max: float | None = field(default=2.0, metadata={"help": "Upper bound of ratios."})
     vllm_importance_sampling_clip_min: float | None = field(default=None, metadata={"help": "Lower bound of ratios."})
 
@@ -82,6 +85,9 @@ class PPOConfig(GRPOConfig):
                 f" {self.world_size} processes"
             )
         self.per_device_train_batch_size = self.rollout_size // self.world_size
+        if self.device.type == "cpu":
+            # One of several processes without accelerators is on "cpu:1", where torch can restore no optimizer.
+            self.__dict__["_setup_devices"] = torch.device("cpu")
         self._check_streaming()
 
     @property

@@ -181,6 +181,7 @@ class PPOUpdate:
             return None
         assert logprobs is not None
         masks = self.args.vllm_importance_sampling_mode.endswith("mask")
+        what = "sampling/importance_dropped_fraction" if masks else "sampling/importance_truncated_fraction"
         found = importance_weights(
             logprobs,
             batch.sampled_logprobs,
@@ -191,9 +192,7 @@ class PPOUpdate:
         )
         count = float(mask.sum())
         self.meter.add("sampling/importance_ratio_mean", found.ratio.sum(), count)
-        self.meter.add(
-            f"sampling/importance_{'dropped' if masks else 'truncated'}_fraction", found.outside.sum(), count
-        )
+        self.meter.add(what, found.outside.sum(), count)
         return found
 
     def spread(self, targets: Targets) -> Targets:
