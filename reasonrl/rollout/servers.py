@@ -41,6 +41,7 @@ from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation
 from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Limits, ServerApi
 from reasonrl.rollout.servers_logprobs import require_agreement_of_all, require_processed
+from reasonrl.rollout.servers_prefix import PrefixWatch
 from reasonrl.rollout.servers_process import VLLM, ServerProcess
 from reasonrl.rollout.servers_ranks import Board, Ranks, combined
 from reasonrl.rollout.servers_start import default_options, finish, plan_processes
@@ -127,7 +128,7 @@ class ServersEngine:
         self._trainer, self._path = model, path
         self._closed, self._streaming = False, False
         self._labels = (f"v{number}-{os.urandom(4).hex()}" for number in itertools.count())
-        self._expectation = Expectation()
+        self._expectation, self._prefix = Expectation(), PrefixWatch()
         self._drawing: Drawing | None = None
         self._synced: float | None = None
         self._first_token: float | None = None
@@ -188,6 +189,7 @@ class ServersEngine:
         try:
             if self._fleet.label is not None:
                 self._wait(self._fleet.check())
+            self._wait(self._prefix.begin(self._fleet.able()))
             work = self._loop.submit(self._draw(requests, params, arrivals))
             while (arrival := self._next(arrivals)) is not None:
                 if isinstance(arrival, BaseException):
@@ -195,6 +197,7 @@ class ServersEngine:
                 if arrival.stamp.started >= (self._synced or 0.0):
                     self._first_token = min(self._first_token or math.inf, arrival.stamp.started)
                 yield sample_of(arrival, self.tokenizer)
+            self._wait(self._prefix.end())
         finally:
             if work is not None:
                 work.cancel()
@@ -240,13 +243,14 @@ class ServersEngine:
     def metrics(self) -> dict[str, float]:
         """Scalars for the run's metrics: how many servers are in service, and of each one what it has done so far
         (`servers/1/requests`, …), what it is drawing now (`open`, `outstanding_tokens`), whether it may draw (`up`);
-        seconds from the begin of the last `sync_weights` to the first token afterwards (`first_token_seconds`). Over
-        all processes that share the servers; a collective call.
+        of the last batch, servers kept for the predicted longest (`servers/long`) and the share of prompt tokens found
+        in the prefix cache (`rate/prefix_hits`); seconds from the begin of the last `sync_weights` to the first token
+        afterwards (`first_token_seconds`). Over all processes that share the servers; a collective call.
         """
         found = figures_of(self._fleet.servers)
         if self._synced is not None and self._first_token is not None:
             found["servers/first_token_seconds"] = self._first_token - self._synced
-        found["servers/long"] = float(self._expectation.long_servers)
+        found |= {"servers/long": float(self._expectation.long_servers), **self._prefix.metrics()}
         return combined(self._ranks.gathered(found))
 
     def health(self) -> list[dict[str, Any]]:

@@ -50,6 +50,16 @@ def completion_rows(
     ]
 
 
+def cached_tokens(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Prompt tokens that the engine did not have to read anew, and all prompt tokens, of the samples that say so."""
+    told = [
+        (sample.stamp.cached_tokens, len(sample.request.prompt_ids))
+        for sample in samples
+        if sample.stamp is not None and sample.stamp.cached_tokens is not None
+    ]
+    return float(sum(cached for cached, _ in told)), float(sum(tokens for _, tokens in told))
+
+
 def column_of(extra: dict[str, list[Any]], name: str, count: int) -> Any:
     """A column that rewards logged, one value a sample; None if there is none.
 

@@ -28,7 +28,7 @@ from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
 from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens, total_scores
 from reasonrl.trainers.checkpoints import latest_complete
-from reasonrl.trainers.completion_rows import column_of, completion_rows
+from reasonrl.trainers.completion_rows import cached_tokens, column_of, completion_rows
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.drawing import Drawing, Order, in_order
 from reasonrl.trainers.meter import Meter
@@ -352,6 +352,7 @@ class PPOTrainer(RolloutHooks):
             flags = zip(verdicts, batch.finished.tolist(), scored.tolist(), strict=True)
             right = sum(verdict == "correct" and stopped for verdict, stopped, counts in flags if counts)
             meter.add("accuracy", float(right), float(scored.sum()))
+        meter.add("rate/prefix_hits", *cached_tokens(collected.samples))
         ages = torch.tensor([self.state.global_step - s.weight_version for s in collected.samples], device=device)
         meter.add("rollout/staleness_mean", ages.sum(), len(ages))
         if targets.kl is not None:

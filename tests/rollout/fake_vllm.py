@@ -131,6 +131,16 @@ class Server:
         else:
             assert fault == "short", fault
 
+    async def metrics(self, request: web.Request) -> web.Response:
+        """A prompt that was seen before is in the cache, but for its last token."""
+        prompts = [tuple(one["prompt"]) for one in self.seen]
+        hits = sum(len(prompt) - 1 for place, prompt in enumerate(prompts) if prompt in prompts[:place])
+        labels = f'engine="0",model_name="{self.arguments.served_model_name}"'
+        lines = ["# HELP vllm:prefix_cache_hits_total Prefix cache hits", "# TYPE vllm:prefix_cache_hits_total counter"]
+        lines += [f"vllm:prefix_cache_hits_total{{{labels}}} {float(hits)}"]
+        lines += [f"vllm:prefix_cache_queries_total{{{labels}}} {float(sum(map(len, prompts)))}"]
+        return web.Response(text="\n".join([*lines, "vllm:external_prefix_cache_hits_total{} 7.0", ""]))
+
     async def rpc(self, request: web.Request) -> web.Response:
         body = await request.json()
         if body["method"] == "reasonrl_load":
@@ -171,6 +181,7 @@ class Server:
         app = web.Application(middlewares=[self.guard], client_max_size=2**26)
         app.router.add_post("/script", self.control)
         app.router.add_post("/v1/completions", self.completions)
+        app.router.add_get("/metrics", self.metrics)
         for path in ("/health", "/version", "/v1/models"):
             if path != "/version" or self.arguments.version != "none":
                 app.router.add_get(path, self.simple)

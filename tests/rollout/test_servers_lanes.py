@@ -14,8 +14,9 @@ from servers_help import PARAMS, check, checkpoint, engine_over, expected, fakes
 
 from reasonrl.rollout.engine import Expected, Outlook
 from reasonrl.rollout.latency import LatencyCurve
+from reasonrl.rollout.servers_prefix import read_counts
 
-CURVE = LatencyCurve(((1, 0.010), (64, 0.030)))
+CURVE = LatencyCurve(((1, 0.010), (64, 0.016)))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,11 @@ def test_the_longest_prompts_have_a_server_of_their_own_and_the_samples_stay_the
     engine = engine_over(pair)
     try:
         plain = list(engine.stream(requests, PARAMS))
-        assert engine.metrics()["servers/long"] == 0
+        figures = engine.metrics()
+        assert figures["servers/long"] == 0
+        # Each prompt of 3 tokens was sent three times to one server, which read it once and its last token always.
+        shares = [figures["rate/prefix_hits"], figures["servers/1/prefix_hits"], figures["servers/2/prefix_hits"]]
+        assert shares == pytest.approx([4 / 9] * 3)
         before = [len(fake.script()["seen"]) for fake in pair]
         guided = predicted(requests, weights)
         samples = list(engine.stream(guided, PARAMS))
@@ -64,6 +69,38 @@ def test_the_longest_prompts_have_a_server_of_their_own_and_the_samples_stay_the
     for sample in samples:
         assert sample.stamp.server == str(1 + (sample.request.prompt_ids in seen[1]))
         assert time.time() - 60 < sample.stamp.started <= sample.stamp.finished <= time.time()
+
+
+def test_counters_of_the_prefix_cache_are_read_as_vllm_writes_them():
+    text = """# HELP vllm:prefix_cache_queries_total Prefix cache queries, in terms of number of queried tokens.
+# TYPE vllm:prefix_cache_queries_total counter
+vllm:prefix_cache_queries_total{engine="0",model_name="policy"} 1200.0
+vllm:prefix_cache_queries_total{engine="1",model_name="policy"} 1.3e+03
+vllm:prefix_cache_queries_created{engine="0",model_name="policy"} 1.76e+09
+vllm:prefix_cache_hits_total{engine="0",model_name="policy"} 640.0
+vllm:external_prefix_cache_hits_total{engine="0",model_name="policy"} 99.0
+"""
+    assert read_counts(text) == (640.0, 2500.0)
+    assert read_counts("") is None and read_counts(text.replace("cache_hits", "cache_nothing")) is None
+    assert read_counts(text.replace("640.0", "NaN")) is None
+
+
+def test_a_lost_server_is_left_out_of_the_prefix_hits(folder):
+    with fakes(folder, 2) as pair:
+        engine = engine_over(pair)
+        try:
+            list(engine.stream(requests_of(24), PARAMS))
+            with_both = engine.metrics()
+            pair[0].process.kill()
+            pair[0].process.wait()
+            list(engine.stream(requests_of(24), PARAMS))
+            alone = engine.metrics()
+        finally:
+            engine.close()
+    assert with_both["rate/prefix_hits"] == pytest.approx(1 / 2), "3 of 4 calls found 2 of 3 tokens"
+    assert "servers/1/prefix_hits" not in alone and alone["servers/2/prefix_hits"] == alone["rate/prefix_hits"]
+    # What this one had drawn before is in its cache, what the lost one had drawn is not.
+    assert 1 / 2 < alone["rate/prefix_hits"] < 2 / 3
 
 
 def test_inside_a_server_the_longest_are_sent_first(pair, folder):

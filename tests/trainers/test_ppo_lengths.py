@@ -123,4 +123,6 @@ def test_completions_say_where_and_when(guided):
             assert row["started"] <= row["finished"]
     ends = [max(row["finished"] for row in run.samples[step]) for step in sorted(run.samples)]
     starts = [min(row["started"] for row in run.samples[step]) for step in sorted(run.samples)]
+    # Two samples a prompt, read once where both are in one batch of three.
+    assert all(0 < line["rate/prefix_hits"] <= 1 / 2 for line in run.metrics)
     assert all(end < start for end, start in zip(ends, starts[1:], strict=False))
