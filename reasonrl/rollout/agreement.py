@@ -6,7 +6,7 @@ refreshed, a layer that was not loaded) is found by it; without it, training goe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +48,20 @@ def reading_ids(tokenizer: Any, most: int = MOST_TOKENS) -> list[int]:
     return list(tokenizer.encode(TEXT, add_special_tokens=False))[: min(most, MOST_TOKENS)]
 
 
-def teacher_forced(model: Any, ids: Sequence[int]) -> list[float]:
-    """Natural log-probability at temperature 1 of every token but the first, by a transformers model as it stands."""
+def teacher_forced(model: Any, ids: Sequence[int], images: Mapping[str, torch.Tensor] | None = None) -> list[float]:
+    """Natural log-probability at temperature 1 of every token but the first, by a transformers model as it stands.
+
+    Args:
+        model: the model.
+        ids: the text.
+        images: what the model's forward pass takes for the images in it, as `images.image_inputs` makes it.
+    """
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             inputs = torch.tensor([list(ids)], device=model.device)
-            logits = model(input_ids=inputs, use_cache=False).logits[0, :-1].float()
+            logits = model(input_ids=inputs, use_cache=False, **(images or {})).logits[0, :-1].float()
     finally:
         model.train(training)
     logprobs = torch.log_softmax(logits, dim=-1).gather(-1, inputs[0, 1:].unsqueeze(-1)).squeeze(-1)

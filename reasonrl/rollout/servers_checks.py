@@ -30,6 +30,11 @@ def refuse_requests(requests: Sequence[Request], params: SamplingParams, max_mod
             " one of those, or rollout.engine=transformers"
         )
     for request in requests:
+        if request.images:
+            raise ModelError(
+                f"rollout: request {request.id!r} has {len(request.images)} images, but servers are sent token ids"
+                " only -> use rollout.engine=vllm or rollout.engine=transformers (docs/images.md)"
+            )
         length = len(request.prompt_ids)
         if not length:
             raise ModelError(

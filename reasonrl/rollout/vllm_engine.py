@@ -36,9 +36,11 @@ from reasonrl.rollout.agreement import (
     teacher_forced,
 )
 from reasonrl.rollout.engine import Request, Sample, SamplingParams, Stamp, longest_first
+from reasonrl.rollout.images import placeholder_ids, require_processor
 from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_adapter import AdapterSlot
+from reasonrl.rollout.vllm_images import NEVER, VisionPrompts, tower_names, vision_gap, vision_options
 from reasonrl.rollout.vllm_start import (
     checkpoint_dtype,
     generation_config_of,
@@ -74,9 +76,11 @@ class VLLMEngine:
         lora: how a LoRA policy goes over: `merge` hands merged weights over at every step; `adapter` hands over the
             base once, then the adapter alone, and vLLM computes its product.
         max_lora_rank: room for the adapter, where the policy gets its LoRA layers after the engine is built.
+        processor: a vision-language model's processor of transformers; needed for such a model in training, and for
+            requests with images.
         trust_remote_code: run code that the checkpoint ships.
         options: vLLM's own: max_model_len, gpu_memory_utilization, kv_cache_memory_bytes, max_num_batched_tokens,
-            enforce_eager, enable_prefix_caching, tensor_parallel_size (above 1 with `path` only).
+            enforce_eager, enable_prefix_caching, limit_mm_per_prompt, tensor_parallel_size (above 1 with `path` only).
 
     Raises:
         ModelError: vLLM is not installed or refuses the model or an option.
@@ -94,6 +98,7 @@ class VLLMEngine:
         enable_sleep_mode: bool = False,
         lora: LoraTransfer = "merge",
         max_lora_rank: int | None = None,
+        processor: Any = None,
         trust_remote_code: bool = False,
         **options: Any,
     ) -> None:
@@ -112,19 +117,22 @@ class VLLMEngine:
         self.lora, self._adapter = lora, AdapterSlot()
         options |= adapter_room(lora, model, max_lora_rank)
         options |= {"max_num_seqs": batch_size, "enable_sleep_mode": enable_sleep_mode or None}
-        options |= {"trust_remote_code": trust_remote_code or None}
+        options |= {"trust_remote_code": trust_remote_code or None, **vision_options(model, path, processor)}
+        self._folder = tempfile.TemporaryDirectory(prefix="reasonrl-vllm-")  # vLLM may read the processor late
         if model is not None:
             self.stop_ids = stop_tokens_of(model.generation_config, tokenizer)
             options |= {"dtype": dtype or str(model.dtype).removeprefix("torch."), "load_format": "dummy"}
-            with tempfile.TemporaryDirectory(prefix="reasonrl-vllm-") as folder:
-                write_skeleton(model, Path(folder))
-                self._vllm = start_engine(folder, options)
+            write_skeleton(model, Path(self._folder.name), processor)
+            self._vllm = start_engine(self._folder.name, options)
         else:
             assert path is not None
             self.stop_ids = stop_tokens_of(generation_config_of(path, trust_remote_code=trust_remote_code), tokenizer)
             options["dtype"] = dtype or checkpoint_dtype(path, trust_remote_code=trust_remote_code)
             self._vllm = start_engine(path, options)
+        self._processor, self._prompts = processor, VisionPrompts(self._vllm, processor)
         config = self._vllm.model_config
+        self._never = dict.fromkeys(placeholder_ids(config.hf_config), NEVER)
+        self._their_name = tower_names(self._vllm)
         self.max_model_len: int = config.max_model_len
         half = config.dtype is not torch.float32
         self.max_logprob_gap = max_logprob_gap or (LIMIT_HALF if half else LIMIT_FLOAT32)
@@ -133,8 +141,8 @@ class VLLMEngine:
         """Yield each sample as it finishes; see `RolloutEngine`. A reader that stops early ends the other samples.
 
         Raises:
-            ModelError: a prompt is empty or too long, the temperature is one that vLLM changes, the weights give no
-                numbers, or another stream of this engine is being read.
+            ModelError: a prompt is empty or too long, its image tokens do not fit its images, the temperature is one
+                that vLLM changes, the weights give no numbers, or another stream of this engine is being read.
         """
         self._refuse(requests, params)
         if not self._filled:
@@ -150,7 +158,7 @@ class VLLMEngine:
             for request in longest_first(requests):
                 name = str(next(self._numbers))
                 theirs = self._vllm.add_request(
-                    name, _prompt(request.prompt_ids), self.sampling(request.seed, params), **self._adapter.arguments
+                    name, self._prompts.of(request), self.sampling(request.seed, params), **self._adapter.arguments
                 )
                 waiting[name] = request
                 not_begun.append((name, theirs))
@@ -181,6 +189,7 @@ class VLLMEngine:
             # vLLM keeps seeds in signed 64 bits, and takes -1 for none.
             seed=seed & (2**63 - 1),
             stop_token_ids=sorted(self.stop_ids),
+            logit_bias=self._never or None,
             ignore_eos=True,  # the end tokens are among ours
             logprobs=0,
             flat_logprobs=True,
@@ -217,17 +226,21 @@ class VLLMEngine:
         self._load(itertools.chain([first], weights))
         self._wake()
         self._vllm.reset_prefix_cache()
+        self._vllm.reset_encoder_cache()  # images as the old weights saw them
+        self._vllm.reset_mm_cache()
         self.weight_version, self._filled = version, True
         if self._trainer is not None:
             self.last_gap = self.reading_gap(self._trainer)
             require_agreement(self.last_gap, self.max_logprob_gap, version, "vllm")
 
     def reading_gap(self, model: Any) -> Gap:
-        """How differently this engine and a transformers model read the same short text."""
+        """How differently engine and model read the same short text; with a processor, after a picture."""
+        if self._processor is not None:
+            return vision_gap(self, model, self._processor)
         ids = reading_ids(self.tokenizer, most=self.max_model_len - 1)
         return gap_between(self.read(ids), teacher_forced(model, ids))
 
-    def read(self, ids: Sequence[int]) -> list[float]:
+    def read(self, ids: Sequence[int], images: tuple[Any, ...] = ()) -> list[float]:
         """Natural log-probability at temperature 1 of every token but the first, by the engine's weights."""
         from vllm import SamplingParams as Theirs
         from vllm.sampling_params import RequestOutputKind
@@ -242,7 +255,9 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         name = str(next(self._numbers))
-        self._vllm.add_request(name, _prompt(ids), params, **self._adapter.arguments)
+        self._vllm.add_request(
+            name, self._prompts.of(Request(name, tuple(ids), 0, images=images)), params, **self._adapter.arguments
+        )
         while True:
             for output in self._step():
                 if output.finished and output.request_id == name:
@@ -253,7 +268,8 @@ class VLLMEngine:
         if not self._broken.startswith("closed"):
             self._broken = "closed -> build a new one"
             stop_engine(self._vllm)
-            del self._vllm
+            del self._vllm, self._prompts
+            self._folder.cleanup()
             self._trainer = None
 
     def _step(self) -> list[Any]:
@@ -294,7 +310,7 @@ class VLLMEngine:
         def counted() -> Iterator[tuple[str, torch.Tensor]]:
             for name, tensor in weights:
                 seen.add(name)
-                yield name, tensor.detach()
+                yield self._their_name(name), tensor.detach()
 
         self._broken = "half loaded: a transfer of weights failed -> build a new one"
         try:
@@ -327,6 +343,7 @@ class VLLMEngine:
 
     def _refuse(self, requests: Sequence[Request], params: SamplingParams) -> None:
         self._require_whole()
+        require_processor(requests, self._processor)
         low, high = _TEMPERATURES
         if params.temperature != 0 and not low <= params.temperature <= high:
             raise ModelError(
@@ -380,9 +397,3 @@ def refresh_packed_heads(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, ParallelLMHead) and module.weight.device.type == "cpu":
             module.quant_method.process_weights_after_loading(module)
-
-
-def _prompt(ids: Sequence[int]) -> Any:
-    from vllm.inputs.engine import tokens_input
-
-    return tokens_input(list(ids))

@@ -108,12 +108,14 @@ def stop_engine(engine: Any) -> None:
         torch.cuda.empty_cache()
 
 
-def write_skeleton(model: Any, folder: Path) -> None:
-    """A checkpoint without weights: the configuration that vLLM builds the model from."""
+def write_skeleton(model: Any, folder: Path, processor: Any = None) -> None:
+    """A checkpoint without weights: the configuration that vLLM builds the model from, and its processor if given."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = copy.deepcopy(inner.config)
     config.architectures = [type(inner).__name__]
     config.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
 
 
 def generation_config_of(path: str, *, trust_remote_code: bool = False) -> Any:

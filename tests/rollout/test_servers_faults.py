@@ -276,6 +276,15 @@ def test_what_vllm_would_change_or_cut_is_refused(engine, prompt, params, messag
         list(engine.stream([Request("x", prompt, 1)], params))
 
 
+def test_images_are_refused_before_anything_is_sent(engine, pair):
+    from PIL import Image
+
+    before = sum(len(fake.script()["seen"]) for fake in pair)
+    with pytest.raises(ModelError, match=r"'x' has 1 images, but servers are sent token ids only -> .*engine=vllm"):
+        list(engine.stream([Request("x", (5, 6), 1, images=(Image.new("RGB", (8, 8)),))], PARAMS))
+    assert sum(len(fake.script()["seen"]) for fake in pair) == before
+
+
 @pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1])
 def test_every_64_bit_seed_reaches_the_server_as_a_signed_one(engine, pair, seed):
     list(engine.stream([Request("0", (5, 6, 9), seed)], PARAMS))

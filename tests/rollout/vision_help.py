@@ -112,6 +112,17 @@ def small_qwen_vl() -> tuple[Any, Any]:
     return model, ImagesOnly(Qwen2VLImageProcessorPil(size=sizes, patch_size=14), tokenizer, template)
 
 
+def with_video(loaded: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Qwen2.5-VL with its whole processor, as vLLM asks for; needs torchvision."""
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    model, half = loaded
+    sizes = half.image_processor.size
+    options = {"size": {name: sizes[name] for name in ("shortest_edge", "longest_edge")}, "patch_size": 14}
+    images, video = Qwen2VLImageProcessor(**options), Qwen2VLVideoProcessor(**options)
+    return model, Qwen2_5_VLProcessor(images, half.tokenizer, video, chat_template=half.chat_template)
+
+
 def oracle_logprobs(model: Any, processor: Any, sample: Any, params: SamplingParams, images: Any = None) -> np.ndarray:
     """Of each response token under the distribution it should be drawn from: the processor's own inputs, one forward
     pass over prompt and response, and temperature, top-p and the forbidden placeholders written out in float64.
