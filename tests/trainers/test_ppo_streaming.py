@@ -10,6 +10,8 @@ from helpers import even_share, make_run, movement_gap
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from reasonrl.errors import ModelError
+from reasonrl.rewards import get_reward
+from reasonrl.rewards.pool import close_shared_pools, shared_pool
 from reasonrl.rollout.engine import Sample
 from reasonrl.rollout.length_bias import length_bias
 from reasonrl.trainers import streaming
@@ -241,6 +243,34 @@ def test_every_sample_is_handed_over_once_as_it_ends(tmp_path):
     run.trainer.train()
     assert set(known) == {1}, "before the next sample is drawn"
     assert [len(call) for call in reward.calls] == [8, 6] and len(reward.begun) == 14
+
+
+def test_a_run_is_the_same_without_beginning_early(tmp_path):
+    def run_with(name, early):
+        spec = [{"name": "math", "args": {"workers": 1}}, {"name": "stop", "weight": 0.5}]
+        run = make_run(
+            tmp_path / name, rewards=[get_reward(spec)], eval_rows=3, eval_strategy="steps", eval_steps=1, max_steps=2
+        )
+        if not early:
+            run.trainer.early = streaming.EarlyRewards([])
+        close_shared_pools()
+        run.trainer.train()
+        return run, shared_pool(1).counters()
+
+    early, graded = run_with("early", True)
+    late, graded_late = run_with("late", False)
+    close_shared_pools()
+    assert graded.items == graded_late.items and graded.cache_hits > graded_late.cache_hits
+    columns = ("id", "text", "reward", "verdict", "extracted", "advantage")
+    for step, rows in late.samples.items():
+        assert [[row[name] for name in columns] for row in early.samples[step]] == [
+            [row[name] for name in columns] for row in rows
+        ]
+    assert all(
+        torch.equal(tensor, early.policy.state_dict()[name]) for name, tensor in late.policy.state_dict().items()
+    )
+    judged = [[line[name] for line in run.metrics for name in sorted(line) if "eval/" in name] for run in (early, late)]
+    assert judged[0] == judged[1] and judged[0]
 
 
 def test_groups_are_scored_whole_and_each_sample_once(tmp_path):
