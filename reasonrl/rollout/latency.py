@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from reasonrl.errors import DataError
 
+_MOMENTS = 0.01
+
 
 @dataclass(frozen=True)
 class LatencyCurve:
@@ -100,7 +102,8 @@ def fit_latency(spans: Iterable[Span], max_batch: int | None = None) -> LatencyC
     Args:
         spans: the samples; those of one server must be all that ran there.
         max_batch: most samples a server decodes together; while more are open, each is taken to run its share of the
-            time.
+            time. None: the batch that is exceeded for less than 1 % of the samples' time; the end of a sample is seen
+            after the next one has begun, so moments with more say nothing.
 
     Raises:
         DataError: no span has both a positive duration and tokens.
@@ -113,7 +116,8 @@ def fit_latency(spans: Iterable[Span], max_batch: int | None = None) -> LatencyC
     servers: dict[str, list[Span]] = {}
     for span in usable:
         servers.setdefault(span.server, []).append(span)
-    clocks = [_Clock(spans, max_batch) for spans in servers.values()]
+    most = max_batch or usual_batch(servers.values())
+    clocks = [_Clock(spans, most) for spans in servers.values()]
     knots = _knots(sorted({int(batch) for clock in clocks for batch in clock.running if batch > 0}))
     seconds = np.concatenate([clock.seconds_at(knots) for clock in clocks])
     tokens = np.array([span.tokens for spans in servers.values() for span in spans], dtype=np.float64)
@@ -125,6 +129,22 @@ def fit_latency(spans: Iterable[Span], max_batch: int | None = None) -> LatencyC
     drops, _ = nnls(triangle[:, :-1], triangle[:, -1])
     rates = falling @ drops
     return LatencyCurve(tuple((batch, float(1 / rate)) for batch, rate in zip(knots, rates, strict=True) if rate > 0))
+
+
+def usual_batch(servers: Iterable[Sequence[Span]]) -> int:
+    """The smallest batch that was exceeded for less than 1 % of the time that samples ran, over all servers."""
+    seconds: dict[int, float] = {}
+    for spans in servers:
+        clock = _Clock(spans, None)
+        for running, length in zip(clock.running.tolist(), clock.lengths.tolist(), strict=True):
+            seconds[running] = seconds.get(running, 0.0) + running * length
+    allowed = _MOMENTS * sum(seconds.values())
+    ordered = sorted(seconds, reverse=True)
+    for batch in ordered:
+        allowed -= seconds[batch]
+        if allowed < 0:
+            return max(batch, 1)
+    return 1
 
 
 class _Clock:

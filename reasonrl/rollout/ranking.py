@@ -49,7 +49,7 @@ def recall_of_longest(predicted: Sequence[float], actual: Sequence[float], fract
     found, best, chance = float(long @ picked) / k, float(long @ long) / k, k / len(truth)
     if best - chance < 1e-9:
         return chance
-    return max(0.0, chance + (1 - chance) * (found - chance) / (best - chance))
+    return max(0.0, chance + (1 - chance) * ((found - chance) / (best - chance)))
 
 
 def spearman(predicted: Sequence[float], actual: Sequence[float]) -> float:

@@ -10,14 +10,13 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reasonrl.errors import DataError
 from reasonrl.rollout.dispatch import Call, Dispatch, Lane, length_aware, length_ranges, longest_first, round_robin
-from reasonrl.rollout.latency import LatencyCurve, Span, fit_latency
+from reasonrl.rollout.latency import LatencyCurve, Span, fit_latency, usual_batch
 from reasonrl.rollout.lengths import LengthPredictor, Outcome, PredictorSettings
 from reasonrl.rollout.simulate_fleet import Fleet, Job, Timeline, run_dispatch, run_online
 from reasonrl.rollout.simulate_log import LoggedSample, RolloutLog
@@ -268,7 +267,7 @@ def _as_sent(samples: Sequence[LoggedSample], fleet: Fleet) -> float:
     jobs, lanes = [], []
     for name, spans in sorted(servers.items()):
         spans.sort(key=lambda span: span.started)
-        most = _most_open(spans)
+        most = usual_batch([spans])
         calls = []
         for place, release in enumerate(_releases(spans, most, 2 * fleet.curve(most))):
             call = Call(f"{name}/{place}", f"{name}/{place}", float(spans[place].tokens))
@@ -278,11 +277,6 @@ def _as_sent(samples: Sequence[LoggedSample], fleet: Fleet) -> float:
     # The stamps begin at the first token: what prefilling cost is in them already.
     fleet = Fleet(len(lanes), fleet.curve, max_batch=max(lane.most_running or 1 for lane in lanes))
     return run_dispatch(jobs, fleet, Dispatch(tuple(lanes))).makespan
-
-
-def _most_open(spans: Sequence[Span]) -> int:
-    changes = sorted([(span.started, 1) for span in spans] + [(span.finished, -1) for span in spans])
-    return max(accumulate(change for _, change in changes))
 
 
 def _releases(spans: Sequence[Span], most: int, patience: float) -> list[float]:
