@@ -43,7 +43,8 @@ class Journal:
     def call(self, part: Any, label: str, places: Sequence[int] | None = None) -> list[Any]:
         """The part's scores for the rows at `places` (all if None), what it logs taken down under `label`."""
         chosen = range(self.count) if places is None else places
-        batch = self.batch if len(chosen) == self.count else rows_at(self.batch, chosen, self.count)
+        whole = list(chosen) == list(range(self.count))
+        batch = self.batch if whole else rows_at(self.batch, chosen, self.count)
         logged: dict[str, list[Any]] = {}
         logs: dict[str, Any] = {}
         if self.log_extra is not None:

@@ -141,7 +141,8 @@ class StreamedStep:
 
     def _train(self) -> None:
         """Score the pending samples, make their targets and add their gradient."""
-        places, self._pending, self._longest = self._pending, [], 0
+        # In the order of the request, as rewards are called with a whole batch; a group's samples stay together.
+        places, self._pending, self._longest = sorted(self._pending), [], 0
         with self._for_training():
             batch, token_rewards = self._score(places)
             with self.meter.timed("time/values"):

@@ -101,9 +101,10 @@ def gaps(run, plain):
         {"advantage": "gae", "beta": 0.1, "loss_type": "grpo"},
         {"advantage": "gae", "vllm_importance_sampling_correction": True, "vllm_importance_sampling_clip_max": 1.0},
         {"advantage": "group", "loss_type": "dr_grpo"},
+        {"advantage": "group", "tokens_per_microbatch": 100_000},
         {"advantage": "rloo", "loss_type": "dapo", "gradient_checkpointing": True},
     ],
-    ids=["critic", "kl", "importance", "group", "rloo"],
+    ids=["critic", "kl", "importance", "group", "all at the end", "rloo"],
 )
 def test_the_path_is_the_plain_trainers(tmp_path, whole_float64, settings):
     rewards = (some, ramp) if settings["advantage"] == "gae" else (some,)
