@@ -21,6 +21,8 @@ LoraTransfer = Literal["merge", "adapter"]
 LORA_TRANSFERS = ("merge", "adapter")
 #: The adapter's name and number in vLLM; there is one.
 ADAPTER_NAME, ADAPTER_ID = "policy-adapter", 1
+#: Between the label of a base and that of an adapter over it.
+ADAPTER_MARK = "+"
 #: Ranks that vLLM 0.31 makes room for; an adapter takes the next larger one.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _PREFIX = "base_model.model."

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.endpoints.loop import BackgroundLoop, background_loop
 from reasonrl.errors import ModelError
+from reasonrl.rollout.adapters import LoraTransfer, adapter_room
 from reasonrl.rollout.agreement import (
     LIMIT_FLOAT32,
     LIMIT_HALF,
@@ -41,16 +42,16 @@ from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation
 from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Limits, ServerApi
 from reasonrl.rollout.servers_logprobs import require_agreement_of_all, require_processed
+from reasonrl.rollout.servers_outbox import Outbox
 from reasonrl.rollout.servers_prefix import PrefixWatch
 from reasonrl.rollout.servers_process import VLLM, ServerProcess
 from reasonrl.rollout.servers_ranks import Board, Ranks, combined
 from reasonrl.rollout.servers_start import default_options, finish, plan_processes
 from reasonrl.rollout.servers_state import Reading, Server, figures_of, in_words
-from reasonrl.rollout.servers_weights import WeightFolders, bytes_of, require_names, write_weights
+from reasonrl.rollout.servers_weights import WeightFolders, bytes_of
 from reasonrl.rollout.stamps import now
 from reasonrl.rollout.stop_tokens import stop_tokens_of
-from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of, write_skeleton
-from reasonrl.rollout.weights import checkpoint_names, checkpoint_weights
+from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,9 @@ class ServersEngine:
             1e-3 in float32 and 0.1 in half precision.
         log_dir: folder for the output of started servers (`server-1.log`, …), which stays; by default a folder that is
             removed with them.
+        lora: how a LoRA policy goes over: `merge` sends merged weights at every step; `adapter` the base once, then the
+            adapter alone. Servers at `urls` need `--enable-lora` for it.
+        max_lora_rank: room for the adapter, where the policy gets its LoRA layers after the engine is built.
         limits: time limits and retries.
         command: program and first arguments of a server, in place of `python -m vllm.entrypoints.openai.api_server`.
         trust_remote_code: run code that the checkpoint ships.
@@ -113,6 +117,8 @@ class ServersEngine:
         dtype: str | None = None,
         max_logprob_gap: float | None = None,
         log_dir: str | None = None,
+        lora: LoraTransfer = "merge",
+        max_lora_rank: int | None = None,
         limits: Limits | None = None,
         command: Sequence[str] = VLLM,
         trust_remote_code: bool = False,
@@ -149,6 +155,8 @@ class ServersEngine:
         self._folders: WeightFolders | None = None
         if self._ranks.leads:
             self._folders = WeightFolders(weights_dir, 0 if model is None else bytes_of(model))
+        room = adapter_room(lora, model, max_lora_rank)
+        self._outbox = Outbox(model, self._folders, self._labels, lora)
         self._filled = model is None
         self._loop = background_loop()
         self._processes: list[ServerProcess] = []
@@ -156,7 +164,7 @@ class ServersEngine:
         try:
             if start:
                 options |= {"max_num_seqs": batch_size, "trust_remote_code": trust_remote_code or None}
-                self._start(start, command, {**default_options(), **options, "dtype": dtype}, log_dir)
+                self._start(start, command, {**default_options(), **options, **room, "dtype": dtype}, log_dir)
             else:
                 key = key_of(api_key_env)
                 self._connect([(root_of(url), key) for url in urls], served_model)
@@ -165,7 +173,7 @@ class ServersEngine:
             raise
         lengths = [server.max_model_len for server in self._fleet.servers if server.max_model_len]
         self.max_model_len: int | None = min(lengths) if lengths else None
-        if start and model is not None:
+        if start and model is not None and lora == "merge":
             reading = self._reading(self.weight_version)
             self._ranks.by_first(lambda: self._verify(reading))
             self._filled = True
@@ -180,7 +188,7 @@ class ServersEngine:
         self._refuse(requests, params)
         if not self._filled:
             assert self._trainer is not None
-            self.sync_weights(checkpoint_weights(self._trainer), self.weight_version)
+            self.sync_weights(self.weights_of(self._trainer), self.weight_version)
         if self._streaming:
             raise ModelError("rollout: this engine is already drawing -> read one stream to its end before the next")
         self._streaming = True
@@ -204,8 +212,14 @@ class ServersEngine:
                 concurrent.futures.wait([work], _LOOK)
             self._streaming = False
 
+    def weights_of(self, policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """What `sync_weights` takes of a policy now: all weights, merged; with `lora="adapter"` the base, the first
+        time only, and the adapter.
+        """
+        return self._outbox.weights_of(policy)
+
     def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Give all servers these weights (all of the policy's) as this version, and check that they have arrived.
+        """Give all servers these weights (`weights_of`) as this version, and check that they have arrived.
 
         After it, no server answers with older weights: one that could not take them draws nothing until it has. What
         was being drawn is drawn again. With an empty iterator only the version moves on. The check compares the
@@ -222,7 +236,7 @@ class ServersEngine:
         if first is None:
             self.weight_version = self._fleet.version = version
             return
-        label, folder = self._write(itertools.chain([first], weights))
+        label, folder = self._outbox.write(itertools.chain([first], weights))
         reading = self._reading(version)
         self._wait(self._fleet.hold())
         self._ranks.gathered(None)  # no process draws any more
@@ -234,10 +248,11 @@ class ServersEngine:
     def _give(self, label: str, folder: Path | None, version: int, reading: Reading | None) -> str:
         """In the first process: all servers load the folder, and read what the trainer reads."""
         assert folder is not None and self._folders is not None
+        self._fleet.base = self._outbox.base
         self._wait(self._fleet.sync(label, folder, version))
         self._verify(reading)
         starting = {server.process.model for server in self._fleet.servers if server.process and not server.in_service}
-        self._folders.keep_only({str(folder), *map(str, starting)})
+        self._folders.keep_only({*self._outbox.kept(folder), *map(str, starting)})
         return label
 
     def metrics(self) -> dict[str, float]:
@@ -277,7 +292,7 @@ class ServersEngine:
             self._ranks.require_one_machine()
         label, folder = "", None
         if self._trainer is not None:
-            label, folder = self._write(checkpoint_weights(self._trainer))
+            label, folder = self._outbox.write_base()
 
         def launch() -> tuple[list[tuple[str, str | None]], str, Path]:
             assert self._folders is not None
@@ -297,7 +312,7 @@ class ServersEngine:
             ]
             self._fleet = Fleet(servers, self.limits, None, self._changed, self._ranks, Board(owned))
             if self._trainer is not None:
-                self._fleet.label, self._fleet.folder = label, folder
+                self._fleet.label, self._fleet.folder, self._fleet.base = label, folder, self._outbox.base
             self._fleet.tell()
             self._wait(self._fleet.begin())
             return [(server.api.url, server.api.key) for server in servers], label, owned
@@ -333,22 +348,6 @@ class ServersEngine:
         self._fleet = Fleet(servers, self.limits, served_model, self._changed, self._ranks, board)
         self._fleet.label = label or None
         self._wait(self._fleet.begin())
-
-    def _write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> tuple[str, Path | None]:
-        """Write weights to a folder of their own; its label and path. Only the first process does, but all read to the
-        end: weights that are split over processes are gathered on the way.
-        """
-        label = next(self._labels)
-        if self._folders is None:
-            for _ in weights:
-                pass
-            return label, None
-        folder = self._folders.new(label)
-        seen = write_weights(weights, folder)
-        if self._trainer is not None:
-            write_skeleton(self._trainer, folder)
-            require_names(seen, checkpoint_names(self._trainer))
-        return label, folder
 
     def _reading(self, version: int) -> Reading | None:
         """What the trainer reads; None without one."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reasonrl.rollout.adapters import ADAPTER_NAME, holds_adapter
 from reasonrl.rollout.servers_http import ServerApi, ServerFault, StatusFault
 
 _RESETS = 5
@@ -49,14 +50,16 @@ async def held_label(api: ServerApi, loader: str) -> str:
 
 
 async def load_weights(api: ServerApi, loader: str, folder: Path, label: str) -> None:
-    """Have the server load a folder's weights as `label`; it stays paused if that fails.
+    """Have the server load a folder's weights, or its adapter, as `label`; it stays paused if that fails.
 
     Raises:
         ServerFault: some step failed, or the server holds something else afterwards.
     """
     limits = api.limits
     await api.ask("POST", "/pause", timeout=limits.probe, params={"mode": "abort", "clear_cache": "true"})
-    if loader == "ours":
+    if holds_adapter(folder):
+        await _load_adapter(api, loader, folder, label)
+    elif loader == "ours":
         await _rpc(api, "reasonrl_load", {"folder": str(folder), "version": label}, limits.sync)
     else:
         await _rpc(api, "reload_weights", {"weights_path": str(folder)}, limits.sync)
@@ -71,6 +74,38 @@ async def load_weights(api: ServerApi, loader: str, folder: Path, label: str) ->
     held = await held_label(api, loader)
     if held != label:
         raise ServerFault(f"it was given version {label!r} and holds {held!r}")
+
+
+async def _load_adapter(api: ServerApi, loader: str, folder: Path, label: str) -> None:
+    """In the place of the one before, by vLLM's own endpoints.
+
+    Not with their `load_inplace`: vLLM 0.31 keeps that word with the adapter, and reads the files again at every step.
+    """
+    try:
+        await api.ask(
+            "POST", "/v1/unload_lora_adapter", {"lora_name": ADAPTER_NAME}, timeout=api.limits.probe, as_text=True
+        )
+    except StatusFault as fault:
+        if "cannot be found" not in str(fault):  # it had none
+            raise _no_adapters(fault) from None
+    body = {"lora_name": ADAPTER_NAME, "lora_path": str(folder)}
+    try:
+        await api.ask("POST", "/v1/load_lora_adapter", body, timeout=api.limits.sync, as_text=True)
+    except StatusFault as fault:
+        raise _no_adapters(fault) from None
+    if loader == "ours":
+        await _rpc(api, "reasonrl_label", {"version": label}, api.limits.probe)
+    else:
+        await api.ask("POST", "/update_weight_version", {"new_version": label}, timeout=api.limits.probe)
+
+
+def _no_adapters(fault: StatusFault) -> ServerFault:
+    if fault.status not in (404, 405):
+        return fault
+    return ServerFault(
+        "it takes no adapters; a server of one's own needs --enable-lora, --max-lora-rank and"
+        " VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, or use lora='merge' (docs/servers.md)"
+    )
 
 
 async def _rpc(api: ServerApi, method: str, kwargs: dict[str, str], timeout: float) -> list[Any]:

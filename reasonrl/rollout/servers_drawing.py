@@ -214,7 +214,8 @@ class Drawing:
 
         request = wanted.request
         # vLLM keeps seeds in signed 64 bits.
-        body = {**self._body, "model": server.model, "prompt": request.prompt_ids, "seed": request.seed & (2**63 - 1)}
+        body = {**self._body, "prompt": request.prompt_ids, "seed": request.seed & (2**63 - 1)}
+        body["model"] = self.fleet.model_of(server)
         try:
             drawn = await server.api.draw(body, heard)
         except asyncio.CancelledError:
@@ -223,7 +224,7 @@ class Drawing:
             self._again(wanted, server, call.recalled)
         except StatusFault as fault:
             if fault.hopeless:
-                self._failed = await refusal(server.api, fault, server.model)
+                self._failed = await refusal(server.api, fault, body["model"])
             else:
                 self._failure(wanted, server, call, fault)
         except ServerFault as fault:

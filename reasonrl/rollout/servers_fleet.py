@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reasonrl.errors import ModelError
+from reasonrl.rollout.adapters import ADAPTER_MARK, ADAPTER_NAME
 from reasonrl.rollout.agreement import gap_between, require_agreement
 from reasonrl.rollout.servers_barrier import find_loader, held_label, load_weights
 from reasonrl.rollout.servers_http import Limits, ServerApi, ServerFault, StatusFault, read_text, refusal, served_models
@@ -57,6 +58,8 @@ class Fleet:
         self.version = 0
         self.label: str | None = None
         self.folder: Path | None = None
+        #: Label and folder of the base weights, where versions are adapters over them: `<base>+<adapter>`.
+        self.base: tuple[str, Path | None] | None = None
         self.reading: Reading | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -90,6 +93,10 @@ class Fleet:
         """Servers that may draw now; every process begins with another one."""
         turn = self.ranks.rank % len(self.servers)
         return [server for server in self.servers[turn:] + self.servers[:turn] if server.in_service]
+
+    def model_of(self, server: Server) -> str:
+        """What a server is asked for: the adapter, where the present version is one."""
+        return ADAPTER_NAME if ADAPTER_MARK in (self.label or "") else server.model
 
     def hopeless(self) -> ModelError | None:
         """The error that ends the run when no server will ever draw again."""
@@ -177,7 +184,7 @@ class Fleet:
 
         async def read(server: Server) -> tuple[Server, list[float]] | None:
             try:
-                return server, await read_text(server.api, server.model, ids, self.limits.stall)
+                return server, await read_text(server.api, self.model_of(server), ids, self.limits.stall)
             except ServerFault as fault:
                 self._out(server, str(fault))
                 return None
@@ -262,7 +269,10 @@ class Fleet:
         while self.label is not None and (held := await held_label(server.api, server.loader)) != self.label:
             if not self.ranks.leads:
                 raise ServerFault(f"it holds version {held!r} where the run is at {self.label!r}")
-            label, folder = self.label, self.folder
+            label, folder, base = self.label, self.folder, self.base
+            if base is not None and base[0] != label and not held.startswith(base[0]):
+                assert base[1] is not None
+                await load_weights(server.api, server.loader, base[1], base[0])
             assert folder is not None
             await load_weights(server.api, server.loader, folder, label)
             _log.debug("%s: %s -> %s", server.name, held, label)
@@ -319,8 +329,9 @@ class Fleet:
         server.health.restarts += 1
         server.why_out = "it is being restarted"
         _log.warning("rollout: %s is being restarted; its log: %s", server.name, process.log)
-        if self.folder is not None and (self.folder / "config.json").exists():
-            process.start(self.folder, self.label or "")
+        label, folder = self.base or (self.label, self.folder)
+        if folder is not None and (folder / "config.json").exists():
+            process.start(folder, label or "")
         else:
             process.start(process.model, "")
         await server.api.close()
@@ -378,7 +389,7 @@ class Fleet:
     async def _compare(self, server: Server) -> None:
         reading = self.reading
         if reading is not None:
-            values = await read_text(server.api, server.model, reading.ids, self.limits.stall)
+            values = await read_text(server.api, self.model_of(server), reading.ids, self.limits.stall)
             require_agreement(gap_between(values, reading.trainer), reading.limit, reading.version, server.name)
 
 

@@ -134,6 +134,7 @@ class ServerProcess:
             "VLLM_API_KEY": self.key,
             "VLLM_SERVER_DEV_MODE": "1",
             LABEL_VARIABLE: label,
+            **({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if self.options.get("enable_lora") else {}),
             # A server that leaves idle connections early may do so while a request is on its way to it.
             "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": _KEEP_ALIVE,
         }

@@ -106,8 +106,8 @@ def write_weights(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> 
 
 
 def bytes_of(model: torch.nn.Module) -> int:
-    """Of one version of a model's weights."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    """Of one version of a model's weights, those that ZeRO-3 has split counted whole."""
+    return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in model.parameters())
 
 
 def require_names(given: frozenset[str], expected: frozenset[str]) -> None:

@@ -52,6 +52,11 @@ class LoadFromFiles:
         self._reasonrl_version = version
         return self.reasonrl_weights()
 
+    def reasonrl_label(self, version: str) -> dict[str, Any]:
+        """Remember `version` for weights that came another way: an adapter."""
+        self._reasonrl_version = version
+        return self.reasonrl_weights()
+
     def reasonrl_weights(self) -> dict[str, Any]:
         """Which version this worker holds: the last one loaded, or the one that the server was started with."""
         return {"version": getattr(self, "_reasonrl_version", os.environ.get("REASONRL_WEIGHTS_LABEL", ""))}

@@ -1,0 +1,98 @@
+"""What is written for servers: whole versions of a policy, or its base once and then adapters over it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.errors import ModelError
+from reasonrl.rollout.adapters import (
+    ADAPTER_MARK,
+    LoraTransfer,
+    Parts,
+    adapter_weights,
+    base_weights,
+    require_adapter,
+    write_adapter,
+)
+from reasonrl.rollout.servers_weights import WeightFolders, require_names, write_weights
+from reasonrl.rollout.vllm_start import write_skeleton
+from reasonrl.rollout.weights import checkpoint_names, checkpoint_weights
+
+if TYPE_CHECKING:
+    import torch
+
+Pairs = Iterable[tuple[str, "torch.Tensor"]]
+
+
+class Outbox:
+    """Writes versions, each into a folder of its own, under the labels that servers remember.
+
+    Args:
+        policy: the model in training, or None over a checkpoint.
+        folders: where to write; None in a process that writes nothing, but takes part in gathering.
+        labels: a new one for each folder.
+        lora: `adapter` writes the base once, then only adapters.
+    """
+
+    def __init__(self, policy: Any, folders: WeightFolders | None, labels: Iterator[str], lora: LoraTransfer) -> None:
+        self._policy, self._folders, self._labels, self.lora = policy, folders, labels, lora
+        #: Label and folder of the base, once it is written; the folder is None where nothing is.
+        self.base: tuple[str, Path | None] | None = None
+
+    def weights_of(self, policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """What `write` takes of a policy now."""
+        if self.lora == "merge":
+            return checkpoint_weights(policy)
+        require_adapter(policy)
+        return itertools.chain(() if self.base is not None else base_weights(policy), adapter_weights(policy))
+
+    def write_base(self) -> tuple[str, Path | None]:
+        """Write what servers start from: the whole policy, or its base without an adapter."""
+        if self.lora == "merge":
+            return self.write(checkpoint_weights(self._policy))
+        self.base = self._whole(base_weights(self._policy))
+        return self.base
+
+    def write(self, weights: Pairs) -> tuple[str, Path | None]:
+        """Write one version; its label and folder. Every process reads to the end: weights that are split over
+        processes are gathered on the way.
+
+        Raises:
+            ModelError: weights are missing or unknown, or there is no room.
+        """
+        if self.lora == "merge":
+            return self._whole(weights)
+        parts = Parts(weights)
+        base = parts.base()
+        first = next(base, None)
+        if first is not None:
+            self.base = self._whole(itertools.chain([first], base))
+        if self.base is None:
+            raise ModelError("sync_weights: the adapter came before its base -> give what weights_of(policy) yields")
+        label, folder = next(self._labels), None
+        factors = parts.require_factors()
+        if self._folders is not None:
+            folder = self._folders.new(label)
+            write_adapter(factors, folder)
+        return f"{self.base[0]}{ADAPTER_MARK}{label}", folder
+
+    def kept(self, folder: Path) -> set[str]:
+        """Folders that servers may still start from or load, `folder` being the newest version's."""
+        base = self.base[1] if self.base is not None else None
+        return {str(folder)} if base is None else {str(folder), str(base)}
+
+    def _whole(self, weights: Pairs) -> tuple[str, Path | None]:
+        label = next(self._labels)
+        if self._folders is None:
+            for _ in weights:
+                pass
+            return label, None
+        folder = self._folders.new(label)
+        seen = write_weights(weights, folder)
+        if self._policy is not None:
+            write_skeleton(self._policy, folder)
+            require_names(seen, checkpoint_names(self._policy))
+        return label, folder
