@@ -151,7 +151,6 @@ _OURS: dict[str, Any] = {
     "logprobs_mode": "processed_logprobs",
     # Stop tokens and sampling parameters are ours, none of a checkpoint's.
     "generation_config": "vllm",
-    "disable_log_stats": True,
     "disable_uvicorn_access_log": True,
     "middleware": f"{_WORKER}.RequireKey",
     "worker_extension_cls": f"{_WORKER}.LoadFromFiles",
