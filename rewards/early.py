@@ -46,6 +46,16 @@ def begin(reward: Any, prompt: Any, completion: Any, row: Mapping[str, Any]) -> 
         reward.begin(prompt, completion, row)
 
 
+def wants_whole_batch(reward: Any) -> bool:
+    """Whether a reward, or a part of it, says `whole_batch = True`: it compares all samples of a call."""
+    if getattr(reward, "whole_batch", False):
+        return True
+    inside = [getattr(reward, "function", None), getattr(reward, "part", None), *getattr(reward, "parts", ())]
+    inside += [part for part, _ in getattr(reward, "items", ())]
+    inside += list(getattr(reward, "rewards", {}).values())
+    return any(wants_whole_batch(part) for part in inside if part is not None)
+
+
 def instant_score(reward: Any, prompt: Any, completion: Any, row: Mapping[str, Any]) -> float | None:
     """The score of one sample by a reward that says `instant = True`: it takes next to no time and depends on nothing
     but its arguments, so that asking twice is as good as once.

@@ -25,7 +25,7 @@ from reasonrl.algorithms.importance import Importance
 from reasonrl.algorithms.losses import PolicySums
 from reasonrl.errors import ModelError
 from reasonrl.rewards.combining import Journal
-from reasonrl.rewards.early import begin, can_begin
+from reasonrl.rewards.early import begin, can_begin, wants_whole_batch
 from reasonrl.rollout.assemble import Closed, StepAssembler, Unit, Wanted
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Scored, as_completion
@@ -78,7 +78,7 @@ def check_streaming(trainer: PPOTrainer) -> None:
                 " train_while_generating calls rewards on a few samples at a time, as plain functions -> wrap it in"
                 " one, or train_while_generating: false"
             )
-        if getattr(function, "whole_batch", False):
+        if wants_whole_batch(function):
             raise ModelError(
                 f"ppo: the reward {name} compares the samples of a batch (whole_batch = True), and"
                 " train_while_generating scores them as they come -> train_while_generating: false"

@@ -316,6 +316,13 @@ def test_rewards_that_want_the_batch_are_refused(tmp_path):
         make_run(tmp_path, rewards=[later], **STREAMED)
     with pytest.raises(ModelError, match="ranked compares the samples of a batch"):
         make_run(tmp_path, rewards=[ranked], **STREAMED)
+    inside = {"name": "gate", "args": {"parts": ["stop", {"name": ranked}]}}
+    for reward in (
+        get_reward(ranked),
+        get_reward([{"name": "math"}, inside]),
+    ):
+        with pytest.raises(ModelError, match="compares the samples of a batch"):
+            make_run(tmp_path, rewards=[reward], **STREAMED)
 
 
 class Stragglers:
