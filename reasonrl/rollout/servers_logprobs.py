@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.agreement import Gap, gap_between, require_agreement
-from reasonrl.rollout.servers_http import ServerFault, read_text
+from reasonrl.rollout.servers_http import ServerFault, StatusFault, read_text
 from reasonrl.rollout.servers_state import Reading, Server
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _COOL = 0.2
 _PLACES = (4, 9, 16, 25)
 _SHARE = 0.05
 _LEAST = 0.2
+_ATTEMPTS = 3
 
 
 async def require_agreement_of_all(fleet: Fleet, reading: Reading) -> Gap:
@@ -56,13 +57,17 @@ async def require_processed(servers: Sequence[Server], ids: list[int], patience:
         ModelError: what a server says is the log-probability at temperature 1, or it draws nothing.
     """
     for server in servers:
-        try:
-            await _require_processed(server, ids, patience)
-        except (ServerFault, TimeoutError) as fault:
-            raise ModelError(
-                f"rollout: {server.name} draws no token: {fault or 'no answer in time'} -> see its log, and"
-                " docs/servers.md"
-            ) from None
+        for attempt in range(_ATTEMPTS):
+            try:
+                await _require_processed(server, ids, patience)
+                break
+            except (ServerFault, TimeoutError) as fault:
+                hopeless = isinstance(fault, StatusFault) and fault.hopeless
+                if hopeless or attempt == _ATTEMPTS - 1:
+                    raise ModelError(
+                        f"rollout: {server.name} draws no token: {fault or 'no answer in time'} -> see its log, and"
+                        " docs/servers.md"
+                    ) from None
 
 
 async def _require_processed(server: Server, ids: list[int], patience: float) -> None:

@@ -33,7 +33,7 @@ from reasonrl.rollout import SamplingParams, build_engine
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.rollout.weights import checkpoint_weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RECIPE = """\
 recipe: small
