@@ -1,9 +1,8 @@
 """PPO with a critic on a language model: rollouts through TRL's hooks, and an update of our own.
 
 One step: draw a rollout batch, score it, read values, make advantages, train the critic (`critic_steps` disjoint
-    mini-batches, one pass), then the policy
-(`actor_steps` mini-batches, `num_iterations` passes). Mini-batches decide the mathematics; token-budget micro-batches
-only the memory.
+mini-batches, one pass), then the policy (`actor_steps` mini-batches, `num_iterations` passes). Mini-batches decide the
+mathematics; token-budget micro-batches only the memory.
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate.utils import gather_object
 
-from reasonrl.algorithms.statistics import explained_variance, residual_moments
 from reasonrl.errors import ModelError, RewardError
 from reasonrl.models.scalar_head import ScalarHeadModel
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
@@ -28,7 +25,7 @@ from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
 from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens, total_scores
 from reasonrl.trainers.checkpoints import latest_complete
-from reasonrl.trainers.completion_rows import cached_tokens, column_of, completion_rows
+from reasonrl.trainers.completion_rows import column_of, completion_rows
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.drawing import Drawing, Order, in_order
 from reasonrl.trainers.meter import Meter
@@ -37,6 +34,7 @@ from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.run_lengths import RunLengths
 from reasonrl.trainers.sampler import PromptStream
 from reasonrl.trainers.sampling_watch import SamplingWatch
+from reasonrl.trainers.step_metrics import step_metrics
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
 from reasonrl.trainers.update import PPOUpdate, Targets
 from reasonrl.trainers.validation import Judged, summarize
@@ -209,7 +207,7 @@ class PPOTrainer(RolloutHooks):
         """What this rank draws for a step; without rows, for those that the prompt stream will give it."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         if rows is None:
-            places = self._get_train_sampler().batch(step)
+            places = self.prompt_stream(len(self.train_dataset)).batch(step)
             share = len(places) // ranks
             rows = [self.train_dataset[place] for place in places[rank * share : (rank + 1) * share]]
         names = (self.args.seed, self.args.stage_name, step)
@@ -272,15 +270,19 @@ class PPOTrainer(RolloutHooks):
             self.early.begin(rows[int(sample.request.id)], sample)
             yield sample
 
-    # The prompt stream replaces TRL's sampler: its shuffles restart at every resumed epoch.
-    def _get_train_sampler(self, dataset: Any = None) -> PromptStream:
+    def prompt_stream(self, rows: int) -> PromptStream:
+        """Which of so many rows each step trains on; any step's can be asked for."""
         return PromptStream(
-            len(dataset if dataset is not None else self.train_dataset),
+            rows,
             prompts_per_step=self.args.prompts_per_step,
             num_generations=self.args.num_generations,
             steps=self.args.max_steps,
             seed=self.args.seed,
         )
+
+    # The prompt stream replaces TRL's sampler: its shuffles restart at every resumed epoch.
+    def _get_train_sampler(self, dataset: Any = None) -> PromptStream:
+        return self.prompt_stream(len(dataset if dataset is not None else self.train_dataset))
 
     def _hand_over(self) -> Transfer:
         return hand_over(self.engine, self.accelerator.unwrap_model(self.model), self.state.global_step)
@@ -338,47 +340,9 @@ class PPOTrainer(RolloutHooks):
             )
 
     def _record(self, collected: Collected, batch: RolloutBatch, targets: Targets, seconds: float) -> None:
-        meter, scored = self.meter, ~batch.scores.isnan()
-        scores = batch.scores[scored].double()
-        meter.add("reward", scores.sum(), len(scores))
-        meter.add("reward_square", scores.square().sum(), len(scores))
-        meter.add("unscored", float((~scored).sum()), 1 / self.accelerator.num_processes)
-        device = self.accelerator.device
-        lengths = torch.tensor([float(len(s.token_ids)) for s in collected.samples], dtype=torch.float64, device=device)
-        meter.add("completions/mean_length", lengths.sum(), len(lengths))
-        meter.add("completions/truncated_fraction", float((~batch.finished).sum()), len(lengths))
-        verdicts = column_of(collected.extra, "verdict", len(batch))
-        if verdicts is not None:
-            flags = zip(verdicts, batch.finished.tolist(), scored.tolist(), strict=True)
-            right = sum(verdict == "correct" and stopped for verdict, stopped, counts in flags if counts)
-            meter.add("accuracy", float(right), float(scored.sum()))
-        meter.add("rate/prefix_hits", *cached_tokens(collected.samples))
-        ages = torch.tensor([self.state.global_step - s.weight_version for s in collected.samples], device=device)
-        meter.add("rollout/staleness_mean", ages.sum(), len(ages))
-        if targets.kl is not None:
-            meter.add("kl", targets.kl.sum(), float(targets.mask.sum()))
-        metrics: dict[str, Any] = {**self._logged_by_rewards(collected), **meter.means()}
-        metrics["reward_std"] = max(metrics.pop("reward_square", 0.0) - metrics.get("reward", 0.0) ** 2, 0.0) ** 0.5
-        if targets.values is not None and targets.returns is not None:
-            moments = residual_moments(targets.values, targets.returns, targets.mask)
-            metrics["explained_variance"] = explained_variance(self.accelerator.reduce(moments, reduction="sum"))
-            metrics["critic_learning_rate"] = self.critic.learning_rate if self.critic else None
-        if targets.importance is not None:
-            largest = self.accelerator.gather(targets.importance.ratio.max().unsqueeze(0))
-            metrics["sampling/importance_ratio_max"] = float(largest.max())
-        everyone = self.accelerator.gather(lengths)
-        tokens = float(everyone.sum()) + float(sum(self.accelerator.gather(_total(batch.prompt_lengths, lengths))))
-        metrics |= {
-            "completions/min_length": float(everyone.min()),
-            "completions/max_length": float(everyone.max()),
-            "rollout/staleness_max": int(self.accelerator.gather(ages).max()),
-            "samples": self.args.rollout_size,
-            "tokens": tokens,
-            **meter.times,
-            "time/step": seconds,
-            "rate/tokens_per_second": tokens / seconds,
-            "memory/rss_mb": psutil.Process().memory_info().rss / 2**20,
-        }
+        metrics = step_metrics(collected, batch, targets, self.meter, self.accelerator, self.state.global_step, seconds)
+        if self.critic is not None:
+            metrics["critic_learning_rate"] = self.critic.learning_rate
         metrics |= self._transfer.metrics
         metrics |= self.lengths.observe(collected.rows, collected.samples)
         if (health := getattr(self.engine, "metrics", None)) is not None:
@@ -386,16 +350,6 @@ class PPOTrainer(RolloutHooks):
         self._watch.check(metrics, self.state.global_step + 1)
         self.step_metrics = metrics
         self._hand_out_completions(collected, batch, targets)
-
-    def _logged_by_rewards(self, collected: Collected) -> dict[str, float]:
-        """Scalars that reward functions logged, averaged over the ranks that logged them (all hold equally many
-        samples).
-        """
-        logged: dict[str, list[float]] = {}
-        for scalars in gather_object([collected.metrics]):
-            for name, value in scalars.items():
-                logged.setdefault(name, []).append(value)
-        return {name: sum(values) / len(values) for name, values in sorted(logged.items())}
 
     def _hand_out_completions(self, collected: Collected, batch: RolloutBatch, targets: Targets) -> None:
         if self._on_completions is None:
@@ -412,7 +366,3 @@ class PPOTrainer(RolloutHooks):
 def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:
     """The score of a sample when all its rewards are token rewards."""
     return [0.0] * len(completions)
-
-
-def _total(prompt_lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor([float(sum(prompt_lengths))], dtype=like.dtype, device=like.device)

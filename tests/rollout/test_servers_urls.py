@@ -61,6 +61,8 @@ def test_developer_endpoints_that_are_open_to_strangers_are_said(folder, caplog,
 
 
 def test_a_server_that_is_not_vllms_is_said_to_be_none(folder):
-    with fakes(folder, 1, "--version", "none") as found:
-        with pytest.raises(ModelError, match=rf"server {found[0].url} is not vLLM's.*vllm serve"):
-            ServersEngine(None, build_tokenizer(), path=str(folder), urls=[found[0].url], limits=QUICK)
+    with (
+        fakes(folder, 1, "--version", "none") as found,
+        pytest.raises(ModelError, match=rf"server {found[0].url} is not vLLM's.*vllm serve"),
+    ):
+        ServersEngine(None, build_tokenizer(), path=str(folder), urls=[found[0].url], limits=QUICK)
