@@ -27,7 +27,7 @@ from reasonrl.rollout import Request, RolloutEngine, Sample, SamplingParams, bui
 from reasonrl.trainers.streaming import EarlyRewards
 
 MODEL = "tiny:qwen2:hidden_size=256,intermediate_size=1024,num_hidden_layers=4,num_attention_heads=4"
-SAMPLES, MOST_TOKENS, BATCH = 128, 96, 32
+SAMPLES, MOST_TOKENS, BATCH = 384, 96, 32
 STOP_EVERY = 40
 """One token in so many ends a sample: a random model would stop nowhere, and all of a batch would end together."""
 AIM = 1.08
