@@ -2,9 +2,10 @@
 
 A real PPO trainer with one real vLLM server. Generation (the server) is held to one core and the trainer to another.
 Runs with `max_staleness` 0 and 1 take turns (A B A B) over the same server. The learning rate is 0, so both draw the
-same tokens (checked) and do the same work at every step, weight transfer included. The number of passes over a batch is
-chosen so that the update takes about as long as the generation (`--passes`). First and last steps are left out: the
-first draws for itself, the last draws nothing. The aim is a step of at most 1.15 x max(generation, update).
+same tokens (checked) and do the same work at every step, weight transfer and importance correction included. The number
+of passes over a batch is chosen so that the update takes about as long as the generation (`--passes`). First and last
+steps are left out: the first draws for itself, the last draws nothing. The aim is a step of at most 1.15 x
+max(generation, update).
 
 What counts is wall time, so the machine must be otherwise idle; `--fast` makes two short rounds.
 """
@@ -69,6 +70,8 @@ class Arm:
                 max_completion_length=MOST_TOKENS,
                 max_steps=steps,
                 max_staleness=staleness,
+                # In both arms: the correction reads the old log-probabilities, a pass that belongs to the update.
+                vllm_importance_sampling_correction=True,
                 learning_rate=0.0,
                 critic_learning_rate=0.0,
                 reward_requires_stop=False,
@@ -109,10 +112,10 @@ def parts(line: Line) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--fast", action="store_true", help="two rounds of four steps of 8 prompts")
+    parser.add_argument("--fast", action="store_true", help="two rounds of four steps")
     parser.add_argument("--passes", type=int, default=0, help="passes over a batch; 0: found beforehand")
     options = parser.parse_args()
-    rounds, steps, prompts = (2, 4, 8) if options.fast else (6, 10, 32)
+    rounds, steps, prompts = (2, 4, 8) if options.fast else (6, 8, 8)
     arm = Arm(prompts)
     try:
         arm.run(0, 2, 1)
