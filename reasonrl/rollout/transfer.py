@@ -31,12 +31,17 @@ class Transfer:
         return {"rollout/sync_mb": self.bytes / 2**20, "time/sync": self.seconds}
 
 
+def decodes_with(engine: RolloutEngine, policy: Any) -> bool:
+    """Whether an engine draws with this very module, or with the model under its adapter."""
+    own = getattr(engine, "model", None)
+    return own is not None and (own is policy or own is getattr(policy, "get_base_model", lambda: policy)())
+
+
 def weights_for(engine: RolloutEngine, policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """What `engine.sync_weights` takes of a policy now: nothing where the engine decodes with this very module, the
     engine's own choice (`weights_of`) where it has one, else everything, merged.
     """
-    own = getattr(engine, "model", None)
-    if own is not None and (own is policy or own is getattr(policy, "get_base_model", lambda: policy)()):
+    if decodes_with(engine, policy):
         return iter(())
     chosen = getattr(engine, "weights_of", checkpoint_weights)
     weights: Iterator[tuple[str, torch.Tensor]] = chosen(policy)

@@ -176,7 +176,9 @@ def rewards_of_tokens(
     Raises:
         RewardError: a function did not give one list a sample, with one reward a token.
     """
-    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
+    names = set(rows[0]) - {"prompt", "completion", "completion_ids", "finish_reason"}
+    columns = {key: [row[key] for row in rows] for key in sorted(names)}
+    columns["finish_reason"] = [sample.finish_reason for sample in samples]
     total = torch.zeros(batch.mask.shape, device=batch.mask.device)
     for function in functions:
         name = getattr(function, "__name__", repr(function))

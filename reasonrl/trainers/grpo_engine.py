@@ -10,12 +10,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed
-from reasonrl.rollout.weights import checkpoint_weights
+from reasonrl.rollout.transfer import hand_over
 
 
 class EngineBackend:
@@ -32,11 +30,7 @@ class EngineBackend:
 
     def sync_weights(self) -> None:
         """Hand the policy's weights to the engine, as the version of this step."""
-        policy = self._policy()
-        own = getattr(self.engine, "model", None)
-        shared = own is not None and own is getattr(policy, "get_base_model", lambda: policy)()
-        weights: Iterator[tuple[str, torch.Tensor]] = iter(()) if shared else checkpoint_weights(policy)
-        self.engine.sync_weights(weights, self.trainer.state.global_step)
+        hand_over(self.engine, self._policy(), self.trainer.state.global_step)
         self._calls = 0
 
     def generate(self, prompts: Sequence[Sequence[int]], images: Any, num_generations: int, profiler: Any) -> Any:

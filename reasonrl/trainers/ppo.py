@@ -20,7 +20,7 @@ from reasonrl.errors import ModelError, RewardError
 from reasonrl.models.scalar_head import ScalarHeadModel
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed
-from reasonrl.rollout.transfer import Transfer, hand_over
+from reasonrl.rollout.transfer import Transfer, decodes_with, hand_over
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
 from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens, total_scores
@@ -85,6 +85,7 @@ class PPOTrainer(RolloutHooks):
                 f"ppo: advantage = {args.advantage!r}, critic = {critic is not None} -> 'gae' needs a critic,"
                 " 'group' and 'rloo' take none"
             )
+        _refuse_images(train_dataset, eval_dataset)
         self.token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]
         super().__init__(
             model,
@@ -288,7 +289,7 @@ class PPOTrainer(RolloutHooks):
         return hand_over(self.engine, self.accelerator.unwrap_model(self.model), self.state.global_step)
 
     def _engine_is_policy(self) -> bool:
-        return getattr(self.engine, "model", None) is self.accelerator.unwrap_model(self.model)
+        return decodes_with(self.engine, self.accelerator.unwrap_model(self.model))
 
     def _render(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
         """Each row's prompt as tokens; the samples of a prompt stand together, so it is rendered once."""
@@ -361,6 +362,17 @@ class PPOTrainer(RolloutHooks):
         everyone = gather_object(rows)
         if self.accelerator.is_main_process:
             self._on_completions(self.state.global_step + 1, everyone)
+
+
+def _refuse_images(*datasets: Any) -> None:
+    """Raises ModelError where rows hold pictures: samples would be drawn and trained on without them."""
+    for dataset in datasets:
+        for name in ("image", "images"):
+            if dataset is not None and name in (dataset.column_names or ()) and any(dataset[name]):
+                raise ModelError(
+                    f"ppo: rows have pictures in the column {name!r}, and PPO trains on text only in this version ->"
+                    " drop the column, or train with TRL's GRPOTrainer over one of our engines (docs/images.md)"
+                )
 
 
 def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:

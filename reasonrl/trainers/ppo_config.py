@@ -118,6 +118,10 @@ class PPOConfig(GRPOConfig):
                 f" prompts_per_step = {self.prompts_per_step}",
             ),
             (
+                self.mask_truncated_completions,
+                "mask_truncated_completions = True: the mask is made from the whole batch -> False",
+            ),
+            (
                 self.max_staleness > 0,
                 f"max_staleness = {self.max_staleness}: then the samples of a step are drawn while another one trains"
                 " -> max_staleness = 0",

@@ -70,9 +70,10 @@ def some(completions, completion_ids, log_metric=None, log_extra=None, **columns
     return [None if ids[0] % 7 == 0 else score for ids, score in zip(completion_ids, scores, strict=True)]
 
 
-def ramp(completions, completion_ids, **columns):
-    """A reward of tokens."""
-    return [[0.01 * place for place in range(len(ids))] for ids in completion_ids]
+def ramp(completions, completion_ids, finish_reason, **columns):
+    """A reward of tokens that depends on how the sample ended."""
+    slopes = [0.02 if reason == "stop" else 0.01 for reason in finish_reason]
+    return [[slope * place for place in range(len(ids))] for slope, ids in zip(slopes, completion_ids, strict=True)]
 
 
 ramp.token_level = True

@@ -7,12 +7,17 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers import TINY, even_share, make_run, movement_gap
+from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig, GRPOTrainer
 
 from reasonrl.errors import ModelError
 from reasonrl.models import load_policy
+from reasonrl.rollout.transfer import decodes_with
+from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
+from reasonrl.trainers.ppo import PPOTrainer
 from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.sampler import PromptStream
 
@@ -240,3 +245,21 @@ def test_the_prompt_stream_has_no_seams():
     assert sorted(prompts[:5]) == sorted(prompts[5:10]) == sorted(prompts[10:]) == list(range(5))
     longer = list(PromptStream(5, prompts_per_step=3, num_generations=2, steps=9, seed=1))
     assert longer[:30] == stream
+
+
+def test_rows_with_pictures_are_refused(tmp_path):
+    policy, tokenizer = load_policy("tiny:qwen2")
+    rows = [{"id": str(i), "prompt": [{"role": "user", "content": "?"}], "images": ["a.png"]} for i in range(4)]
+    args = PPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[], advantage="group")
+    with pytest.raises(ModelError, match=r"pictures in the column 'images'.*text only"):
+        PPOTrainer(
+            policy, args, Dataset.from_list(rows), [], prompt_ids=lambda messages: [1], processing_class=tokenizer
+        )
+
+
+def test_the_model_under_an_adapter_is_the_policy():
+    policy, tokenizer = load_policy("tiny:qwen2")
+    engine = TransformersEngine(policy, tokenizer)
+    adapted = get_peft_model(policy, LoraConfig(target_modules=["q_proj"]))
+    assert decodes_with(engine, policy) and decodes_with(engine, adapted)
+    assert not decodes_with(engine, copy.deepcopy(policy))
