@@ -17,35 +17,17 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import psutil
+from rollout_load import CASES, LENGTH, requests_of
 
 from reasonrl.models import load_tokenizer, resolve_model
-from reasonrl.rollout import Request, SamplingParams, build_engine, sample_seed
+from reasonrl.rollout import Request, SamplingParams, build_engine
 
 MODELS = {
     "3.9 M": "tiny:qwen2:hidden_size=256,intermediate_size=1024,num_hidden_layers=4,num_attention_heads=4",
     "25 M": "tiny:qwen2:hidden_size=512,intermediate_size=2048,num_hidden_layers=8,num_attention_heads=8",
 }
-# name -> (prompts, samples a prompt, tokens of a prompt, response tokens at most)
-CASES = {
-    "64 prompts of 64 tokens, up to 128 drawn": (64, 1, 64, 128),
-    "16 prompts of 256 tokens x 8, up to 48 drawn": (16, 8, 256, 48),
-}
 ROUNDS = 12
-LENGTH = 512
 KEY = "ROLLOUT_SERVERS_KEY"
-
-
-def requests_of(case: tuple[int, int, int, int], vocabulary: int, turn: int) -> list[Request]:
-    """Random prompts that are new in every turn, each repeated for its samples."""
-    import torch
-
-    count, samples, length, _ = case
-    generator = torch.Generator().manual_seed(turn)
-    prompts = torch.randint(3, vocabulary, (count, length), generator=generator).tolist()
-    return [
-        Request(str(place), tuple(prompts[place // samples]), sample_seed("benchmark", turn, place))
-        for place in range(count * samples)
-    ]
 
 
 class Arms:

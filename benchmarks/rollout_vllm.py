@@ -19,33 +19,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from rollout_load import CASES, LENGTH, requests_of
+
 from reasonrl.models import load_tokenizer, resolve_model
-from reasonrl.rollout import Request, SamplingParams, build_engine, sample_seed
+from reasonrl.rollout import Request, SamplingParams, build_engine
 
 MODELS = {
     "3.9 M": "tiny:qwen2:hidden_size=256,intermediate_size=1024,num_hidden_layers=4,num_attention_heads=4",
     "0.5 M": "tiny:qwen2",
 }
-# name -> (prompts, samples a prompt, tokens of a prompt, most response tokens)
-CASES = {
-    "64 prompts of 64 tokens, up to 128 drawn": (64, 1, 64, 128),
-    "16 prompts of 256 tokens x 8, up to 48 drawn": (16, 8, 256, 48),
-}
 ROUNDS = 24
-LENGTH = 512
-
-
-def requests_of(case: tuple[int, int, int, int], vocabulary: int, turn: int) -> list[Request]:
-    """Random prompts that are new in every turn, each repeated for its samples."""
-    import torch
-
-    count, samples, length, _ = case
-    generator = torch.Generator().manual_seed(turn)
-    prompts = torch.randint(3, vocabulary, (count, length), generator=generator).tolist()
-    return [
-        Request(str(place), tuple(prompts[place // samples]), sample_seed("benchmark", turn, place))
-        for place in range(count * samples)
-    ]
 
 
 class Arms:

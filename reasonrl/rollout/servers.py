@@ -361,11 +361,13 @@ class ServersEngine:
             self.last_gap = self._wait(require_agreement_of_all(self._fleet, reading))
 
     async def _draw(self, requests: Sequence[Request], params: SamplingParams, out: queue.SimpleQueue[Any]) -> None:
-        self._drawing = Drawing(self._fleet, requests, params, self.stop_ids, self._most_open, self._expectation, out)
+        mine = Drawing(self._fleet, requests, params, self.stop_ids, self._most_open, self._expectation, out)
+        self._drawing = mine
         try:
-            await self._drawing.run()
+            await mine.run()
         finally:
-            self._drawing = None
+            if self._drawing is mine:  # one that ended late must not hide the next
+                self._drawing = None
 
     def _changed(self) -> None:
         if self._drawing is not None:

@@ -47,21 +47,24 @@ class PrefixWatch:
     async def end(self) -> None:
         """After the batch; a server that does not say, or was not there before, is left out."""
         after = await _counts_of(list(self._before))
+        last = {}
         for server, (hits, queries) in after.items():
             hits_before, queries_before = self._before[server]
             if queries < queries_before:  # it has been started again, and counts from 0
                 hits_before = queries_before = 0.0
-            self._last[server] = (hits - hits_before, queries - queries_before)
+            last[server] = (hits - hits_before, queries - queries_before)
+        self._last = last  # whole at once: another thread may be reading it
 
     def metrics(self) -> dict[str, float]:
         """`rate/prefix_hits` over all servers, and `servers/<i>/prefix_hits` of each; empty where none says."""
+        last = self._last
         shares = {
             f"servers/{server.place + 1}/prefix_hits": hits / queries
-            for server, (hits, queries) in self._last.items()
+            for server, (hits, queries) in last.items()
             if queries > 0
         }
-        asked = sum(queries for _, queries in self._last.values())
-        return {"rate/prefix_hits": sum(hits for hits, _ in self._last.values()) / asked, **shares} if asked else {}
+        asked = sum(queries for _, queries in last.values())
+        return {"rate/prefix_hits": sum(hits for hits, _ in last.values()) / asked, **shares} if asked else {}
 
 
 async def _counts_of(servers: Sequence[Server]) -> dict[Server, Counts]:
