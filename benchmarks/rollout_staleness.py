@@ -44,8 +44,8 @@ def even_share(completions: list[Any], completion_ids: list[list[int]], **column
 class Arm:
     """Runs of the trainer over one server."""
 
-    def __init__(self, prompts: int) -> None:
-        self.prompts = prompts
+    def __init__(self, prompts: int, most_tokens: int = MOST_TOKENS) -> None:
+        self.prompts, self.most_tokens = prompts, most_tokens
         self.policy, self.tokenizer = load_policy(MODEL)
         self.critic = ScalarHeadModel.from_pretrained(resolve_model(MODEL), seed=0)
         self.engine: Any = build_engine(
@@ -67,7 +67,7 @@ class Arm:
                 prompts_per_step=self.prompts,
                 num_generations=SAMPLES,
                 num_iterations=passes,
-                max_completion_length=MOST_TOKENS,
+                max_completion_length=self.most_tokens,
                 max_steps=steps,
                 max_staleness=staleness,
                 # In both arms: the correction reads the old log-probabilities, a pass that belongs to the update.
@@ -114,9 +114,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fast", action="store_true", help="two rounds of four steps")
     parser.add_argument("--passes", type=int, default=0, help="passes over a batch; 0: found beforehand")
+    parser.add_argument(
+        "--tokens", type=int, default=MOST_TOKENS, help="most tokens of a sample: more of them weigh on the generation"
+    )
     options = parser.parse_args()
     rounds, steps, prompts = (2, 4, 8) if options.fast else (6, 8, 8)
-    arm = Arm(prompts)
+    arm = Arm(prompts, options.tokens)
     try:
         arm.run(0, 2, 1)
         passes = options.passes
@@ -143,7 +146,8 @@ def main() -> None:
     ratios = sorted(step["step"] / longest for step in seen[1])
     quarter = len(ratios) // 4
     print(
-        f"{prompts} prompts x {SAMPLES} samples, up to {MOST_TOKENS} tokens, {passes} passes; seconds, medians of steps"
+        f"{prompts} prompts x {SAMPLES} samples, up to {options.tokens} tokens, {passes} passes; seconds, medians of"
+        " steps"
     )
     print(f"  alone: generation {alone['generation']:.2f}, update {alone['update']:.2f}, transfer {alone['sync']:.2f}")
     print(f"  step at staleness 0: {alone['step']:.2f}   at 1: {middle[1]['step']:.2f}")

@@ -5,21 +5,14 @@ from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
 from reasonrl.recipe.expansion import StageInstance, expand_stages
 from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
 from reasonrl.recipe.origins import Origin
+from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.printing import composed_yaml, print_config
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.shipped import find_recipe, shipped_recipes
 from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
-from reasonrl.recipe.stages import (
-    CompareStage,
-    EvalStage,
-    PPOStage,
-    SFTStage,
-    Stage,
-    StageConfig,
-    SuiteConfig,
-    TrainingStage,
-)
+from reasonrl.recipe.stage_base import Stage, TrainingStage
+from reasonrl.recipe.stages import CompareStage, EvalStage, SFTStage, StageConfig, SuiteConfig
 
 __all__ = [
     "BatchPlan",

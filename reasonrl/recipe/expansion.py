@@ -11,10 +11,12 @@ from pydantic import BaseModel
 from reasonrl.errors import Problem, RecipeError
 from reasonrl.recipe.fields import near
 from reasonrl.recipe.kept_steps import Saving, not_kept, saving_of
+from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.references import Reference, is_reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.sources import Loop
-from reasonrl.recipe.stages import STAGES, PPOStage, SFTStage, Stage
+from reasonrl.recipe.stage_base import Stage
+from reasonrl.recipe.stages import STAGES, SFTStage
 
 
 class ReferenceProblem(Exception):

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from reasonrl.recipe.fields import FieldClass, field_class
 from reasonrl.recipe.names import REWARDS
 from reasonrl.recipe.references import Reference
-from reasonrl.recipe.stages import Stage
+from reasonrl.recipe.stage_base import Stage
 from reasonrl.recipe.trl_args import OPERATIONAL_ARGS
 
 _OF_THE_JUDGE = ("model", "extra_body")

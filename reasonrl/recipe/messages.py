@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from reasonrl.recipe.fields import Config, near
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
-from reasonrl.recipe.stages import AVAILABLE, LATER, STAGES, Stage, SuiteConfig, TrainingStage
+from reasonrl.recipe.stage_base import Stage, TrainingStage
+from reasonrl.recipe.stages import AVAILABLE, LATER, STAGES, SuiteConfig
 from reasonrl.recipe.trl_args import owned_args, passing_args
 
 _TYPES = {

@@ -7,14 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from reasonrl.recipe.batch import batch_problems
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
     OPERATIONAL,
     Config,
     Count,
     Flag,
-    Fraction,
     Issue,
     NonNegative,
     NonNegativeCount,
@@ -23,54 +21,14 @@ from reasonrl.recipe.fields import (
     PositiveFraction,
     Text,
 )
-from reasonrl.recipe.overlap import OVERLAP_HINTS, ImportanceMode, overlap_problems
+from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.references import Reference
-from reasonrl.recipe.sources import Data, LaunchConfig, ModelSource, RewardSpec, RolloutConfig, Seconds
-from reasonrl.recipe.streaming import streaming_problems
-from reasonrl.recipe.trl_args import check_trl_args, split_trl_args
+from reasonrl.recipe.sources import Data, ModelSource, RewardSpec, RolloutConfig, Seconds
+from reasonrl.recipe.stage_base import Scheduler, Stage, TrainingStage
+from reasonrl.recipe.trl_args import check_trl_args
 
 AVAILABLE = ("sft", "ppo", "eval", "compare")
 LATER = ("bcpg", "dpo", "prm", "rollout", "annotate", "curate", "average")
-
-Scheduler = Literal[
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "cosine_with_min_lr",
-    "cosine_warmup_with_min_lr",
-    "warmup_stable_decay",
-]
-
-
-class Stage(Config):
-    """What all stages have; `makes` names the parts that a reference can take from the stage."""
-
-    kind: str
-    launch: LaunchConfig = Field(default_factory=LaunchConfig)
-    makes: ClassVar[tuple[str, ...]] = ()
-
-    def derived_identity(self) -> dict[str, Any]:
-        """What changes the result without being one field: computed from several."""
-        return {}
-
-    def repeated_fields(self) -> tuple[str, ...]:
-        """Fields that say nothing by themselves, since others already hold their values."""
-        return ()
-
-
-class TrainingStage(Stage):
-    """A stage whose other arguments are passed to TRL, written flat beside our own keys."""
-
-    trl_args: dict[str, Any] = Field(default_factory=dict)
-    trl_config: ClassVar[str] = ""
-
-    @classmethod
-    def prepare(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        return split_trl_args(cls.trl_config, raw, cls.model_fields)
 
 
 class SFTStage(TrainingStage):
@@ -136,138 +94,6 @@ class SFTStage(TrainingStage):
     def derived_identity(self) -> dict[str, Any]:
         sequences = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.launch.num_processes
         return {"global_batch_size": sequences}
-
-
-class PPOStage(TrainingStage):
-    """PPO with a critic (`advantage: gae`) or without one (`group`, `rloo`).
-
-    One step of `max_steps` is one rollout batch (`prompts_per_step` x `num_generations` samples) with its
-    `critic_steps` critic steps and its
-    `actor_steps` x `num_iterations` policy steps. With `max_staleness` 1 the next step's samples are drawn meanwhile;
-    `vllm_importance_sampling_correction` (null: exactly then) corrects for the weights that drew them.
-    """
-
-    kind: Literal["ppo"] = "ppo"
-    model: ModelSource
-    critic_model: ModelSource | None = None
-    data: Data
-    reward: RewardSpec
-    advantage: Literal["gae", "group", "rloo"] = "gae"
-    prompts_per_step: Count
-    num_generations: Count = 1
-    actor_steps: Count = 1
-    num_iterations: Count = 1
-    critic_steps: Count = 1
-    gamma: Fraction = 1.0
-    lam: Fraction = 1.0
-    epsilon: PositiveFraction = 0.2
-    epsilon_high: Positive | None = None
-    cliprange_value: Positive | None = 0.2
-    value_head_init: Literal["normal", "zeros"] = "normal"
-    normalize_advantages: Flag = True
-    learning_rate: NonNegative = 1e-6
-    critic_learning_rate: NonNegative = 5e-6
-    lr_scheduler_type: Scheduler = "constant_with_warmup"
-    warmup_steps: NonNegativeCount = 0
-    critic_warmup_steps: NonNegativeCount = 0
-    beta: NonNegative = 0.0
-    reward_requires_stop: Flag = True
-    train_while_generating: Flag = False
-    max_staleness: NonNegativeCount = 0
-    vllm_importance_sampling_correction: Flag | None = None
-    vllm_importance_sampling_mode: ImportanceMode = "token_truncate"
-    vllm_importance_sampling_clip_max: Positive | None = 2.0
-    vllm_importance_sampling_clip_min: Positive | None = None
-    temperature: Positive = 1.0
-    top_p: PositiveFraction = 1.0
-    max_completion_length: Count
-    max_prompt_length: Count | None = None
-    max_steps: Annotated[Count, EXTENSIBLE]
-    tokens_per_microbatch: Annotated[Count, OPERATIONAL] = 16384
-    adam_beta1: OpenFraction = 0.9
-    adam_beta2: OpenFraction = 0.95
-    weight_decay: NonNegative = 0.0
-    max_grad_norm: NonNegative = 1.0
-    bf16: Flag = False
-    gradient_checkpointing: Flag = False
-    eval_data: Data | None = None
-    eval_steps: Count | None = None
-    num_generations_eval: Count = 1
-    early_stopping_patience: Count | None = None
-    load_best_model_at_end: Flag = False
-    save_steps: Annotated[Count | None, OPERATIONAL] = None
-    save_total_limit: Annotated[Count, OPERATIONAL] = 2
-    log_completions_steps: Annotated[Count, OPERATIONAL] = 1
-    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
-    trl_args: Annotated[dict[str, Any], AfterValidator(lambda args: check_trl_args("GRPOConfig", args))] = Field(
-        default_factory=dict
-    )
-
-    trl_config: ClassVar[str] = "GRPOConfig"
-    makes: ClassVar[tuple[str, ...]] = ("model", "critic")
-    hints: ClassVar[Mapping[str, str]] = {
-        "lr": "learning_rate",
-        "critic_lr": "critic_learning_rate",
-        "kl": "beta",
-        "kl_coef": "beta",
-        "clip_range": "epsilon",
-        "cliprange": "epsilon",
-        "clip_range_vf": "cliprange_value",
-        "gae_lambda": "lam",
-        "lambda": "lam",
-        "n": "num_generations",
-        "samples_per_prompt": "num_generations",
-        "group_size": "num_generations",
-        "train_batch_size": "prompts_per_step",
-        "rollout_batch_size": "prompts_per_step",
-        "batch_size": "prompts_per_step",
-        "ppo_epochs": "num_iterations",
-        "max_tokens": "max_completion_length",
-        "max_new_tokens": "max_completion_length",
-        "response_length": "max_completion_length",
-        "steps": "max_steps",
-        "train_data": "data",
-        "dataset": "data",
-        "type": "kind",
-        "adv_estimator": "advantage",
-        **OVERLAP_HINTS,
-    }
-
-    @classmethod
-    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = [*batch_problems(given), *overlap_problems(given), *streaming_problems(given)]
-        advantage, samples = given.get("advantage"), given.get("num_generations")
-        if advantage in ("group", "rloo") and isinstance(samples, int) and samples < 2:
-            message = (
-                f"is {samples}, but advantage: {advantage} compares the samples of one prompt and needs at least 2"
-            )
-            issues.append(Issue("num_generations", message, "raise num_generations, or use advantage: gae"))
-        if "eval_data" in given and given["eval_data"] is None:
-            for key, idle in (
-                ("eval_steps", None),
-                ("early_stopping_patience", None),
-                ("load_best_model_at_end", False),
-            ):
-                if given.get(key) != idle:
-                    issues.append(
-                        Issue(
-                            key,
-                            f"is {given[key]}, but there is no eval_data to validate on",
-                            f"give eval_data or remove {key}",
-                        )
-                    )
-        elif "eval_steps" in given and given.get("eval_data") is not None and given["eval_steps"] is None:
-            issues.append(
-                Issue("eval_data", "is given, but eval_steps does not say how often to validate", "add eval_steps: 10")
-            )
-        if advantage in ("group", "rloo") and given.get("critic_warmup_steps"):
-            message = f"is {given['critic_warmup_steps']}, but advantage: {advantage} has no critic to warm up"
-            issues.append(Issue("critic_warmup_steps", message, "remove it, or use advantage: gae"))
-        save, validate = given.get("save_steps"), given.get("eval_steps")
-        if given.get("load_best_model_at_end") and save and validate and save % validate:
-            message = f"is {save}, but load_best_model_at_end keeps checkpoints of validated steps, every {validate}"
-            issues.append(Issue("save_steps", message, f"use a multiple of {validate}, or leave save_steps out"))
-        return issues
 
 
 SUITE_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy")

@@ -36,7 +36,8 @@ from reasonrl.trainers.sampler import PromptStream
 from reasonrl.trainers.sampling_watch import SamplingWatch
 from reasonrl.trainers.step_metrics import step_metrics
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
-from reasonrl.trainers.update import PPOUpdate, Targets
+from reasonrl.trainers.targets import Targets
+from reasonrl.trainers.update import PPOUpdate
 from reasonrl.trainers.validation import Judged, summarize
 
 TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]

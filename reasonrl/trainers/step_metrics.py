@@ -14,7 +14,7 @@ from reasonrl.trainers._trl import Collected
 from reasonrl.trainers.batch import RolloutBatch
 from reasonrl.trainers.completion_rows import cached_tokens, column_of
 from reasonrl.trainers.meter import Meter
-from reasonrl.trainers.update import Targets
+from reasonrl.trainers.targets import Targets
 
 
 def step_metrics(

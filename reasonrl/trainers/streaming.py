@@ -30,7 +30,8 @@ from reasonrl.rollout.assemble import Closed, StepAssembler, Unit, Wanted
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Scored, as_completion
 from reasonrl.trainers.batch import RolloutBatch, batch_of_samples, make_micro_batch
-from reasonrl.trainers.update import POLICY_SUMS, Targets
+from reasonrl.trainers.targets import Targets
+from reasonrl.trainers.update import POLICY_SUMS
 
 if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer

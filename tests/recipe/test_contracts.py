@@ -10,7 +10,9 @@ import pytest
 from reasonrl.errors import RewardError
 from reasonrl.recipe import names
 from reasonrl.recipe.generate_trl_fields import TABLE, build_table, render
-from reasonrl.recipe.stages import STAGES, PPOStage, Scheduler, SFTStage, TrainingStage
+from reasonrl.recipe.ppo_stage import PPOStage
+from reasonrl.recipe.stage_base import Scheduler, TrainingStage
+from reasonrl.recipe.stages import STAGES, SFTStage
 from reasonrl.recipe.trl_args import OPERATIONAL_ARGS, owned_args, passing_args, trl_table
 
 

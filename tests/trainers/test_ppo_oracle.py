@@ -14,6 +14,7 @@ from helpers import TINY, make_run, movement_gap
 from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
 from reasonrl.trainers import batch as batch_module
 from reasonrl.trainers import drawing as drawing_module
+from reasonrl.trainers import targets as targets_module
 from reasonrl.trainers import update as update_module
 
 SETTINGS = {
@@ -146,8 +147,8 @@ def off_by_one_values(monkeypatch):
 
 
 def missing_mask(monkeypatch):
-    original = update_module.masked_moments
-    monkeypatch.setattr(update_module, "masked_moments", lambda x, mask: original(x, torch.ones_like(mask)))
+    original = targets_module.masked_moments
+    monkeypatch.setattr(targets_module, "masked_moments", lambda x, mask: original(x, torch.ones_like(mask)))
 
 
 def wrong_denominator(monkeypatch):

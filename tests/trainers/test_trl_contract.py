@@ -182,7 +182,7 @@ def test_every_setting_that_our_trainer_reads_is_a_field():
         name for name in dir(PPOConfig) if not name.startswith("_")
     }
     read = set()
-    for file in ("ppo.py", "update.py", "critic.py", "ppo_config.py", "ppo_callbacks.py"):
+    for file in ("ppo.py", "passes.py", "targets.py", "update.py", "critic.py", "ppo_config.py", "ppo_callbacks.py"):
         for node in ast.walk(ast.parse((FOLDER / file).read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("args", "self.args"):
                 read.add(node.attr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,50 +219,12 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
 
     from reasonrl.trainers.ppo_config import PPOConfig
 
-    same = [
-        "advantage",
-        "prompts_per_step",
-        "num_generations",
-        "actor_steps",
-        "num_iterations",
-        "critic_steps",
-        "gamma",
-        "lam",
-        "epsilon",
-        "epsilon_high",
-        "cliprange_value",
-        "value_head_init",
-        "normalize_advantages",
-        "learning_rate",
-        "critic_learning_rate",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "critic_warmup_steps",
-        "beta",
-        "reward_requires_stop",
-        "train_while_generating",
-        "max_staleness",
-        "vllm_importance_sampling_correction",
-        "vllm_importance_sampling_mode",
-        "vllm_importance_sampling_clip_max",
-        "vllm_importance_sampling_clip_min",
-        "temperature",
-        "top_p",
-        "max_completion_length",
-        "max_steps",
-        "tokens_per_microbatch",
-        "adam_beta1",
-        "adam_beta2",
-        "weight_decay",
-        "max_grad_norm",
-        "bf16",
-        "gradient_checkpointing",
-        "num_generations_eval",
-        "load_best_model_at_end",
-    ]
+    # A field that both have means the same in both.
+    same = {field.name for field in dataclasses.fields(PPOConfig)} & type(config).model_fields.keys()
+    same -= {"seed", "save_steps", "eval_steps", "save_total_limit"}
     validates = evaluate and config.eval_steps is not None
     settings: dict[str, Any] = {
-        **{name: getattr(config, name) for name in same},
+        **{name: getattr(config, name) for name in sorted(same)},
         "output_dir": str(output),
         "stage_name": context.name,
         "max_logprob_gap": config.rollout.max_logprob_gap,

@@ -1,0 +1,87 @@
+"""Passes of the models over a rollout batch: token-budget micro-batches, log-probabilities, values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from accelerate import Accelerator
+
+from reasonrl.algorithms import pad_plans, plan_microbatches
+from reasonrl.trainers.batch import MicroBatch, RolloutBatch, make_micro_batch
+from reasonrl.trainers.critic import CriticEngine
+from reasonrl.trainers.meter import Meter
+from reasonrl.trainers.ppo_config import PPOConfig
+
+LogprobForward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+class Passes:
+    """Reads a rollout batch through policy, reference and critic.
+
+    Args:
+        args: settings.
+        accelerator: the trainer's.
+        critic: the critic's engine, or None.
+        forward: log-probabilities and entropy of labelled tokens.
+        meter: takes the sums of the metrics.
+        pad_token_id: fills padded inputs.
+    """
+
+    def __init__(
+        self,
+        args: PPOConfig,
+        accelerator: Accelerator,
+        critic: CriticEngine | None,
+        forward: LogprobForward,
+        meter: Meter,
+        pad_token_id: int,
+    ) -> None:
+        self.args, self.accelerator, self.critic = args, accelerator, critic
+        self.forward, self.meter, self.pad_token_id = forward, meter, pad_token_id
+
+    def micro_batches(
+        self, batch: RolloutBatch, rows: Sequence[int], together: bool = True
+    ) -> Iterator[tuple[MicroBatch, bool]]:
+        """Token-budget micro-batches of some rows, and whether each is the last; equally many on every rank, unless
+        this rank works for itself (`together` false: no collective call).
+        """
+        plan = plan_microbatches(rows, batch.lengths, self.args.tokens_per_microbatch)
+        most = len(plan)
+        if together:
+            count = torch.tensor([most], device=self.accelerator.device)
+            most = int(self.accelerator.gather(count).max())
+        for number, group in enumerate(pad_plans(plan, most)):
+            micro = make_micro_batch(batch, group, self.pad_token_id)
+            padded = micro.inputs["attention_mask"]
+            self.meter.add("padding_fraction", float((padded == 0).sum()), float(padded.numel()))
+            yield micro, number == most - 1
+
+    def logprobs(self, model: torch.nn.Module, batch: RolloutBatch, together: bool = True) -> torch.Tensor:
+        """(B, T) log-probabilities of the drawn tokens under a model, without gradient."""
+        return self._per_token(
+            batch, lambda micro: micro.gather(self.forward(model, micro.labels, **micro.inputs)[0]), together
+        )
+
+    def values(self, batch: RolloutBatch, together: bool = True) -> torch.Tensor:
+        """(B, T) V(s_t), without gradient; s_t is the state before token t."""
+        critic = self.critic
+        assert critic is not None
+        critic.model.eval()
+        # DDP's wrapper may exchange buffers in a forward pass, which no rank does alone.
+        model = critic.model if together else critic.unwrapped
+        return self._per_token(batch, lambda micro: micro.gather(model(**micro.inputs)), together)
+
+    def _per_token(
+        self, batch: RolloutBatch, read: Callable[[MicroBatch], torch.Tensor], together: bool
+    ) -> torch.Tensor:
+        out: torch.Tensor | None = None
+        with torch.no_grad():
+            for micro, _ in self.micro_batches(batch, range(len(batch)), together):
+                read_out = read(micro)
+                if out is None:
+                    out = torch.zeros(batch.mask.shape, dtype=read_out.dtype, device=read_out.device)
+                if micro.rows:
+                    out[torch.tensor(micro.rows), : micro.width] = read_out
+        assert out is not None
+        return out * batch.mask
