@@ -86,7 +86,8 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
     ("math", "policy"): frozenset({"strict", "default", "lenient"}),
 }
 WORLDS: dict[str, frozenset[str]] = {
-    "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"})
+    "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"}),
+    "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear"}),
 }
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})
 SUITES: frozenset[str] = frozenset()
