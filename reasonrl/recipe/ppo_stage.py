@@ -17,10 +17,12 @@ from reasonrl.recipe.fields import (
     Issue,
     NonNegative,
     NonNegativeCount,
+    Number,
     OpenFraction,
     Positive,
     PositiveFraction,
 )
+from reasonrl.recipe.option_rules import LOSS_HINTS, Band, LossType, RatioLevel, option_problems
 from reasonrl.recipe.overlap import OVERLAP_HINTS, ImportanceMode, overlap_problems
 from reasonrl.recipe.sources import Data, ModelSource, RewardSpec, RolloutConfig
 from reasonrl.recipe.stage_base import Scheduler, TrainingStage
@@ -52,6 +54,19 @@ class PPOStage(TrainingStage):
     lam: Fraction = 1.0
     epsilon: PositiveFraction = 0.2
     epsilon_high: Positive | None = None
+    delta: Positive | None = None
+    ratio: Literal["ppo", "none"] = "ppo"
+    importance_sampling_level: RatioLevel = "token"
+    loss_type: LossType = "dapo"
+    sapo_temperature_pos: Positive = 1.0
+    sapo_temperature_neg: Positive = 1.05
+    token_ratio_band: Band | None = None
+    sequence_ratio_band: Band | None = None
+    entropy_coef: NonNegative = 0.0
+    top_entropy_quantile: PositiveFraction = 1.0
+    positive_weight: NonNegative = 1.0
+    positive_nll_coef: NonNegative = 0.0
+    positive_above: Number = 0.5
     cliprange_value: Positive | None = 0.2
     value_head_init: Literal["normal", "zeros"] = "normal"
     normalize_advantages: Flag = True
@@ -61,6 +76,9 @@ class PPOStage(TrainingStage):
     warmup_steps: NonNegativeCount = 0
     critic_warmup_steps: NonNegativeCount = 0
     beta: NonNegative = 0.0
+    kl_in: Literal["reward", "loss"] = "reward"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    use_bias_correction_kl: Flag = True
     reward_requires_stop: Flag = True
     train_while_generating: Flag = False
     max_staleness: NonNegativeCount = 0
@@ -121,11 +139,13 @@ class PPOStage(TrainingStage):
         "type": "kind",
         "adv_estimator": "advantage",
         **OVERLAP_HINTS,
+        **LOSS_HINTS,
     }
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         issues = [*batch_problems(given), *overlap_problems(given), *streaming_problems(given)]
+        issues += option_problems(given)
         advantage, samples = given.get("advantage"), given.get("num_generations")
         if advantage in ("group", "rloo") and isinstance(samples, int) and samples < 2:
             message = (

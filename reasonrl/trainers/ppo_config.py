@@ -9,6 +9,8 @@ import torch
 from trl import GRPOConfig
 
 from reasonrl.algorithms.importance import ImportanceMode, check_bounds
+from reasonrl.recipe.fields import Issue
+from reasonrl.recipe.option_rules import option_problems
 
 
 @dataclass
@@ -61,10 +63,23 @@ class PPOConfig(GRPOConfig):
     )
     vllm_importance_sampling_clip_max: float | None = field(default=2.0, metadata={"help": "Upper bound of ratios."})
     vllm_importance_sampling_clip_min: float | None = field(default=None, metadata={"help": "Lower bound of ratios."})
+    ratio: Literal["ppo", "none"] = field(default="ppo", metadata={"help": "none: policy gradient without a ratio."})
+    token_ratio_band: list[float] | None = field(
+        default=None, metadata={"help": "Bounds of pi_old / pi_engine; a token outside is left out."}
+    )
+    sequence_ratio_band: list[float] | None = field(
+        default=None, metadata={"help": "Bounds of the geometric mean of these over a response; left out outside."}
+    )
+    kl_in: Literal["reward", "loss"] = field(default="reward", metadata={"help": "Where beta's penalty stands."})
+    kl_estimator: Literal["k1", "k2", "k3"] = field(default="k1", metadata={"help": "How the KL is estimated."})
+    positive_weight: float = field(default=1.0, metadata={"help": "Of positive samples in the policy loss."})
+    positive_nll_coef: float = field(default=0.0, metadata={"help": "Of the NLL of positive samples."})
+    positive_above: float = field(default=0.5, metadata={"help": "A sample of a higher score is positive."})
 
     def __post_init__(self) -> None:
         samples = self.num_generations
         self._check(samples)
+        _refuse(option_problems(vars(self)))
         if self.vllm_importance_sampling_correction is None:
             self.vllm_importance_sampling_correction = self.max_staleness > 0
         self._check_correction()
@@ -165,3 +180,9 @@ class PPOConfig(GRPOConfig):
                 f"top_p = {self.top_p}, but the importance correction compares probabilities of the whole distribution,"
                 " and a nucleus is another one -> top_p = 1, or vllm_importance_sampling_correction = False"
             )
+
+
+def _refuse(issues: list[Issue]) -> None:
+    """Raises ValueError with every problem that the shared rules (reasonrl/recipe) found."""
+    if issues:
+        raise ValueError("; ".join(f"{i.key} {i.message} -> {i.fix}" for i in issues))
