@@ -117,8 +117,10 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, default=MOST_TOKENS, help="most tokens of a sample: more of them weigh on the generation"
     )
+    parser.add_argument("--prompts", type=int, default=8, help="prompts of a step: fewer weigh on the generation")
     options = parser.parse_args()
-    rounds, steps, prompts = (2, 4, 8) if options.fast else (6, 8, 8)
+    rounds, steps = (2, 4) if options.fast else (6, 8)
+    prompts = options.prompts
     arm = Arm(prompts, options.tokens)
     try:
         arm.run(0, 2, 1)
