@@ -9,17 +9,29 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
+from reasonrl.rollout.image_reader import join_inputs, placeholder_text, reader_of
 
 if TYPE_CHECKING:
     import torch
 
     from reasonrl.rollout.engine import Request
 
+__all__ = [
+    "PromptKey",
+    "image_digest",
+    "image_inputs",
+    "placeholder_ids",
+    "placeholder_text",
+    "prompt_keys",
+    "require_expanded",
+    "require_processor",
+    "rotary_positions",
+]
+
 #: What distinguishes prompts: token ids, and a digest of every image.
 PromptKey = tuple[tuple[int, ...], tuple[bytes, ...]]
 
 _PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
-_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 def placeholder_ids(config: Any) -> tuple[int, ...]:
@@ -64,11 +76,6 @@ def require_processor(requests: Iterable[Request], processor: Any) -> None:
             )
 
 
-def placeholder_text(processor: Any, images: int) -> str:
-    """A text that holds nothing but this many images."""
-    return str(getattr(processor, "boi_token", None) or processor.image_token) * images
-
-
 def image_inputs(processor: Any, requests: Sequence[Request], ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """What a model's forward pass takes for the images of a batch besides token ids, made by its processor.
 
@@ -80,21 +87,18 @@ def image_inputs(processor: Any, requests: Sequence[Request], ids: torch.Tensor)
     Raises:
         ModelError: a prompt does not hold as many image tokens as its images become.
     """
+    import torch
+
     rows = [request for request in requests if request.images]
     if not rows:
         return {}
-    made = processor(
-        text=[placeholder_text(processor, len(request.images)) for request in rows],
-        images=[list(request.images) for request in rows],
-        padding=True,
-        return_tensors="pt",
-    )
-    for request, own in zip(rows, made["input_ids"], strict=True):
-        require_expanded(request, int((own == processor.image_token_id).sum()), processor.image_token_id)
-    inputs = {name: value for name, value in made.items() if name not in _TEXT_INPUTS}
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if name in made:
-            inputs[name] = ids.new_tensor(processor.create_mm_token_type_ids(ids.tolist()))
+    reader, keys = reader_of(processor), prompt_keys(rows)
+    read = {id(request): reader.read(request.images, keys[id(request)][1]) for request in rows}
+    for request in rows:
+        require_expanded(request, read[id(request)].tokens, processor.image_token_id)
+    inputs = join_inputs([read[id(request)].inputs for request in rows])
+    kinds = [reader.token_inputs(row) for row in ids.tolist()]
+    inputs |= {name: torch.stack([kind[name] for kind in kinds]) for name in kinds[0]}
     return {name: value.to(ids.device) for name, value in inputs.items()}
 
 

@@ -22,6 +22,7 @@ from accelerate.utils import gather
 from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
+from reasonrl.data_tools.pictures import COLUMNS as PICTURE_COLUMNS
 from reasonrl.rollout.engine import Sample
 
 #: Private names this file relies on, for the contract test.
@@ -120,7 +121,10 @@ class RolloutHooks(GRPOTrainer):
         self._rows, self._collecting = rows, True
         beta, self.beta = self.beta, 0.0
         try:
-            tensors = self._generate_and_score_completions(rows)
+            # Without their pictures, which TRL would process anew for every sample; rewards get them back.
+            tensors = self._generate_and_score_completions(
+                [{name: value for name, value in row.items() if name not in PICTURE_COLUMNS} for row in rows]
+            )
         finally:
             self.beta, self._collecting = beta, False
         assert self._raw_rewards is not None
@@ -202,6 +206,7 @@ class RolloutHooks(GRPOTrainer):
             # TRL takes a reply apart where the tokenizer says how (reasoning, tools); a reward judges all that was
             # written, in training as in validation.
             completions = _as_completions(prompts, self._samples)
+            inputs = [{**row, **given} for row, given in zip(self._rows, inputs, strict=True)]
             if (known := self.rewards_so_far()) is not None:
                 self._raw_rewards, self._extra, self._scalars = gather(known.rewards), known.extra, known.metrics
                 self._reward_seconds = known.seconds

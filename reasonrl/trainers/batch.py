@@ -10,7 +10,10 @@ import torch
 
 from reasonrl.errors import RewardError
 from reasonrl.rollout.engine import Sample
+from reasonrl.rollout.image_reader import TOKEN_INPUTS, join_inputs
 from reasonrl.trainers._trl import Collected
+
+Images = list[dict[str, torch.Tensor]] | None
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class RolloutBatch:
         scores: (B,) total reward of each sample, after the stop rule; NaN where it could not be scored.
         finished: (B,) whether the sample stopped by itself.
         sampled_logprobs: (B, T) the engine's log-probabilities.
+        images: of each sample, what the models take for its pictures besides token ids, on the CPU and shared by the
+            samples of a prompt; inputs with one number a token are those of the prompt. None without pictures.
     """
 
     sequences: list[torch.Tensor]
@@ -32,6 +37,7 @@ class RolloutBatch:
     scores: torch.Tensor
     finished: torch.Tensor
     sampled_logprobs: torch.Tensor
+    images: list[dict[str, torch.Tensor]] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -73,13 +79,16 @@ def total_scores(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return totals
 
 
-def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bool) -> RolloutBatch:
+def make_batch(
+    collected: Collected, weights: torch.Tensor, *, requires_stop: bool, images: Images = None
+) -> RolloutBatch:
     """Unpad what TRL collected and add up the rewards.
 
     Args:
         collected: one rank's share.
         weights: (F,) weight of each reward function; a function that gave no reward for a sample counts as 0 there.
         requires_stop: a sample that did not stop by itself scores 0.
+        images: as in `RolloutBatch`.
     """
     tensors = collected.tensors
     sequences: list[torch.Tensor] = []
@@ -92,13 +101,17 @@ def make_batch(collected: Collected, weights: torch.Tensor, *, requires_stop: bo
     mask = tensors["completion_mask"].clone()
     if tensors.get("tool_mask") is not None:
         mask = mask * tensors["tool_mask"]
-    return _with_scores(
-        sequences, prompt_lengths, mask, collected.samples, collected.rewards_per_function, weights, requires_stop
-    )
+    rewards = collected.rewards_per_function
+    return _with_scores(sequences, prompt_lengths, mask, collected.samples, rewards, weights, requires_stop, images)
 
 
 def batch_of_samples(
-    samples: Sequence[Sample], rewards: torch.Tensor, weights: torch.Tensor, *, requires_stop: bool
+    samples: Sequence[Sample],
+    rewards: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    requires_stop: bool,
+    images: Images = None,
 ) -> RolloutBatch:
     """A batch of some samples by themselves, (B, F) rewards on the device where it is to be; as `make_batch` makes it
     of all.
@@ -110,7 +123,7 @@ def batch_of_samples(
         mask[row, : len(sample.token_ids)] = 1
     sequences = [torch.tensor([*s.request.prompt_ids, *s.token_ids], dtype=torch.long, device=device) for s in samples]
     lengths = [len(sample.request.prompt_ids) for sample in samples]
-    return _with_scores(sequences, lengths, mask, samples, rewards, weights, requires_stop)
+    return _with_scores(sequences, lengths, mask, samples, rewards, weights, requires_stop, images)
 
 
 def _with_scores(
@@ -121,6 +134,7 @@ def _with_scores(
     rewards: torch.Tensor,
     weights: torch.Tensor,
     requires_stop: bool,
+    images: Images,
 ) -> RolloutBatch:
     scores = total_scores(rewards, weights)
     finished = torch.tensor([sample.finish_reason == "stop" for sample in samples], device=mask.device)
@@ -130,7 +144,7 @@ def _with_scores(
     logprobs = torch.zeros(mask.shape, device=mask.device)
     for row, sample in enumerate(samples):
         logprobs[row, : len(sample.logprobs_sampled)] = torch.tensor(sample.logprobs_sampled, device=mask.device)
-    return RolloutBatch(sequences, prompt_lengths, mask, scores, finished, logprobs)
+    return RolloutBatch(sequences, prompt_lengths, mask, scores, finished, logprobs, images)
 
 
 def make_micro_batch(batch: RolloutBatch, rows: Sequence[int], pad_token_id: int) -> MicroBatch:
@@ -151,11 +165,27 @@ def make_micro_batch(batch: RolloutBatch, rows: Sequence[int], pad_token_id: int
     positions = (prompts - 1).unsqueeze(1) + torch.arange(width, device=device)
     return MicroBatch(
         rows=list(rows),
-        inputs={"input_ids": ids, "attention_mask": mask},
+        inputs={"input_ids": ids, "attention_mask": mask, **_image_inputs(batch, chosen, ids)},
         labels=labels,
         positions=positions,
         width=width,
     )
+
+
+def _image_inputs(batch: RolloutBatch, rows: Sequence[int], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the models take for the pictures of some samples, whose padded token ids are (b, L)."""
+    if batch.images is None:
+        return {}
+    given = [batch.images[row] for row in rows]
+    inputs = {name: value.to(ids.device) for name, value in join_inputs(given).items()}
+    for name in dict.fromkeys(name for one in given for name in one if name in TOKEN_INPUTS):
+        # A response holds no image, and padding neither.
+        whole = torch.zeros_like(ids)
+        for place, one in enumerate(given):
+            if name in one:
+                whole[place, : len(one[name])] = one[name].to(ids.device)
+        inputs[name] = whole
+    return inputs
 
 
 def rows_of(tensor: torch.Tensor, micro: MicroBatch, fill: Any = 0) -> torch.Tensor:

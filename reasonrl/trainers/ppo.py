@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 
 from reasonrl.errors import ModelError, RewardError
 from reasonrl.models.scalar_head import ScalarHeadModel
+from reasonrl.models.vision_parts import freeze_parts
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transfer import Transfer, decodes_with, hand_over
@@ -31,6 +32,7 @@ from reasonrl.trainers.drawing import Drawing, Order, in_order
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
+from reasonrl.trainers.row_prompts import PromptRenderer, RowPrompts
 from reasonrl.trainers.run_lengths import RunLengths
 from reasonrl.trainers.sampler import PromptStream
 from reasonrl.trainers.sampling_watch import SamplingWatch
@@ -41,7 +43,6 @@ from reasonrl.trainers.update import PPOUpdate
 from reasonrl.trainers.validation import Judged, summarize
 
 TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]
-PromptRenderer = Callable[[Any], Sequence[int]]
 
 
 class PPOTrainer(RolloutHooks):
@@ -56,6 +57,7 @@ class PPOTrainer(RolloutHooks):
         critic: the critic; needed with `advantage = "gae"`.
         engine: draws the samples; by default the policy itself decodes through transformers.
         prompt_ids: turns a row's `prompt` into token ids; the one place where a prompt becomes tokens is the caller's.
+            Not asked where `processing_class` is a processor, which reads rows with and without pictures.
         eval_dataset: rows for validation during training.
         on_metrics: called with the flat metrics of every step.
         on_completions: called with the step and its samples as rows.
@@ -86,7 +88,11 @@ class PPOTrainer(RolloutHooks):
                 f"ppo: advantage = {args.advantage!r}, critic = {critic is not None} -> 'gae' needs a critic,"
                 " 'group' and 'rloo' take none"
             )
-        _refuse_images(train_dataset, eval_dataset)
+        self.prompts = RowPrompts(prompt_ids, kwargs.get("processing_class"))
+        self.prompts.check(model, critic, [rows for rows in (train_dataset, eval_dataset) if rows is not None])
+        for part, key in ((model, "model"), (critic, "critic_model")):
+            if args.freeze and part is not None:
+                freeze_parts(part, args.freeze, key=f"{key}: freeze")
         self.token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]
         super().__init__(
             model,
@@ -97,16 +103,18 @@ class PPOTrainer(RolloutHooks):
             **kwargs,
         )
         self.args: PPOConfig
-        self._prompt_ids = prompt_ids
+        self.prompts.complete(self.processing_class)
         self.critic = CriticEngine(critic, args, self.accelerator) if critic is not None else None
-        self.engine = engine or TransformersEngine(self.accelerator.unwrap_model(self.model), self.processing_class)
+        self.engine = engine or TransformersEngine(
+            self.accelerator.unwrap_model(self.model), self.prompts.tokenizer, processor=self.prompts.processor
+        )
         if args.max_staleness and self._engine_is_policy():
             raise ModelError(
                 f"ppo: max_staleness = {args.max_staleness}, but the engine draws with the policy's own module, which"
                 " is trained meanwhile -> an engine with weights of its own: rollout.own_copy=true (transformers),"
                 " rollout.engine=servers or vllm"
             )
-        self.lengths = RunLengths(args.length_aware, self.processing_class.decode)
+        self.lengths = RunLengths(args.length_aware, self.prompts.tokenizer.decode)
         self.drawing = Drawing(self.engine, args.max_staleness, self._arrived)
         self._watch = SamplingWatch(
             self.accelerator.unwrap_model(self.model),
@@ -122,7 +130,7 @@ class PPOTrainer(RolloutHooks):
             self.critic,
             self.forward_logprobs,
             self.meter,
-            self.processing_class.pad_token_id,
+            self.prompts.tokenizer.pad_token_id,
         )
         self.early = EarlyRewards(reward_funcs)
         self.streamed: StreamedStep | None = None
@@ -165,7 +173,12 @@ class PPOTrainer(RolloutHooks):
         if self.args.train_while_generating:
             self.streamed = StreamedStep(self, model, inputs, trains_policy)
         collected = self.collect(inputs)
-        batch = make_batch(collected, self.reward_weights, requires_stop=self.args.reward_requires_stop)
+        batch = make_batch(
+            collected,
+            self.reward_weights,
+            requires_stop=self.args.reward_requires_stop,
+            images=self.prompts.features(collected.rows, collected.samples),
+        )
         if self.streamed is not None:
             targets = self.streamed.targets(batch)
             self._refuse_unscored(batch)
@@ -214,8 +227,13 @@ class PPOTrainer(RolloutHooks):
             rows = [self.train_dataset[place] for place in places[rank * share : (rank + 1) * share]]
         names = (self.args.seed, self.args.stage_name, step)
         requests = [
-            Request(str(place), prompt, sample_seed(*names, str(row["id"]), rank * len(rows) + place))
-            for place, (row, prompt) in enumerate(zip(rows, self._render(rows), strict=True))
+            Request(
+                str(place),
+                prompt.ids,
+                sample_seed(*names, str(row["id"]), rank * len(rows) + place),
+                images=prompt.images,
+            )
+            for place, (row, prompt) in enumerate(zip(rows, self.prompts.render(rows), strict=True))
         ]
         requests = self.lengths.expect(requests, rows)
         return Order(step, rows, requests, SamplingParams(self.max_completion_length, self.temperature, self.top_p))
@@ -246,10 +264,11 @@ class PPOTrainer(RolloutHooks):
         requests = [
             Request(
                 id=str(number),
-                prompt_ids=prompt,
+                prompt_ids=prompt.ids,
                 seed=sample_seed(self.args.seed, self.args.stage_name, "eval", str(row["id"]), place),
+                images=prompt.images,
             )
-            for number, ((place, row), prompt) in enumerate(zip(placed, self._render(rows), strict=True))
+            for number, ((place, row), prompt) in enumerate(zip(placed, self.prompts.render(rows), strict=True))
         ]
         params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
         with self._for_inference():
@@ -291,14 +310,6 @@ class PPOTrainer(RolloutHooks):
 
     def _engine_is_policy(self) -> bool:
         return decodes_with(self.engine, self.accelerator.unwrap_model(self.model))
-
-    def _render(self, rows: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
-        """Each row's prompt as tokens; the samples of a prompt stand together, so it is rendered once."""
-        prompts: list[tuple[int, ...]] = []
-        for place, row in enumerate(rows):
-            again = place > 0 and row["prompt"] == rows[place - 1]["prompt"]
-            prompts.append(prompts[-1] if again else tuple(self._prompt_ids(row["prompt"])))
-        return prompts
 
     @contextlib.contextmanager
     def _for_inference(self) -> Iterator[None]:
@@ -358,22 +369,11 @@ class PPOTrainer(RolloutHooks):
             return
         counts = targets.mask.sum(dim=1).clamp(min=1)
         advantages = ((targets.advantages * targets.mask).sum(dim=1) / counts).tolist()
-        decode = self.processing_class.decode
+        decode = self.prompts.decode
         rows = completion_rows(self.state.global_step + 1, collected, batch.scores.tolist(), advantages, decode)
         everyone = gather_object(rows)
         if self.accelerator.is_main_process:
             self._on_completions(self.state.global_step + 1, everyone)
-
-
-def _refuse_images(*datasets: Any) -> None:
-    """Raises ModelError where rows hold pictures: samples would be drawn and trained on without them."""
-    for dataset in datasets:
-        for name in ("image", "images"):
-            if dataset is not None and name in (dataset.column_names or ()) and any(dataset[name]):
-                raise ModelError(
-                    f"ppo: rows have pictures in the column {name!r}, and PPO trains on text only in this version ->"
-                    " drop the column, or train with TRL's GRPOTrainer over one of our engines (docs/images.md)"
-                )
 
 
 def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:

@@ -49,6 +49,9 @@ class PPOConfig(GRPOConfig):
     )
     length_aware: bool = field(default=False, metadata={"help": "Draw by lengths predicted from the run's own log."})
     stage_name: str = field(default="ppo", metadata={"help": "Part of every sample's seed."})
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "Parts that stay as they are: vision_tower, projector; policy and critic."}
+    )
     max_staleness: int = field(
         default=0, metadata={"help": "1: a step's samples are drawn while the step before trains, by older weights."}
     )

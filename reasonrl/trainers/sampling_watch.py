@@ -14,6 +14,7 @@ import torch
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.agreement import LIMIT_FLOAT32, LIMIT_HALF
+from reasonrl.rollout.images import placeholder_ids
 
 NAME = "sampling/logprob_difference"
 
@@ -25,7 +26,8 @@ class SamplingWatch:
         policy: the model that is trained.
         engine: draws.
         limit: largest mean difference, nats a token; by default 1e-3, or 0.1 where policy or engine compute in half
-            precision or the policy trains with dropout, and not less than the engine's own limit.
+            precision or the policy trains with dropout, and not less than the engine's own limit. A vision-language
+            model gets what its placeholders weigh in a model that has learnt nothing, twice: no engine draws them.
         half: the policy computes in half precision whatever its weights are in (autocast).
         corrected: the samples may come from other weights, and ratios correct for it; then there is no limit by
             default.
@@ -37,6 +39,8 @@ class SamplingWatch:
         dropout = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules())
         rough = half or dropout or policy.dtype in (torch.bfloat16, torch.float16)
         usual = max(LIMIT_HALF if rough else LIMIT_FLOAT32, getattr(engine, "max_logprob_gap", 0.0))
+        if never := placeholder_ids(policy.config):
+            usual -= 2 * math.log1p(-len(never) / policy.config.get_text_config().vocab_size)
         self.limit = limit if limit is not None else math.inf if corrected else usual
 
     def check(self, metrics: Mapping[str, Any], step: int) -> None:

@@ -232,7 +232,11 @@ class StreamedStep:
         self.reward_seconds += time.perf_counter() - started
         rewards = self._rewards[places]
         batch = batch_of_samples(
-            samples, rewards, trainer.reward_weights, requires_stop=trainer.args.reward_requires_stop
+            samples,
+            rewards,
+            trainer.reward_weights,
+            requires_stop=trainer.args.reward_requires_stop,
+            images=trainer.prompts.features([self.rows[place] for place in places], samples),
         )
         return batch, trainer.token_rewards([self.rows[place] for place in places], samples, batch)
 

@@ -251,7 +251,7 @@ def test_rows_with_pictures_are_refused(tmp_path):
     policy, tokenizer = load_policy("tiny:qwen2")
     rows = [{"id": str(i), "prompt": [{"role": "user", "content": "?"}], "images": ["a.png"]} for i in range(4)]
     args = PPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[], advantage="group")
-    with pytest.raises(ModelError, match=r"pictures in the column 'images'.*text only"):
+    with pytest.raises(ModelError, match=r"row 0 has 1 pictures, and the model reads text only -> .*vision-language"):
         PPOTrainer(
             policy, args, Dataset.from_list(rows), [], prompt_ids=lambda messages: [1], processing_class=tokenizer
         )

@@ -1,0 +1,104 @@
+"""A small PPO trainer on pictures and text, in process, for tests."""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from helpers import Run, even_share, ragged_engine
+
+from reasonrl.models import ScalarHeadModel
+from reasonrl.trainers.ppo import PPOTrainer
+from reasonrl.trainers.ppo_config import PPOConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
+from vision_help import image_of, load_vision, small_qwen_vl
+
+LOADERS = {"llava": load_vision, "qwen2_5_vl": small_qwen_vl}
+_LOADED: dict[str, Any] = {}
+
+
+def load(kind: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A fresh copy of a tiny vision-language model whose text wanders, and its processor."""
+    if kind not in _LOADED:
+        _LOADED[kind] = LOADERS[kind]()
+    model, processor = _LOADED[kind]
+    return copy.deepcopy(model).to(dtype), processor
+
+
+def png(image: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return out.getvalue()
+
+
+#: Pictures of each row, by their seeds; two rows differ in their picture alone, two have none, one has two.
+PICTURES = [[1], [2], [], [3, 1], [4], [], [5], [6]]
+
+
+def rows(pictures=PICTURES, sizes=((40, 56), (64, 30))) -> list[dict[str, Any]]:
+    """Rows whose pictures have different sizes; the texts of the first two are the same."""
+    return [
+        {
+            "id": f"row{i}",
+            "prompt": [{"role": "user", "content": "how many?" + "?" * (max(0, i - 1) % 4)}],
+            "images": [png(image_of(seed, sizes[seed % len(sizes)])) for seed in seeds] or None,
+            "answer": "1",
+        }
+        for i, seeds in enumerate(pictures)
+    ]
+
+
+def critic_of(policy: Any, dtype: torch.dtype) -> ScalarHeadModel:
+    """A critic on a copy of the policy's own backbone."""
+    torch.manual_seed(1)
+    return ScalarHeadModel(copy.deepcopy(policy.model), seed=3).to(dtype)
+
+
+def make_vision_run(
+    folder, kind="llava", data=None, dtype=torch.float32, rewards=(even_share,), stop=None, **settings
+) -> Run:
+    """A PPO run on pictures that is ready to train; `settings` are PPOConfig's."""
+    policy, processor = load(kind, dtype)
+    base = {
+        "prompts_per_step": 4,
+        "num_generations": 2,
+        "max_steps": 2,
+        "max_completion_length": 10,
+        "learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "reward_requires_stop": False,
+        "gradient_checkpointing": False,
+    }
+    args = PPOConfig(
+        output_dir=str(folder), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, **{**base, **settings}
+    )
+    critic = critic_of(policy, dtype) if args.advantage == "gae" else None
+    run = Run(
+        trainer=None,  # type: ignore[arg-type]
+        policy=policy,
+        critic=critic,
+        start={name: tensor.clone() for name, tensor in policy.state_dict().items()},
+        critic_start={name: tensor.clone() for name, tensor in critic.state_dict().items()} if critic else {},
+    )
+    run.trainer = PPOTrainer(
+        policy,
+        args,
+        Dataset.from_list(rows() if data is None else data),
+        list(rewards),
+        prompt_ids=lambda messages: (_ for _ in ()).throw(AssertionError("the processor reads all rows")),
+        critic=critic,
+        engine=ragged_engine(policy, processor.tokenizer, processor=processor),
+        processing_class=processor,
+        on_metrics=run.metrics.append,
+        on_completions=lambda step, samples: run.samples.__setitem__(step, samples),
+        should_stop=stop,
+    )
+    return run
