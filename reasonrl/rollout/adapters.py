@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from reasonrl.errors import ModelError
-from reasonrl.rollout.weights import checkpoint_weights, full, no_plain_delta, plain_name, whole
+from reasonrl.rollout.weights import PEFT_PREFIX, checkpoint_weights, full, no_plain_delta, plain_name, whole
 
 #: How a LoRA policy goes over: merged into whole weights at every step, or the base once and then the adapter alone.
 LoraTransfer = Literal["merge", "adapter"]
@@ -25,7 +25,6 @@ ADAPTER_NAME, ADAPTER_ID = "policy-adapter", 1
 ADAPTER_MARK = "+"
 #: Ranks that vLLM 0.31 makes room for; an adapter takes the next larger one.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-_PREFIX = "base_model.model."
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
 
 
@@ -47,8 +46,8 @@ def adapter_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         first, second = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
         with whole([first, second]):
             factors = full(first.detach()).clone(), full(second.detach()) * layer.scaling[adapter]
-        yield f"{_PREFIX}{name}{_FACTORS[0]}", factors[0]
-        yield f"{_PREFIX}{name}{_FACTORS[1]}", factors[1]
+        yield f"{PEFT_PREFIX}{name}{_FACTORS[0]}", factors[0]
+        yield f"{PEFT_PREFIX}{name}{_FACTORS[1]}", factors[1]
 
 
 def base_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ import math
 import os
 import queue
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,29 +26,29 @@ from reasonrl.rollout.agreement import (
     LIMIT_HALF,
     Gap,
     reading_ids,
-    teacher_forced,
 )
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.request_rules import refuse_requests
 from reasonrl.rollout.servers_checks import (
     key_of,
     refuse_far_servers,
-    refuse_requests,
+    refuse_images,
     require_loaders,
     root_of,
     sample_of,
     warn_of_open_doors,
 )
-from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation
+from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation, next_arrival
 from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Limits, ServerApi
-from reasonrl.rollout.servers_logprobs import require_agreement_of_all, require_processed
+from reasonrl.rollout.servers_logprobs import reading_of, require_agreement_of_all, require_processed
 from reasonrl.rollout.servers_outbox import Outbox
 from reasonrl.rollout.servers_prefix import PrefixWatch
 from reasonrl.rollout.servers_process import VLLM, ServerProcess
 from reasonrl.rollout.servers_ranks import Board, Ranks, combined
 from reasonrl.rollout.servers_start import default_options, finish, plan_processes
 from reasonrl.rollout.servers_state import Reading, Server, figures_of, in_words
-from reasonrl.rollout.servers_weights import WeightFolders, bytes_of
+from reasonrl.rollout.servers_weights import WeightFolders, bytes_of, read_weights
 from reasonrl.rollout.stamps import now
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of
@@ -57,9 +57,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_DEFAULT_BATCH = 256
+_DEFAULT_BATCH, _SLACK = 256, 8
 _LOOK = 5.0
-_SLACK = 8
 
 
 class ServersEngine:
@@ -133,6 +132,7 @@ class ServersEngine:
         self.limits = limits or Limits()
         self._trainer, self._path = model, path
         self._closed, self._streaming = False, False
+        self._arrivals: queue.SimpleQueue[Arrival | BaseException | None] | None = None
         self._labels = (f"v{number}-{os.urandom(4).hex()}" for number in itertools.count())
         self._expectation, self._prefix = Expectation(), PrefixWatch()
         self._drawing: Drawing | None = None
@@ -152,9 +152,8 @@ class ServersEngine:
         self.max_logprob_gap = max_logprob_gap or (LIMIT_FLOAT32 if dtype == "float32" else LIMIT_HALF)
         if model is not None and weights_dir is None:
             refuse_far_servers(urls)
-        self._folders: WeightFolders | None = None
-        if self._ranks.leads:
-            self._folders = WeightFolders(weights_dir, 0 if model is None else bytes_of(model))
+        needed, leads = 0 if model is None else bytes_of(model), self._ranks.leads
+        self._folders = self._ranks.together(lambda: WeightFolders(weights_dir, needed) if leads else None)
         room = adapter_room(lora, model, max_lora_rank)
         self._outbox = Outbox(model, self._folders, self._labels, lora)
         self._filled = model is None
@@ -166,7 +165,7 @@ class ServersEngine:
                 options |= {"max_num_seqs": batch_size, "trust_remote_code": trust_remote_code or None}
                 self._start(start, command, {**default_options(), **options, **room, "dtype": dtype}, log_dir)
             else:
-                key = key_of(api_key_env)
+                key = self._ranks.together(lambda: key_of(api_key_env))
                 self._connect([(root_of(url), key) for url in urls], served_model)
         except BaseException:
             self.close()
@@ -174,7 +173,7 @@ class ServersEngine:
         lengths = [server.max_model_len for server in self._fleet.servers if server.max_model_len]
         self.max_model_len: int | None = min(lengths) if lengths else None
         if start and model is not None and lora == "merge":
-            reading = self._reading(self.weight_version)
+            reading = self._ranks.together(lambda: self._reading(self.weight_version))
             self._ranks.by_first(lambda: self._verify(reading))
             self._filled = True
 
@@ -185,7 +184,9 @@ class ServersEngine:
             ModelError: a prompt is empty or too long, the temperature is one that vLLM changes, the weights give no
                 numbers, a server refuses a request, a sample failed too often, or no server could draw for too long.
         """
-        self._refuse(requests, params)
+        self._require_open()
+        refuse_images(requests)
+        refuse_requests(requests, params, self.max_model_len, "the servers hold")
         if not self._filled:
             assert self._trainer is not None
             self.sync_weights(self.weights_of(self._trainer), self.weight_version)
@@ -193,13 +194,13 @@ class ServersEngine:
             raise ModelError("rollout: this engine is already drawing -> read one stream to its end before the next")
         self._streaming = True
         work: concurrent.futures.Future[None] | None = None
-        arrivals: queue.SimpleQueue[Arrival | BaseException | None] = queue.SimpleQueue()
+        self._arrivals = arrivals = queue.SimpleQueue[Arrival | BaseException | None]()
         try:
             if self._fleet.label is not None:
                 self._wait(self._fleet.check())
             self._wait(self._prefix.begin(self._fleet.able()))
             work = self._loop.submit(self._draw(requests, params, arrivals))
-            while (arrival := self._next(arrivals)) is not None:
+            while (arrival := next_arrival(arrivals, self._loop.thread, _LOOK)) is not None:
                 if isinstance(arrival, BaseException):
                     raise arrival
                 if arrival.stamp.started >= (self._synced or 0.0):
@@ -210,7 +211,17 @@ class ServersEngine:
             if work is not None:
                 work.cancel()
                 concurrent.futures.wait([work], _LOOK)
-            self._streaming = False
+            self._streaming, self._arrivals = False, None
+
+    def interrupt(self) -> None:
+        """End the stream that is being read; from any thread."""
+        if (arrivals := self._arrivals) is not None:
+            arrivals.put(None)
+
+    def held_weights(self) -> Iterator[tuple[str, torch.Tensor]] | None:
+        """In the first process: what servers draw with, as `sync_weights` takes it; None where that is an adapter."""
+        folder = self._fleet.folder
+        return None if folder is None or self._fleet.base else read_weights(sorted(folder.glob("*.safetensors")))
 
     def weights_of(self, policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """What `sync_weights` takes of a policy now: all weights, merged; with `lora="adapter"` the base, the first
@@ -218,12 +229,13 @@ class ServersEngine:
         """
         return self._outbox.weights_of(policy)
 
-    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int, *, compare: bool = True) -> None:
         """Give all servers these weights (`weights_of`) as this version, and check that they have arrived.
 
         After it, no server answers with older weights: one that could not take them draws nothing until it has. What
         was being drawn is drawn again. With an empty iterator only the version moves on. The check compares the
-        log-probabilities of a short text; it is left out where the engine has no trainer to compare with (`path`).
+        log-probabilities of a short text; it is left out without a trainer (`path`), and where the weights are not the
+        trainer's (`compare` false).
 
         Raises:
             ModelError: weights are missing or unknown, no server took them, or a server and the trainer read the text
@@ -236,13 +248,19 @@ class ServersEngine:
         if first is None:
             self.weight_version = self._fleet.version = version
             return
-        label, folder = self._outbox.write(itertools.chain([first], weights))
-        reading = self._reading(version)
-        self._wait(self._fleet.hold())
-        self._ranks.gathered(None)  # no process draws any more
-        label = self._ranks.by_first(lambda: self._give(label, folder, version, reading))
-        if not self._ranks.leads:
-            self._wait(self._fleet.follow(label, version))
+
+        def prepare() -> tuple[str, Path | None, Reading | None]:
+            written = self._outbox.write(itertools.chain([first], weights))
+            reading = self._reading(version) if compare else None
+            self._wait(self._fleet.hold())
+            return *written, reading
+
+        try:  # after `prepare` no process draws any more
+            label, folder, reading = self._ranks.together(prepare)
+            label = self._ranks.by_first(lambda: self._give(label, folder, version, reading))
+            self._ranks.together(lambda: None if self._ranks.leads else self._wait(self._fleet.follow(label, version)))
+        finally:
+            self._fleet.release()  # where it failed, servers come back with what the run holds
         self.weight_version, self._filled = version, True
 
     def _give(self, label: str, folder: Path | None, version: int, reading: Reading | None) -> str:
@@ -255,23 +273,25 @@ class ServersEngine:
         self._folders.keep_only({*self._outbox.kept(folder), *map(str, starting)})
         return label
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, figures: Mapping[str, float] | None = None) -> dict[str, float]:
+        """`figures`, given or of now, over all processes that share the servers; a collective call."""
+        return combined(self._ranks.gathered(dict(self.figures() if figures is None else figures)))
+
+    def figures(self) -> dict[str, float]:
         """Scalars for the run's metrics: how many servers are in service, and of each one what it has done so far
         (`servers/1/requests`, …), what it is drawing now (`open`, `outstanding_tokens`), whether it may draw (`up`);
         of the last batch, servers kept for the predicted longest (`servers/long`) and the share of prompt tokens found
         in the prefix cache (`rate/prefix_hits`); seconds from the begin of the last `sync_weights` to the first token
-        afterwards (`first_token_seconds`). Over all processes that share the servers; a collective call.
+        afterwards (`first_token_seconds`). Of this process.
         """
         found = figures_of(self._fleet.servers)
         if self._synced is not None and self._first_token is not None:
             found["servers/first_token_seconds"] = self._first_token - self._synced
         found |= {"servers/long": float(self._expectation.long_servers), **self._prefix.metrics()}
-        return combined(self._ranks.gathered(found))
+        return found
 
     def health(self) -> list[dict[str, Any]]:
-        """Every server in words: its address, process group if it is ours, whether it is in service and why not, and
-        what it has done.
-        """
+        """Every server in words: its address, process group if ours, whether in service and why not, what it did."""
         return [in_words(server) for server in self._fleet.servers]
 
     def close(self) -> None:
@@ -292,7 +312,7 @@ class ServersEngine:
             self._ranks.require_one_machine()
         label, folder = "", None
         if self._trainer is not None:
-            label, folder = self._outbox.write_base()
+            label, folder = self._ranks.together(self._outbox.write_base)
 
         def launch() -> tuple[list[tuple[str, str | None]], str, Path]:
             assert self._folders is not None
@@ -318,8 +338,7 @@ class ServersEngine:
             return [(server.api.url, server.api.key) for server in servers], label, owned
 
         addresses, label, owned = self._ranks.by_first(launch)
-        if not self._ranks.leads:
-            self._follow(addresses, None, label, Board(owned))
+        self._ranks.together(lambda: self._follow(addresses, None, label, Board(owned)))
 
     def _connect(self, addresses: list[tuple[str, str | None]], served_model: str | None) -> None:
         """Find out what servers at `urls` are."""
@@ -338,23 +357,21 @@ class ServersEngine:
             return self._fleet.label or ""
 
         label = self._ranks.by_first(look)
-        if not self._ranks.leads:
-            self._follow(addresses, served_model, label, None)
+        self._ranks.together(lambda: self._follow(addresses, served_model, label, None))
 
     def _follow(
         self, addresses: list[tuple[str, str | None]], served_model: str | None, label: str, board: Board | None
     ) -> None:
+        """In all processes but the first."""
+        if self._ranks.leads:
+            return
         servers = [Server(place, ServerApi(*address, self.limits)) for place, address in enumerate(addresses)]
         self._fleet = Fleet(servers, self.limits, served_model, self._changed, self._ranks, board)
         self._fleet.label = label or None
         self._wait(self._fleet.begin())
 
     def _reading(self, version: int) -> Reading | None:
-        """What the trainer reads; None without one."""
-        if self._trainer is None:
-            return None
-        ids = reading_ids(self.tokenizer, most=(self.max_model_len or 10**6) - 1)
-        return Reading(ids, teacher_forced(self._trainer, ids), self.max_logprob_gap, version)
+        return reading_of(self._trainer, self.tokenizer, self.max_model_len, self.max_logprob_gap, version)
 
     def _verify(self, reading: Reading | None) -> None:
         if reading is not None:
@@ -373,14 +390,6 @@ class ServersEngine:
         if self._drawing is not None:
             self._drawing.wake.set()
 
-    def _next(self, arrivals: queue.SimpleQueue[Any]) -> Any:
-        while True:
-            try:
-                return arrivals.get(timeout=_LOOK)
-            except queue.Empty:
-                if not self._loop.thread.is_alive():
-                    raise ModelError("rollout: the thread that talks to the servers is gone") from None
-
     def _wait(self, work: Any) -> Any:
         loop: BackgroundLoop = self._loop
         return loop.wait(loop.submit(work))
@@ -388,7 +397,3 @@ class ServersEngine:
     def _require_open(self) -> None:
         if self._closed:
             raise ModelError("rollout: this servers engine is closed -> build a new one")
-
-    def _refuse(self, requests: Sequence[Request], params: SamplingParams) -> None:
-        self._require_open()
-        refuse_requests(requests, params, self.max_model_len)

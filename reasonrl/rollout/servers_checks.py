@@ -10,41 +10,22 @@ from typing import Any
 
 from reasonrl.endpoints.config import is_local
 from reasonrl.errors import ModelError
-from reasonrl.rollout.engine import Request, Sample, SamplingParams
+from reasonrl.rollout.engine import Request, Sample
 from reasonrl.rollout.servers_barrier import find_loader
 from reasonrl.rollout.servers_drawing import Arrival
 from reasonrl.rollout.servers_http import ServerApi, ServerFault
 from reasonrl.rollout.servers_state import Server
 
 _log = logging.getLogger(__name__)
-# vLLM raises lower temperatures to the first, silently, and refuses higher ones than the second.
-_TEMPERATURES = (0.01, 2.0)
 
 
-def refuse_requests(requests: Sequence[Request], params: SamplingParams, max_model_len: int | None) -> None:
-    """Raises ModelError for what a server would change, cut or refuse; `max_model_len` in tokens, None if unknown."""
-    low, high = _TEMPERATURES
-    if params.temperature != 0 and not low <= params.temperature <= high:
-        raise ModelError(
-            f"rollout: temperature = {params.temperature}, but vLLM draws at 0 (greedy) or from {low} to {high} -> use"
-            " one of those, or rollout.engine=transformers"
-        )
+def refuse_images(requests: Sequence[Request]) -> None:
+    """Raises ModelError for requests with images."""
     for request in requests:
         if request.images:
             raise ModelError(
                 f"rollout: request {request.id!r} has {len(request.images)} images, but servers are sent token ids"
                 " only -> use rollout.engine=vllm or rollout.engine=transformers (docs/images.md)"
-            )
-        length = len(request.prompt_ids)
-        if not length:
-            raise ModelError(
-                f"rollout: request {request.id!r} has an empty prompt -> every prompt needs at least one token"
-            )
-        if max_model_len is not None and length + params.max_tokens > max_model_len:
-            raise ModelError(
-                f"rollout: request {request.id!r} needs {length} + {params.max_tokens} tokens (prompt and response),"
-                f" but the servers hold {max_model_len} -> raise rollout.max_model_len, or set max_prompt_length or"
-                " fewer response tokens"
             )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import queue
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -260,6 +261,20 @@ class Drawing:
         if self._home.get(wanted.request.prompt_ids) is server:
             del self._home[wanted.request.prompt_ids]
         self._waiting.appendleft(wanted)
+
+
+def next_arrival(arrivals: queue.SimpleQueue[Any], thread: threading.Thread, patience: float) -> Any:
+    """What comes next, waited for as long as the thread lives that it comes from (looked at every `patience` seconds).
+
+    Raises:
+        ModelError: the thread is gone.
+    """
+    while True:
+        try:
+            return arrivals.get(timeout=patience)
+        except queue.Empty:
+            if not thread.is_alive():
+                raise ModelError("rollout: the thread that talks to the servers is gone") from None
 
 
 def _body(params: SamplingParams, stop_ids: frozenset[int]) -> Mapping[str, Any]:

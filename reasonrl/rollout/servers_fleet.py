@@ -153,6 +153,12 @@ class Fleet:
             server.in_service = False
             server.recall("the weights have changed")
 
+    def release(self) -> None:
+        """End what `hold` began where no weights have come: servers draw as before."""
+        for server in self.servers if self._holding else ():
+            server.in_service = server.in_service or server.ready
+        self._holding = False
+
     async def sync(self, label: str, folder: Path, version: int) -> None:
         """The second half, in the first process: every server that was in service loads these weights, or is out of
         service until it has.
@@ -161,10 +167,8 @@ class Fleet:
             ModelError: none has.
         """
         self.label, self.folder, self.version, self.reading = label, folder, version, None
-        try:
-            await asyncio.gather(*(self._load(server) for server in self.servers if server.ready))
-        finally:
-            self._holding = False
+        await asyncio.gather(*(self._load(server) for server in self.servers if server.ready))
+        self._holding = False
         if not self.able():
             raise ModelError(
                 f"sync_weights: no server has taken over the weights: {self.told()} -> see their logs; servers that you"
@@ -174,10 +178,8 @@ class Fleet:
     async def follow(self, label: str, version: int) -> None:
         """The second half, in the other processes: who holds these weights is in service."""
         self.label, self.version = label, version
-        try:
-            await asyncio.gather(*(self._load(server) for server in self.servers if server.ready))
-        finally:
-            self._holding = False
+        await asyncio.gather(*(self._load(server) for server in self.servers if server.ready))
+        self._holding = False
 
     async def readings(self, ids: list[int]) -> list[tuple[Server, list[float]]]:
         """How each server in service reads a text; who fails to is taken out."""
@@ -195,10 +197,10 @@ class Fleet:
     async def close(self) -> None:
         """Stop watching, close connections."""
         tasks = [self._watching, *(server.returning for server in self.servers)]
-        for task in tasks:
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+        running = [task for task in tasks if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         for server in self.servers:
             server.recall("the engine is closed")
             await server.api.close()
@@ -330,10 +332,8 @@ class Fleet:
         server.why_out = "it is being restarted"
         _log.warning("rollout: %s is being restarted; its log: %s", server.name, process.log)
         label, folder = self.base or (self.label, self.folder)
-        if folder is not None and (folder / "config.json").exists():
-            process.start(folder, label or "")
-        else:
-            process.start(process.model, "")
+        whole = folder is not None and (folder / "config.json").exists()
+        process.start(*((folder, label or "") if whole and folder else (process.model, "")))
         await server.api.close()
         server.api = ServerApi(process.url, process.key, self.limits)
         self.tell()

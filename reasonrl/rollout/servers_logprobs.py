@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
-from reasonrl.rollout.agreement import Gap, gap_between, require_agreement
+from reasonrl.rollout.agreement import Gap, gap_between, reading_ids, require_agreement, teacher_forced
 from reasonrl.rollout.servers_http import ServerFault, StatusFault, read_text
 from reasonrl.rollout.servers_state import Reading, Server
 
@@ -24,6 +24,16 @@ _PLACES = (4, 9, 16, 25)
 _SHARE = 0.05
 _LEAST = 0.2
 _ATTEMPTS = 3
+
+
+def reading_of(trainer: Any, tokenizer: Any, room: int | None, limit: float, version: int) -> Reading | None:
+    """What the trainer reads of a short text that servers must read the same (`room`: tokens they hold); None without a
+    trainer.
+    """
+    if trainer is None:
+        return None
+    ids = reading_ids(tokenizer, most=(room or 10**6) - 1)
+    return Reading(ids, teacher_forced(trainer, ids), limit, version)
 
 
 async def require_agreement_of_all(fleet: Fleet, reading: Reading) -> Gap:

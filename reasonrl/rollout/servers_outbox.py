@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,7 +55,8 @@ class Outbox:
         """Write what servers start from: the whole policy, or its base without an adapter."""
         if self.lora == "merge":
             return self.write(checkpoint_weights(self._policy))
-        self.base = self._whole(base_weights(self._policy))
+        with _read_to_the_end(base_weights(self._policy)) as weights:
+            self.base = self._whole(weights)
         return self.base
 
     def write(self, weights: Pairs) -> tuple[str, Path | None]:
@@ -63,8 +66,10 @@ class Outbox:
         Raises:
             ModelError: weights are missing or unknown, or there is no room.
         """
-        if self.lora == "merge":
-            return self._whole(weights)
+        with _read_to_the_end(iter(weights)) as pairs:
+            return self._whole(pairs) if self.lora == "merge" else self._parts(pairs)
+
+    def _parts(self, weights: Pairs) -> tuple[str, Path | None]:
         parts = Parts(weights)
         base = parts.base()
         first = next(base, None)
@@ -96,3 +101,13 @@ class Outbox:
             write_skeleton(self._policy, folder)
             require_names(seen, checkpoint_names(self._policy))
         return label, folder
+
+
+@contextlib.contextmanager
+def _read_to_the_end(weights: Iterator[tuple[str, torch.Tensor]]) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
+    """Also where writing them fails: other processes gather split weights together with this one, and would wait."""
+    try:
+        yield weights
+    except BaseException:
+        collections.deque(weights, maxlen=0)
+        raise

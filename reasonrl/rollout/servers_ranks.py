@@ -80,6 +80,27 @@ class Ranks:
         value: Value = told[0]
         return value
 
+    def together(self, work: Callable[[], Value]) -> Value:
+        """Each process's own part of something that all must have done before any goes on. A collective call.
+
+        Raises:
+            ModelError: another process failed; one that failed itself raises its own error.
+        """
+        problem: BaseException | None = None
+        value: Any = None
+        try:
+            value = work()
+        except BaseException as caught:  # the others wait for word of this one, whatever it is
+            problem = caught
+        told = self.gathered(None if problem is None else str(problem) or type(problem).__name__)
+        if problem is not None:
+            raise problem
+        for rank, said in enumerate(told):
+            if said is not None:
+                raise ModelError(f"{said} (found by process {rank} of {self.count})")
+        result: Value = value
+        return result
+
     def gathered(self, value: Value) -> list[Value]:
         """Every process's value, in their order. A collective call."""
         if self.count == 1:

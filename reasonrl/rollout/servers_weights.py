@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,7 @@ def write_weights(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> 
     Raises:
         ModelError: a name came twice, or the folder is full.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     seen: set[str] = set()
@@ -97,12 +98,22 @@ def write_weights(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> 
             shard[name] = tensor
             held += size
         flush()
-    except OSError as problem:
+    except (OSError, SafetensorError) as problem:
         raise ModelError(
             f"sync_weights: the weights cannot be written to {str(folder)!r}: {problem} -> make room, or set"
             " rollout.weights_dir"
         ) from None
     return frozenset(seen)
+
+
+def read_weights(files: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of safetensors files, one at a time."""
+    from safetensors import safe_open
+
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                yield name, tensors.get_tensor(name)
 
 
 def bytes_of(model: torch.nn.Module) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,18 +39,24 @@ class TransformersCopyEngine(TransformersEngine):
             own.gradient_checkpointing_disable()
         super().__init__(own, tokenizer, **options)
 
-    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+    def held_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The weights that it draws with, as `sync_weights` takes them."""
+        yield from self.model.named_parameters()
+
+    def sync_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int, *, compare: bool = True) -> None:
         """Copy weights by name; the copy moves to their device. With an empty iterator only the version moves on.
+        Nothing is compared, whatever `compare` says.
 
         Raises:
             ModelError: a name is unknown, a tensor has another shape, or a parameter was not given.
         """
+        del compare
         weights = iter(weights)
         first = next(weights, None)
         if first is None:
             self.weight_version = version
             return
-        if first[1].device != self.model.device:
+        if first[1].device != self.model.device and first[1].device.type != "cpu":  # files are read to main memory
             self.model.to(first[1].device)
         seen: set[int] = set()
         own = dict(self.model.named_parameters(remove_duplicate=False))

@@ -80,6 +80,7 @@ class TransformersEngine:
         self.processor, self._never = processor, list(placeholder_ids(model.config))
         self.stop_ids = stop_token_ids(model, tokenizer)
         self.weight_version = 0
+        self._interrupted = False
 
     def stream(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
         """Yield each sample as it finishes; see `RolloutEngine`.
@@ -97,11 +98,12 @@ class TransformersEngine:
         order = longest_first(requests)
         if self.sort_by_length and any(request.expected is None for request in requests):
             order.sort(key=lambda r: (len(r.prompt_ids), r.prompt_ids))
-        training = self.model.training
+        self._interrupted, training = False, self.model.training
         self.model.eval()
         try:
             for start in range(0, len(order), self.batch_size):
-                yield from self._decode(order[start : start + self.batch_size], params)
+                if not self._interrupted:
+                    yield from self._decode(order[start : start + self.batch_size], params)
         finally:
             self.model.train(training)
 
@@ -125,6 +127,10 @@ class TransformersEngine:
                 own[name].copy_(tensor)
         self.weight_version = version
 
+    def interrupt(self) -> None:
+        """End the stream that is being read after the present token; from any thread."""
+        self._interrupted = True
+
     def close(self) -> None:
         """Nothing to give back: the model belongs to the caller."""
 
@@ -132,7 +138,7 @@ class TransformersEngine:
         batch = self._prefill(requests)
         stop = torch.tensor(sorted(self.stop_ids), device=batch.logits.device)
         position = 0
-        while batch.requests:
+        while batch.requests and not self._interrupted:
             draws = torch.from_numpy(uniforms(batch.seeds, position)).to(batch.logits.device)
             tokens, logprobs = draw_tokens(batch.logits, draws, params.temperature, params.top_p)
             for row, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):

@@ -37,6 +37,7 @@ from reasonrl.rollout.agreement import (
 )
 from reasonrl.rollout.engine import Request, Sample, SamplingParams, Stamp, longest_first
 from reasonrl.rollout.images import placeholder_ids, require_processor
+from reasonrl.rollout.request_rules import refuse_requests
 from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_adapter import AdapterSlot
@@ -52,9 +53,6 @@ from reasonrl.rollout.weights import checkpoint_names, checkpoint_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# vLLM raises lower temperatures to the first, silently, and refuses higher ones than the second.
-_TEMPERATURES = (0.01, 2.0)
 
 
 class VLLMEngine:
@@ -114,6 +112,7 @@ class VLLMEngine:
         self._trainer, self._sleeps = model, enable_sleep_mode
         self._expected = checkpoint_names(model) if model is not None else frozenset[str]()
         self._numbers, self._streaming, self._broken, self._filled = itertools.count(), False, "", path is not None
+        self._interrupted = False
         self.lora, self._adapter = lora, AdapterSlot()
         options |= adapter_room(lora, model, max_lora_rank)
         options |= {"max_num_seqs": batch_size, "enable_sleep_mode": enable_sleep_mode or None}
@@ -152,7 +151,7 @@ class VLLMEngine:
             raise ModelError("rollout: this engine is already drawing -> read one stream to its end before the next")
         waiting: dict[str, Request] = {}
         not_begun, begun = deque[tuple[str, str]](), dict[str, float]()
-        self._streaming = True
+        self._streaming, self._interrupted = True, False
         try:
             self._wake()
             for request in longest_first(requests):
@@ -162,7 +161,7 @@ class VLLMEngine:
                 )
                 waiting[name] = request
                 not_begun.append((name, theirs))
-            while waiting:
+            while waiting and not self._interrupted:
                 outputs, time = self._step(), now()
                 self._note_begun(not_begun, begun, time)
                 for output in outputs:
@@ -176,6 +175,10 @@ class VLLMEngine:
             self._streaming = False
             if self._sleeps:
                 self._vllm.sleep(level=1)
+
+    def interrupt(self) -> None:
+        """End the stream that is being read after the present step; from any thread."""
+        self._interrupted = True
 
     def sampling(self, seed: int, params: SamplingParams) -> Any:
         """vLLM's own parameters for one sample."""
@@ -344,24 +347,7 @@ class VLLMEngine:
     def _refuse(self, requests: Sequence[Request], params: SamplingParams) -> None:
         self._require_whole()
         require_processor(requests, self._processor)
-        low, high = _TEMPERATURES
-        if params.temperature != 0 and not low <= params.temperature <= high:
-            raise ModelError(
-                f"rollout: temperature = {params.temperature}, but vLLM draws at 0 (greedy) or from {low} to {high} ->"
-                " use one of those, or rollout.engine=transformers"
-            )
-        for request in requests:
-            length = len(request.prompt_ids)
-            if not length:
-                raise ModelError(
-                    f"rollout: request {request.id!r} has an empty prompt -> every prompt needs at least one token"
-                )
-            if length + params.max_tokens > self.max_model_len:
-                raise ModelError(
-                    f"rollout: request {request.id!r} needs {length} + {params.max_tokens} tokens (prompt and"
-                    f" response), but the engine holds {self.max_model_len} -> raise rollout.max_model_len, or set"
-                    " max_prompt_length or fewer response tokens"
-                )
+        refuse_requests(requests, params, self.max_model_len, "the engine holds")
 
     def _sample(self, request: Request, drawn: Any, stamp: Stamp) -> Sample:
         logprobs = tuple(drawn.logprobs.logprobs)

@@ -13,7 +13,8 @@ import torch
 
 from reasonrl.errors import ModelError
 
-_PREFIX = "base_model.model."
+#: What peft puts before the names of the model under it.
+PEFT_PREFIX = "base_model.model."
 
 
 def checkpoint_names(model: Any) -> frozenset[str]:
@@ -92,7 +93,7 @@ def _copy_in_use(module: Any) -> str:
 
 def plain_name(name: str) -> str:
     """A name without what peft puts before it."""
-    return name.removeprefix(_PREFIX)
+    return name.removeprefix(PEFT_PREFIX)
 
 
 def no_plain_delta(layer: Any) -> bool:

@@ -18,7 +18,9 @@ import torch
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
-from reasonrl.trainers.drawn_files import read_drawn, write_drawn
+from reasonrl.trainers.drawn_files import read_drawn, read_held, write_drawn
+
+_MOMENT = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class Drawn:
 
     Attributes:
         seconds: wall time of a drawing in a thread of its own; None for any other.
+        figures: what the engine said of itself when the last sample was in (`figures`, where it has that); None for
+            samples out of a checkpoint.
     """
 
     order: Order
     samples: list[Sample] = field(default_factory=list)
     problem: BaseException | None = None
     seconds: float | None = None
+    figures: dict[str, float] | None = None
 
 
 class Drawing:
@@ -77,13 +82,14 @@ class Drawing:
 
     def draw(self, order: Order) -> None:
         """Draw here and now; the engine must be free."""
-        self._ready = Drawn(order, in_order(self._stream(order, None), len(order.requests)))
+        samples = in_order(self._stream(order, None), len(order.requests))
+        self._ready = Drawn(order, samples, figures=_figures(self.engine))
 
     def start(self, order: Order) -> None:
         """Draw in a thread of its own, from now on; the engine must be free."""
         if self._ahead is not None:
             raise RuntimeError(f"step {self._ahead.drawn.order.step} is still being drawn -> wait() for it")
-        self._ahead = _Ahead(order, self._stream)
+        self._ahead = _Ahead(order, self._stream, self.engine)
         self._ahead.start()
 
     def ahead(self, order: Callable[..., Order], step: int, steps: int, rows: Sequence[dict[str, Any]]) -> None:
@@ -142,24 +148,52 @@ class Drawing:
                 )
         return drawn
 
-    def save(self, folder: Path, rank: int, ranks: int) -> None:
+    def save(self, folder: Path, rank: int, ranks: int, *, stopping: bool = False) -> None:
         """Write the samples of the coming step into a checkpoint, when they have all arrived.
 
-        If their drawing failed the checkpoint says that there are none: whoever resumes from it draws them anew.
+        If their drawing failed the checkpoint says that there are none: whoever resumes from it draws them anew, by
+        the checkpoint's own weights.
+
+        Args:
+            folder: the checkpoint.
+            rank, ranks: this process, and how many there are.
+            stopping: end the drawing now instead of waiting for it. The checkpoint then says for which step samples
+                are missing; with `drawn_files.write_held` after it, a resumed run draws the same ones.
         """
+        ended = self.end_early() if stopping else None
         self.settle()
         drawn = self._ready
         whole = drawn is not None and drawn.problem is None
-        write_drawn(folder, rank, ranks, drawn.order.step if drawn and whole else None, drawn.samples if drawn else [])
+        step = drawn.order.step if drawn and whole else None
+        write_drawn(folder, rank, ranks, step, drawn.samples if drawn and whole else [], ended)
+
+    def end_early(self) -> int | None:
+        """End what is being drawn now and forget its samples: the step that they were for; None where all were in, or
+        none are being drawn.
+        """
+        if self._ahead is None:
+            return None
+        ahead, self._ahead = self._ahead, None
+        ahead.end(getattr(self.engine, "interrupt", None))
+        if ahead.drawn.problem is not None:
+            return ahead.drawn.order.step
+        self._ready = ahead.drawn
+        return None
 
     def restore(self, folder: Path, rank: int, ranks: int, order: Order) -> None:
-        """Take the samples of a step from a checkpoint, if it holds any; they arrive as if they were drawn now.
+        """Take the samples of a step from a checkpoint, if it holds any; they arrive as if they were drawn now. Where
+        it holds the weights that were drawing them instead, they are drawn by those, now.
 
         Raises:
             ModelError: the checkpoint has no record of them, or they belong to another step or to other prompts.
         """
         samples = read_drawn(folder, rank, ranks, order.step, order.requests)
         if samples is None:
+            held = read_held(folder, order.step)
+            if held is not None and hasattr(self.engine, "held_weights"):
+                # They are not the trainer's: nothing to compare them with.
+                self.engine.sync_weights(held, order.step - self.max_staleness, compare=False)  # type: ignore[call-arg]
+                self.draw(order)
             return
         self._ready = Drawn(order, samples)
         for sample in samples if self.arrived is not None else ():
@@ -167,11 +201,9 @@ class Drawing:
             self.arrived(order, sample)
 
     def close(self) -> None:
-        """End the thread, after the sample that it waits for, and forget all samples."""
-        if self._ahead is not None:
-            self._ahead.stopping.set()
-            self._ahead.join()
-        self._ahead = self._ready = None
+        """End the thread and forget all samples."""
+        self.end_early()
+        self._ready = None
 
     def _stream(self, order: Order, stopping: threading.Event | None) -> Iterable[Sample]:
         stream = self.engine.stream(order.requests, order.params)
@@ -190,11 +222,13 @@ class Drawing:
 class _Ahead(threading.Thread):
     """The thread that draws an order."""
 
-    def __init__(self, order: Order, stream: Callable[[Order, threading.Event | None], Iterable[Sample]]) -> None:
+    def __init__(
+        self, order: Order, stream: Callable[[Order, threading.Event | None], Iterable[Sample]], engine: Any
+    ) -> None:
         super().__init__(name=f"reasonrl-draw-{order.step}", daemon=True)
         self.drawn = Drawn(order)
         self.stopping = threading.Event()
-        self._stream = stream
+        self._stream, self._engine = stream, engine
         # Which accelerator is meant without a number is a thread's own matter.
         self._device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
@@ -205,9 +239,25 @@ class _Ahead(threading.Thread):
             if self._device is not None:
                 torch.cuda.set_device(self._device)
             self.drawn.samples = in_order(self._stream(order, self.stopping), len(order.requests))
+            self.drawn.figures = _figures(self._engine)
         except BaseException as problem:  # it is raised where the samples are wanted
             self.drawn.problem = problem
         self.drawn.seconds = time.perf_counter() - started
+
+    def end(self, interrupt: Callable[[], None] | None) -> None:
+        """End it before its time: at once where the engine can be interrupted, else after the sample that it waits
+        for.
+        """
+        self.stopping.set()
+        while self.is_alive():
+            if interrupt is not None:  # again and again: the stream may not have begun
+                interrupt()
+            self.join(_MOMENT)
+
+
+def _figures(engine: Any) -> dict[str, float] | None:
+    figures: dict[str, float] | None = engine.figures() if hasattr(engine, "figures") else None
+    return figures
 
 
 def in_order(samples: Iterable[Sample], count: int) -> list[Sample]:

@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
 from reasonrl.observe.completions import read_parquet, write_parquet
 from reasonrl.rollout.engine import Expected, Outlook, Request, Sample, Stamp
+from reasonrl.rollout.servers_weights import read_weights, write_weights
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = "drawn"
+_WEIGHTS = "weights"
 _FIELDS = tuple(field.name for field in dataclasses.fields(Sample) if field.name != "request")
 
 
-def write_drawn(checkpoint: Path, rank: int, ranks: int, step: int | None, samples: Sequence[Sample]) -> None:
-    """Write one rank's samples for a step, or that there are none (`step` None)."""
+def write_drawn(
+    checkpoint: Path, rank: int, ranks: int, step: int | None, samples: Sequence[Sample], ended: int | None = None
+) -> None:
+    """Write one rank's samples for a step, or that there are none (`step` None); `ended` names the step whose drawing
+    was ended early.
+    """
     folder = checkpoint / FOLDER
     folder.mkdir(exist_ok=True)
     if step is not None:
@@ -37,6 +46,8 @@ def write_drawn(checkpoint: Path, rank: int, ranks: int, step: int | None, sampl
         ]
         write_parquet(folder / f"rank_{rank}.parquet", rows)
     record = {"step": step, "ranks": ranks, "samples": len(samples) if step is not None else 0}
+    if ended is not None:
+        record["ended"] = ended
     (folder / f"rank_{rank}.json").write_text(json.dumps(record))
 
 
@@ -46,8 +57,7 @@ def read_drawn(checkpoint: Path, rank: int, ranks: int, step: int, requests: Seq
     Raises:
         ModelError: there is no whole record, it is of another step, or the samples answer other requests.
     """
-    folder = checkpoint / FOLDER
-    files = sorted(folder.glob("rank_*.json"), key=lambda file: int(file.stem.removeprefix("rank_")))
+    files = _files(checkpoint)
     records = [json.loads(file.read_text()) for file in files]
     if not records or len(records) != records[0]["ranks"]:
         raise ModelError(
@@ -69,6 +79,41 @@ def read_drawn(checkpoint: Path, rank: int, ranks: int, step: int, requests: Seq
             " data, prompts, seed or batch have changed since: resume with what it was started with, or start anew"
         )
     return [_sample(row, request) for row, request in zip(share, requests, strict=True)]
+
+
+def write_held(checkpoint: Path, engine: Any) -> bool:
+    """After every rank has written its record: where one has ended a drawing early, write the weights that the engine
+    draws with, so that a resumed run draws the same samples. One process writes.
+
+    Returns:
+        False where that was called for and the engine cannot give its weights: a resumed run draws by newer ones.
+
+    Raises:
+        ModelError: there is no room.
+    """
+    if not any("ended" in json.loads(file.read_text()) for file in _files(checkpoint)):
+        return True
+    held = engine.held_weights() if hasattr(engine, "held_weights") else None
+    if held is None:
+        return False
+    folder = checkpoint / FOLDER / _WEIGHTS
+    folder.mkdir(exist_ok=True)
+    write_weights(held, folder)
+    return True
+
+
+def read_held(checkpoint: Path, step: int) -> Iterator[tuple[str, torch.Tensor]] | None:
+    """The weights that were drawing the samples of a step when that was ended; None if it was not, or if they were not
+    written.
+    """
+    steps = {json.loads(file.read_text()).get("ended") for file in _files(checkpoint)}
+    files = sorted((checkpoint / FOLDER / _WEIGHTS).glob("*.safetensors"))
+    return read_weights(files) if step in steps and files else None
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    found = (checkpoint / FOLDER).glob("rank_*.json")
+    return sorted(found, key=lambda file: int(file.stem.removeprefix("rank_")))
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ holds of ours: the critic, and samples drawn ahead.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from reasonrl.trainers.checkpoints import mark_complete, prune
+from reasonrl.trainers.drawn_files import write_held
 
 if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer
     from reasonrl.trainers.ppo_config import PPOConfig
 
 CRITIC_FOLDER = "critic"
+_log = logging.getLogger(__name__)
 
 
 class StepCallback(TrainerCallback):
@@ -102,8 +105,16 @@ class CriticCallback(TrainerCallback):
         checkpoint = output / f"checkpoint-{state.global_step}"
         accelerator.wait_for_everyone()
         if args.max_staleness:
-            self.trainer.drawing.save(checkpoint, accelerator.process_index, accelerator.num_processes)
+            stopping = control.should_training_stop and state.global_step < state.max_steps
+            ranks = accelerator.process_index, accelerator.num_processes
+            self.trainer.drawing.save(checkpoint, *ranks, stopping=stopping)
             accelerator.wait_for_everyone()
+            if accelerator.is_main_process and not write_held(checkpoint, self.trainer.engine):
+                _log.warning(
+                    "ppo: the drawing of step %d was ended early, and this engine cannot give the weights that drew: a"
+                    " resumed run draws its samples by the weights of the checkpoint",
+                    state.global_step + 1,
+                )
         if accelerator.is_main_process:
             if self.trainer.critic is not None:
                 (checkpoint / CRITIC_FOLDER).mkdir(exist_ok=True)

@@ -27,12 +27,12 @@ def folder(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("model"))
 
 
-def two_ranks(out: Path, model: Path, where: str) -> list[dict]:
+def two_ranks(out: Path, model: Path, where: str, script: Path = SCRIPT) -> list[dict]:
     port = str(free_port())
     ranks = []
     for rank in range(2):
         variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, str(SCRIPT), str(out), str(model), where]
+        command = [sys.executable, str(script), str(out), str(model), where]
         ranks.append(
             subprocess.Popen(
                 command, env={**os.environ, **variables, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
@@ -105,6 +105,23 @@ def test_what_the_first_process_is_refused_the_others_are_told(folder, tmp_path)
         ranks = two_ranks(tmp_path, checkpoint(tmp_path / "other"), found[0].url)
     assert "was started with" in ranks[0]["error"] and ranks[0]["error"] in ranks[1]["error"]
     assert "found by the first process" in ranks[1]["error"]
+
+
+def test_what_fails_in_one_process_ends_the_call_in_all_and_the_next_one_works(folder, tmp_path):
+    with fakes(folder, 1, **DEVELOPER) as found:
+        script = SCRIPT.with_name("servers_rank_faults.py")
+        first, second = two_ranks(tmp_path, folder, found[0].url, script)
+    for what, said in (
+        ("no folder", "takes no new folder"),
+        ("full", "the weights cannot be written"),
+    ):
+        assert said in first[what] and "found by process 0 of 2" in second[what], what
+        assert first[what] in second[what]
+    for what, said in (("no key", "REASONRL_TEST_KEY is not set"), ("broken weights", "planted")):
+        assert said in second[what] and "found by process 1 of 2" in first[what], what
+        assert second[what] in first[what]
+    assert first["seconds"] < 30 and second["seconds"] < 30
+    require_drawn([first, second], "later", of_weights(1, tmp_path), 1)
 
 
 def test_built_before_the_process_group_it_is_refused(folder, monkeypatch):

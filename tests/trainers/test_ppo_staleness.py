@@ -113,24 +113,57 @@ def test_drawing_and_training_happen_at_once(tmp_path):
     assert sum(alone[1:]) - sum(together[1:]) > 0.6 * nap * (steps - 1)
 
 
-def test_a_stop_writes_the_samples_on_their_way_and_a_resume_goes_on_exactly(tmp_path):
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_stop_does_not_wait_for_samples_and_a_resume_goes_on_exactly(tmp_path, slow):
+    """Samples that are all in are written; a drawing that is not at its end is ended, and what it drew with is kept."""
     settings = {**AHEAD, "max_steps": 6, "save_strategy": "steps", "save_steps": 100, "actor_steps": 2}
-    settings |= {"eval_rows": 3, "eval_strategy": "steps", "eval_steps": 2}
+    settings |= {"eval_rows": 3, "eval_strategy": "steps", "eval_steps": 4}
     whole = make_run(tmp_path / "whole", **settings)
     whole.trainer.train()
-    first = make_run(tmp_path / "parts", stop=lambda: first.trainer.state.global_step >= 2, **settings)
+    asked = []
+
+    def stop():
+        if first.trainer.state.global_step < 2:
+            return False
+        if not slow:
+            first.trainer.drawing.settle()
+        asked.append(time.monotonic())
+        return True
+
+    first = make_run(tmp_path / "parts", stop=stop, **settings)
+    if slow:
+        decode, streams = first.trainer.engine._advance, []
+        stream = first.trainer.engine.stream
+        first.trainer.engine.stream = lambda requests, params: (streams.append(1), stream(requests, params))[1]
+        # The third drawing, that of step 3, would take half a minute.
+        first.trainer.engine._advance = lambda *given: (time.sleep(2.0 * (len(streams) == 3)), decode(*given))
     first.trainer.train()
-    assert threads() == []
+    assert time.monotonic() - asked[0] < 10 and threads() == []
     step, checkpoint = latest_complete(tmp_path / "parts")
-    assert step == 2
-    assert json.loads((checkpoint / "drawn" / "rank_0.json").read_text()) == {"step": 2, "ranks": 1, "samples": 8}
-    assert not [file for file in (checkpoint / "drawn").iterdir() if file.suffix not in (".json", ".parquet")]
+    record = json.loads((checkpoint / "drawn" / "rank_0.json").read_text())
+    there = {"step": None, "ranks": 1, "samples": 0, "ended": 2} if slow else {"step": 2, "ranks": 1, "samples": 8}
+    assert step == 2 and record == there
+    assert (checkpoint / "drawn" / "weights").exists() is slow
     second = make_run(tmp_path / "parts", **settings)
     second.trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert timeless(first.metrics + second.metrics) == timeless(whole.metrics)
+    ours, theirs = timeless(first.metrics + second.metrics), timeless(whole.metrics)
+    assert ours == theirs
     assert untimed({**first.samples, **second.samples}) == untimed(whole.samples)
     assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), second.policy.parameters(), strict=True))
     assert [line["rollout/staleness_max"] for line in second.metrics] == [1, 1, 1, 1]
+
+
+def test_without_the_weights_that_drew_a_resume_draws_by_its_own(tmp_path, caplog):
+    settings = {**AHEAD, "max_steps": 4, "save_strategy": "steps", "save_steps": 100}
+    first = make_run(tmp_path, stop=lambda: first.trainer.state.global_step >= 2, **settings)
+    decode = first.trainer.engine._advance
+    first.trainer.engine._advance = lambda *given: (time.sleep(0.3), decode(*given))
+    first.trainer.engine.held_weights = lambda: None
+    first.trainer.train()
+    assert "cannot give the weights that drew" in caplog.text
+    second = make_run(tmp_path, **settings)
+    second.trainer.train(resume_from_checkpoint=True)
+    assert [line["rollout/staleness_max"] for line in second.metrics] == [0, 1]
 
 
 def test_a_checkpoint_that_lost_its_samples_is_refused(tmp_path):
