@@ -15,6 +15,7 @@ from torch import nn
 
 from reasonrl.errors import ModelError
 from reasonrl.models.loading import load_weights, resolve_model
+from reasonrl.models.lora import Lora, add_lora, is_adapted, trained_state, whole_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,19 +61,44 @@ class ScalarHeadModel(nn.Module):
         """
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
         values = self.head(hidden.to(self.head.weight.dtype))
+        if values.dtype in (torch.bfloat16, torch.float16):
+            values = values.float()  # rewards, advantages and losses are made of them
         return values.squeeze(-1) if self.head.out_features == 1 else values
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations of the backbone in the backward pass."""
         self.backbone.gradient_checkpointing_enable(**kwargs)
+        if is_adapted(self.backbone):
+            # With a frozen embedding nothing that enters the first layer would carry a gradient.
+            self.backbone.enable_input_require_grads()
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the backbone in the ordinary checkpoint layout and the head beside it."""
+    def add_lora(self, lora: Lora, *, seed: int, autocast: bool = True) -> None:
+        """Freeze the backbone and train an adapter in it, and the head; see `reasonrl.models.lora.add_lora`."""
+        self.backbone = add_lora(self.backbone, lora, seed=seed, causal=False, autocast=autocast)
+        if autocast:
+            self.head.float()
+
+    def whole_state(self) -> dict[str, torch.Tensor]:
+        """What `save_pretrained` writes, adapters merged and split parameters gathered; a collective call."""
+        backbone = {f"backbone.{name}": tensor for name, tensor in whole_state(self.backbone).items()}
+        return backbone | {f"head.{name}": tensor for name, tensor in trained_state(self.head).items()}
+
+    def save_pretrained(self, directory: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
+        """Write the backbone in the ordinary checkpoint layout and the head beside it; with `state` (`whole_state`)
+        those weights instead of the model's own.
+        """
         from safetensors.torch import save_file
 
         directory = Path(directory)
-        self.backbone.save_pretrained(directory)
-        save_file({"weight": self.head.weight.detach().cpu().contiguous()}, directory / HEAD_WEIGHTS)
+        if state is None:
+            self.backbone.save_pretrained(directory)
+            head = self.head.weight.detach().cpu().contiguous()
+        else:
+            base = self.backbone.get_base_model() if is_adapted(self.backbone) else self.backbone
+            named = {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
+            base.save_pretrained(directory, state_dict=named)
+            head = state["head.weight"]
+        save_file({"weight": head}, directory / HEAD_WEIGHTS)
 
     @classmethod
     def from_pretrained(
@@ -84,6 +110,7 @@ class ScalarHeadModel(nn.Module):
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         trust_remote_code: bool = False,
+        **kwargs: Any,
     ) -> ScalarHeadModel:
         """Load a saved scalar-head model, or put a fresh head on the backbone of any checkpoint.
 
@@ -94,6 +121,7 @@ class ScalarHeadModel(nn.Module):
             seed: seed of a fresh head.
             dtype: of backbone and head.
             trust_remote_code: run code that the checkpoint ships; off unless a recipe says so.
+            kwargs: passed to the backbone's `from_pretrained`.
 
         Raises:
             ModelError: the checkpoint cannot be loaded, lacks weights, or its head has another number of outputs.
@@ -101,7 +129,7 @@ class ScalarHeadModel(nn.Module):
         from transformers import AutoModel
 
         backbone = load_weights(
-            AutoModel, str(path), key="critic_model", dtype=dtype, trust_remote_code=trust_remote_code
+            AutoModel, str(path), key="critic_model", dtype=dtype, trust_remote_code=trust_remote_code, **kwargs
         )
         model = cls(backbone, n_outputs=n_outputs, init=init, seed=seed)
         saved = Path(resolve_model(str(path))) / HEAD_WEIGHTS

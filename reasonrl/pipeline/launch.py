@@ -67,7 +67,7 @@ def launch_stage(config: Any, context: StageContext, say: Callable[[str], None],
     say(f"{context.name}: waiting for {processes} processes to start (log: {directory / LOG})")
     child = subprocess.Popen(
         launch_command(context.run_directory, context.name, processes),
-        env=_environment(processes),
+        env=_environment(processes, deepspeed=config.launch.deepspeed is not None),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -151,13 +151,14 @@ def launch_command(run_directory: Path, stage: str, processes: int) -> list[str]
     ]
 
 
-def _environment(processes: int) -> dict[str, str]:
+def _environment(processes: int, *, deepspeed: bool = False) -> dict[str, str]:
     """The workers' environment: gloo on a host without GPUs, the cores shared out unless the user has said how."""
     import torch
 
     environment = dict(os.environ)
     if not torch.cuda.is_available():
-        environment["ACCELERATE_USE_CPU"] = "true"
+        # Told to use the CPU, accelerate would leave DeepSpeed out, which finds it by itself.
+        environment |= {"DS_ACCELERATOR": "cpu"} if deepspeed else {"ACCELERATE_USE_CPU": "true"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     return environment

@@ -114,6 +114,8 @@ class RolloutConfig(Config):
             where there are several; samples stay the same.
         max_logprob_gap: largest mean difference (nats a token) allowed between engine and trainer, in the text both
             read and in the tokens drawn; training stops above it.
+        lora: how a policy's adapter goes to vLLM: `merge` (the default) sends whole weights at every step, `adapter`
+            the base once and then the adapter alone, whose product vLLM computes.
         urls, start: running vLLM servers, or how many to start on this machine.
         served_model, api_key_env: what to ask servers at `urls` for, and the variable that holds their key.
         weights_dir: folder for weights on their way to servers, seen by all of them.
@@ -130,6 +132,7 @@ class RolloutConfig(Config):
     own_copy: Annotated[Flag, OPERATIONAL] = False
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_logprob_gap: Annotated[Positive | None, OPERATIONAL] = None
+    lora: Annotated[Literal["merge", "adapter"] | None, OPERATIONAL] = None
     max_model_len: Annotated[Count | None, OPERATIONAL] = None
     max_num_batched_tokens: Annotated[Count | None, OPERATIONAL] = None
     gpu_memory_utilization: Annotated[PositiveFraction | None, OPERATIONAL] = None
@@ -202,6 +205,7 @@ VLLM_OPTIONS = (
     "enable_prefix_caching",
     "enable_sleep_mode",
     "tensor_parallel_size",
+    "lora",
 )
 #: Of these, what is said to a server when it is started.
 STARTED_OPTIONS = (
@@ -227,9 +231,34 @@ SERVERS_OPTIONS = (
 
 
 class LaunchConfig(Config):
-    """How a stage's processes are started."""
+    """How a stage's processes are started.
+
+    Attributes:
+        deepspeed: `zero1`, `zero2` or `zero3` split optimizer states, gradients and weights over the processes of a
+            training stage; or a file of DeepSpeed's settings (JSON). None: every process holds all (DDP).
+    """
 
     num_processes: Annotated[Count, OPERATIONAL] = 1
+    deepspeed: Annotated[Text | None, OPERATIONAL] = None
+    hints: ClassVar[Mapping[str, str]] = {"zero": "deepspeed", "nproc": "num_processes", "fsdp": "deepspeed"}
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        name = given.get("deepspeed")
+        if name is None:
+            return []
+        issues = []
+        if name not in ZERO_NAMES and not name.endswith(".json"):
+            text = f"is {name!r}; allowed: {', '.join(ZERO_NAMES)}, or a file ending in .json"
+            issues.append(Issue("deepspeed", text, "use zero3"))
+        if given.get("num_processes") == 1:
+            text = f"is {name}, but one process has nothing to share out"
+            issues.append(Issue("deepspeed", text, "raise launch.num_processes, or remove launch.deepspeed"))
+        return issues
+
+
+#: Names of `launch.deepspeed` that stand for a stage of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054).
+ZERO_NAMES = ("zero1", "zero2", "zero3")
 
 
 class RewardTerm(Config):

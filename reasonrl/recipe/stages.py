@@ -21,6 +21,7 @@ from reasonrl.recipe.fields import (
     PositiveFraction,
     Text,
 )
+from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.sources import Data, ModelSource, RewardSpec, RolloutConfig, Seconds
@@ -36,6 +37,7 @@ class SFTStage(TrainingStage):
 
     kind: Literal["sft"] = "sft"
     model: ModelSource
+    lora: LoraSettings | None = None
     data: Data
     eval_data: Data | None = None
     learning_rate: NonNegative = 1e-5
@@ -72,10 +74,14 @@ class SFTStage(TrainingStage):
         "train_data": "data",
         "dataset": "data",
         "type": "kind",
+        **LORA_HINTS,
     }
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        issues = [*lora_problems(given)]
+        if issues:
+            return issues
         if given.get("max_steps") is not None and given.get("num_train_epochs") is not None:
             steps, epochs = given["max_steps"], given["num_train_epochs"]
             message = f"max_steps ({steps}) and num_train_epochs ({epochs}) both say how long to train"

@@ -12,12 +12,14 @@ import re
 import shutil
 from pathlib import Path
 
+from reasonrl.errors import ModelError
+
 MARK = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def mark_complete(checkpoint: Path, step: int) -> None:
-    """Declare a checkpoint whole; everything in it is on disk before the mark is."""
+def mark_complete(checkpoint: Path, step: int, **layout: int) -> None:
+    """Declare a checkpoint whole; everything in it is on disk before the mark is. `layout` is kept in the mark."""
     for file in checkpoint.rglob("*"):
         if file.is_file():
             descriptor = os.open(file, os.O_RDONLY)
@@ -27,10 +29,32 @@ def mark_complete(checkpoint: Path, step: int) -> None:
                 os.close(descriptor)
     staging = checkpoint / f".{MARK}"
     with staging.open("w") as handle:
-        json.dump({"step": step}, handle)
+        json.dump({"step": step, **layout}, handle)
         handle.flush()
         os.fsync(handle.fileno())
     staging.replace(checkpoint / MARK)
+
+
+def require_layout(checkpoint: Path, *, processes: int, zero_stage: int) -> None:
+    """Refuse a checkpoint whose parts do not fit these processes: under ZeRO each holds the share of one.
+
+    Without ZeRO any number of processes goes on from it.
+
+    Raises:
+        ModelError: it was written under another stage of ZeRO, or under ZeRO by another number of processes.
+    """
+    mark = json.loads((checkpoint / MARK).read_text()) if (checkpoint / MARK).is_file() else {}
+    there = int(mark.get("processes", processes)), int(mark.get("zero_stage", zero_stage))
+    if there == (processes, zero_stage) or not (there[1] or zero_stage):
+        return
+    names = [f"{count} processes and {f'ZeRO-{stage}' if stage else 'no ZeRO'}" for count, stage in
+             (there, (processes, zero_stage))]
+    raise ModelError(
+        f"{checkpoint}: written under {names[0]}, resumed under {names[1]}, and the optimizer's state is split by both"
+        f" -> go on with launch: {{num_processes: {there[0]}"
+        + (f", deepspeed: zero{there[1]}" if there[1] else "")
+        + "}, or start the stage anew (--restart-stage)"
+    )
 
 
 def complete_checkpoints(directory: Path) -> dict[int, Path]:

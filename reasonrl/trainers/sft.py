@@ -208,12 +208,14 @@ class SFTCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Every rank writes its own random state; the mark comes when all of them are there.
+        plugin = args.deepspeed_plugin
+        layout = {"processes": args.world_size, "zero_stage": int(plugin.zero_stage) if plugin is not None else 0}
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = self.output / f"checkpoint-{state.global_step}"
             spent = {"num_tokens": self._num_tokens, "cpu_seconds": self._kept_cpu_seconds()}
             (checkpoint / SPENT_FILE).write_text(json.dumps(spent))
-            mark_complete(checkpoint, state.global_step)
+            mark_complete(checkpoint, state.global_step, **layout)
             best = state.best_model_checkpoint
             prune(self.output, keep_last=self.keep_checkpoints, keep={Path(best)} if best else set())
         PartialState().wait_for_everyone()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
+from reasonrl.models import ScalarHeadModel, load_policy
 from reasonrl.rollout import build_engine
 from reasonrl.trainers.ppo import PPOTrainer
 from reasonrl.trainers.ppo_config import PPOConfig
@@ -47,10 +47,20 @@ class Run:
 
 
 def make_run(
-    tmp_path, rewards=(even_share,), dtype=torch.float32, rows=8, eval_rows=0, stop=None, own_copy=False, **settings
+    tmp_path,
+    rewards=(even_share,),
+    dtype=torch.float32,
+    rows=8,
+    eval_rows=0,
+    stop=None,
+    own_copy=False,
+    model=TINY,
+    lora=None,
+    critic_lora=None,
+    **settings,
 ) -> Run:
     """A PPO run that is ready to train; `settings` are PPOConfig's."""
-    policy, tokenizer = load_policy(TINY, dtype=dtype)
+    policy, tokenizer = load_policy(model, dtype=dtype)
     base = {
         "prompts_per_step": 4,
         "num_generations": 2,
@@ -71,7 +81,9 @@ def make_run(
         disable_tqdm=True,
         **{**base, **settings},
     )
-    critic = ScalarHeadModel.from_pretrained(tiny_path(TINY), dtype=dtype, seed=3) if args.advantage == "gae" else None
+    critic = ScalarHeadModel.from_pretrained(model, dtype=dtype, seed=3) if args.advantage == "gae" else None
+    if critic_lora is not None:
+        critic.add_lora(critic_lora, seed=3)
 
     def dataset(count, offset=0):
         return Dataset.from_list(
@@ -101,7 +113,10 @@ def make_run(
         on_metrics=run.metrics.append,
         on_completions=lambda step, samples: run.samples.__setitem__(step, samples),
         should_stop=stop,
+        **({} if lora is None else {"peft_config": lora.peft_config()}),
     )
+    if lora is not None:
+        run.start = {name: tensor.clone() for name, tensor in run.trainer.model.state_dict().items()}
     return run
 
 

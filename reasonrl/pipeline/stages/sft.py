@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
+from reasonrl.models.lora import Lora
 from reasonrl.observe import read_metrics
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import (
     Source,
     Watch,
-    export_model,
     held_out_line,
     load_source,
-    loading_options,
     one_device,
     quiet_libraries,
     resume_point,
 )
+from reasonrl.pipeline.stages.export import export_policy
+from reasonrl.pipeline.stages.start import policy_to_train, sharding
 from reasonrl.recipe import Reference, SFTStage
-from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune
+from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune, require_layout
 
 if TYPE_CHECKING:
     from reasonrl.trainers.sft import Examples
@@ -32,18 +33,20 @@ REQUIRED = ("problem", "solution")
 
 def run(config: SFTStage, context: StageContext) -> StageResult:
     """Train, with checkpoints that a killed run resumes from; the final model stands in `model/`."""
+    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
-    from reasonrl.models import load_policy
     from reasonrl.trainers.sft import SFTCallback
+    from reasonrl.trainers.zero import layout_of, ready_for_deepspeed
 
     quiet_libraries()
     output = context.directory / "checkpoints"
     one_device(context)
-    trust, options = loading_options(config.trl_args)
-    model, tokenizer = load_policy(context.model_of(config.model), trust_remote_code=trust, **options)
+    if config.launch.deepspeed is not None:
+        ready_for_deepspeed()
+    model, tokenizer, adapter = policy_to_train(config, context)
     examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config)
     held_out = None
     if config.eval_data is not None:
@@ -55,6 +58,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     callback = SFTCallback(
         output, watch.line, context.should_stop, context.cpu_seconds, budget, config.save_total_limit
     )
+    torch.manual_seed(context.seed)  # of an adapter's start
     trainer = SFTTrainer(
         model=model,
         args=_arguments(config, context, output, held_out is not None),
@@ -62,11 +66,13 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         eval_dataset=held_out,
         processing_class=tokenizer,
         callbacks=[callback],
+        **adapter,
     )
     trainer.remove_callback(PrinterCallback)
     found = latest_complete(output) if context.resuming else None
     watch.rewind(found[0] if found else 0)
     if found is not None:
+        require_layout(found[1], **layout_of(trainer.accelerator))
         callback.resume(found[1])
     if context.is_main:
         prune(output, keep_last=config.save_total_limit, keep=best_of(output))
@@ -77,8 +83,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     watch.close()
     if callback.interrupted:
         context.raise_if_stopping()
-    if context.is_main:
-        export_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, context.directory / "model")
+    export_policy(trainer, tokenizer, context.directory, context.model_of(config.model), Lora.of(config.lora))
     return StageResult(
         model=Path("model"),
         metrics={
@@ -169,7 +174,10 @@ def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: 
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
         "completion_only_loss": False,
+        **sharding(config, context),
     }
+    if "deepspeed" in settings:
+        settings["use_cpu"] = False  # on the CPU too: asked for one, accelerate would leave DeepSpeed out
     if config.num_train_epochs is not None:
         settings["num_train_epochs"] = config.num_train_epochs
     elif config.max_steps is None:

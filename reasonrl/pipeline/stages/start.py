@@ -1,0 +1,69 @@
+"""The models that a training stage starts from, as its recipe wants them loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.models.lora import Lora
+from reasonrl.pipeline.context import StageContext
+from reasonrl.pipeline.stages.common import loading_options
+from reasonrl.recipe import PPOStage, SFTStage
+
+if TYPE_CHECKING:
+    from reasonrl.models import ScalarHeadModel
+
+
+def policy_to_train(config: PPOStage | SFTStage, context: StageContext) -> tuple[Any, Any, dict[str, Any]]:
+    """Policy, tokenizer, and what its trainer is told of an adapter."""
+    from reasonrl.models import load_policy
+
+    trust, options = loading_options(config.trl_args)
+    lora = Lora.of(config.lora)
+    if lora is not None:
+        options |= lora.loading_options(_compute_dtype(config))
+    policy, tokenizer = load_policy(context.model_of(config.model), trust_remote_code=trust, **options)
+    return policy, tokenizer, {} if lora is None else {"peft_config": lora.peft_config()}
+
+
+def critic_to_train(config: PPOStage, context: StageContext, dtype: Any) -> ScalarHeadModel | None:
+    """The critic, where the stage has one; `dtype` is the policy's."""
+    from reasonrl.models import ScalarHeadModel, resolve_model
+
+    if config.advantage != "gae":
+        return None
+    lora = Lora.of(config.critic_lora)
+    critic = ScalarHeadModel.from_pretrained(
+        resolve_model(context.model_of(config.model if config.critic_model is None else config.critic_model)),
+        init=config.value_head_init,
+        seed=context.seed,
+        dtype=dtype,
+        trust_remote_code=loading_options(config.trl_args)[0],
+        **({} if lora is None else lora.loading_options(_compute_dtype(config))),
+    )
+    if lora is not None:
+        # ZeRO-3 gathers parameters of one precision together.
+        split = config.launch.deepspeed is not None and not lora.quantised
+        critic.add_lora(lora, seed=context.seed, autocast=not split)
+    return critic
+
+
+def engine_for_adapter(config: PPOStage) -> dict[str, Any]:
+    """Room in the engine for the adapter, where that is what goes over: the policy gets its layers later."""
+    if config.lora is None or config.rollout.lora != "adapter":
+        return {}
+    return {"max_lora_rank": config.lora.r}
+
+
+def sharding(config: PPOStage | SFTStage, context: StageContext) -> dict[str, Any]:
+    """The Trainer's argument for `launch.deepspeed`."""
+    if config.launch.deepspeed is None:
+        return {}
+    from reasonrl.trainers.zero import deepspeed_settings
+
+    return {"deepspeed": deepspeed_settings(config.launch.deepspeed, context.base_directory)}
+
+
+def _compute_dtype(config: PPOStage | SFTStage) -> Any:
+    import torch
+
+    return torch.bfloat16 if config.bf16 else torch.float32
