@@ -1,58 +1,21 @@
-"""PPO's two losses as weighted token sums (Schulman et al. 2017, arXiv 1707.06347, Eq. 7; value clipping as in arXiv
-2503.24290's released code).
+"""The losses as weighted token sums: the policy's by any surrogate, its companions, and the critic's (value clipping as
+in arXiv 2503.24290's released code).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-LossType = Literal["dapo", "bnpo", "grpo", "dr_grpo"]
-
-
-def token_weights(
-    mask: torch.Tensor, *, loss_type: LossType, total_tokens: float, total_rows: float, max_tokens: int
-) -> torch.Tensor:
-    """The weight of every token in the loss; fixed before the batch is split.
-
-    Args:
-        mask: (B, T).
-        loss_type: names as in TRL. `dapo` and `bnpo`: one mean over all response tokens of the mini-batch. `grpo`:
-            mean over the tokens of a response, then over responses. `dr_grpo`: a sum over tokens divided by
-            `max_tokens`, then a mean over responses.
-        total_tokens: counting tokens of the whole mini-batch, all ranks.
-        total_rows: responses of the whole mini-batch that have a counting token, all ranks.
-        max_tokens: most tokens of a response.
-
-    Returns:
-        (B, T) float64 weights, zero where the mask is zero; with `dapo`, `bnpo` and `grpo` they sum to 1 over the
-        mini-batch.
-    """
-    weights = mask.double()
-    count = counted_by(loss_type, total_tokens, total_rows)
-    if loss_type == "grpo":
-        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1) / count
-    if loss_type == "dr_grpo":
-        return weights / max_tokens / count
-    return weights / count
-
-
-def counted_by(loss_type: LossType, total_tokens: float, total_rows: float) -> float:
-    """What the weights of a mini-batch are divided by: its counting tokens, or its responses; at least 1.
-
-    All that a weight knows of the other samples is this number. Gradients that were added up with another number in its
-    place are made right by one factor, the quotient of both.
-
-    Raises:
-        ValueError: the loss type is unknown.
-    """
-    if loss_type in ("dapo", "bnpo"):
-        return max(total_tokens, 1.0)
-    if loss_type in ("grpo", "dr_grpo"):
-        return max(total_rows, 1.0)
-    raise ValueError(f"loss_type = {loss_type!r}, allowed are 'dapo', 'bnpo', 'grpo' and 'dr_grpo'")
+from reasonrl.algorithms.ratios import RatioLevel, level_log_ratios
+from reasonrl.algorithms.surrogates import (
+    SurrogateKind,
+    cispo_surrogate,
+    clipped_surrogate,
+    plain_surrogate,
+    sapo_surrogate,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +24,7 @@ class PolicySums:
 
     Attributes:
         loss: sum of w_t * loss_t.
-        clipped: sum of w_t where the clip was active (the clipped term was the smaller one).
+        clipped: sum of w_t where a bound of the surrogate was active.
         approx_kl: sum of w_t ((rho_t - 1) - log rho_t), an estimate of KL(old || new) that is never negative (k3 of
             Schulman's note "Approximating KL divergence").
         log_ratio: sum of w_t log rho_t.
@@ -79,32 +42,73 @@ def policy_loss(
     advantages: torch.Tensor,
     weights: torch.Tensor,
     *,
-    epsilon: float,
+    epsilon: float = 0.2,
     epsilon_high: float | None = None,
-    importance: torch.Tensor | None = None,
+    delta: float | None = None,
+    kind: SurrogateKind = "clip",
+    level: RatioLevel = "token",
+    temperatures: tuple[float, float] = (1.0, 1.05),
+    scale: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
 ) -> PolicySums:
-    """Clipped surrogate: -sum_t w_t min(rho_t A_t, clip(rho_t, 1 - epsilon, 1 + epsilon_high) A_t), rho_t = exp(log
-    pi - log pi_old).
+    """-sum_t w_t c_t J_t, with J_t one of `reasonrl.algorithms.surrogates`.
 
-    All tensors are (B, T); `old_logprobs` and `advantages` carry no gradient; a token of weight 0 contributes
-    nothing, whatever it holds. `importance` (`importance_weights`) multiplies w_t in the loss, not in the record.
+    All tensors are (B, T); `old_logprobs` and `advantages` carry no gradient; a token of weight 0 contributes nothing,
+    whatever it holds. Ratios are of the policy that the gradient is taken of, so any split of a batch into whole
+    responses gives the same sum.
+
+    Args:
+        logprobs: log pi, with gradient.
+        old_logprobs: log pi_old.
+        advantages: A_t.
+        weights: w_t.
+        epsilon, epsilon_high, delta: bounds of `clip`; `epsilon_high` is also the largest ratio of `cispo`.
+        kind: the surrogate.
+        level: of the ratio (`level_log_ratios`).
+        temperatures: of `sapo`, for positive and for other advantages.
+        scale: c_t, what the loss (not the record) multiplies the weights by: importance ratios, classes of samples.
+        mask: 1 where a token belongs to its response, for ratios of responses; by default where the weight is not 0.
     """
     weights = weights.to(logprobs.dtype)
-    log_ratio = torch.where(weights > 0, logprobs - old_logprobs, 0)
-    ratio = log_ratio.exp()
-    clipped_ratio = ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
-    advantages = torch.where(weights > 0, advantages, 0).to(logprobs.dtype)
-    plain, clipped = ratio * advantages, clipped_ratio * advantages
-    in_loss = weights if importance is None else weights * importance.to(weights)
-    loss = -(in_loss * torch.minimum(plain, clipped)).sum()
+    counts = weights > 0
+    drawn = counts if mask is None else (mask > 0) | counts
+    new = torch.where(drawn, logprobs, 0)
+    token_log_ratio = new - torch.where(drawn, old_logprobs, 0).to(new)
+    advantages = torch.where(counts, advantages, 0).to(new)
+    ratio = level_log_ratios(token_log_ratio, drawn, level).exp()
+    if kind == "clip":
+        objective, active = clipped_surrogate(
+            ratio, advantages, epsilon=epsilon, epsilon_high=epsilon_high, delta=delta
+        )
+    elif kind == "cispo":
+        largest = 1 + epsilon if epsilon_high is None else epsilon_high
+        objective, active = cispo_surrogate(ratio, new, advantages, largest=largest)
+    elif kind == "sapo":
+        positive, other = temperatures
+        objective, active = sapo_surrogate(ratio, advantages, temperature_pos=positive, temperature_neg=other)
+    else:
+        objective, active = plain_surrogate(new, advantages)
+    loss = -((weights if scale is None else weights * scale.to(weights)) * objective).sum()
     with torch.no_grad():
+        log_ratio = torch.where(counts, token_log_ratio, 0)
         return PolicySums(
             loss=loss,
-            clipped=(weights * (clipped < plain)).sum(),
+            clipped=(weights * active).sum(),
             # expm1: rho - 1 of a ratio near 1 would lose its digits, and the estimate its sign.
             approx_kl=(weights * (log_ratio.expm1() - log_ratio)).sum(),
             log_ratio=(weights * log_ratio).sum(),
         )
+
+
+def weighted_sum(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """sum_t w_t x_t, with gradient; a token of weight 0 contributes nothing, whatever it holds.
+
+    The entropy bonus is `-coef * weighted_sum(entropy, w)` with w_t one over the counting tokens; the loss on positive
+    samples (Yue et al. 2025, VAPO, arXiv 2504.05118, positive example LM loss) is `-coef * weighted_sum(logprobs, w)`
+    with w_t one over their tokens.
+    """
+    weights = weights.to(values.dtype)
+    return (weights * torch.where(weights > 0, values, 0)).sum()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ stands in one place. docs/algorithms.md says what each option is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -59,6 +59,9 @@ _DEFAULTS: dict[str, Any] = {
 def option_problems(given: Mapping[str, Any]) -> list[Issue]:
     """What is wrong between the options of the policy loss; keys that are missing count as not given."""
     values = {**_DEFAULTS, **{key: given[key] for key in _DEFAULTS if key in given}}
+    issues = [*_range(values)]
+    if issues:
+        return issues
     return [
         *_clip(values),
         *_level(values),
@@ -71,6 +74,25 @@ def option_problems(given: Mapping[str, Any]) -> list[Issue]:
 
 def _changed(values: Mapping[str, Any], key: str) -> bool:
     return bool(values[key] != _DEFAULTS[key])
+
+
+def _range(v: Mapping[str, Any]) -> Iterator[Issue]:
+    """Values that are wrong by themselves; a stage has refused them already."""
+    words: dict[str, tuple[Any, ...]] = {
+        "loss_type": get_args(LossType),
+        "importance_sampling_level": get_args(RatioLevel),
+        "ratio": ("ppo", "none"),
+        "kl_in": ("reward", "loss"),
+        "kl_estimator": ("k1", "k2", "k3"),
+    }
+    for key, allowed in words.items():
+        if v[key] not in allowed:
+            yield Issue(key, f"is {v[key]!r}; allowed: {', '.join(allowed)}", f"use {allowed[0]}")
+    for key in ("beta", "entropy_coef", "positive_weight", "positive_nll_coef"):
+        if v[key] < 0:
+            yield Issue(key, f"is {v[key]}; allowed: 0 or more", f"use {_DEFAULTS[key]}")
+    if not 0 < v["top_entropy_quantile"] <= 1:
+        yield Issue("top_entropy_quantile", f"is {v['top_entropy_quantile']}; allowed: above 0, up to 1", "use 0.2")
 
 
 def _clip(v: Mapping[str, Any]) -> Iterator[Issue]:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 
-from reasonrl.algorithms import PolicySums, policy_loss, shuffled_parts, token_weights, value_loss
+from reasonrl.algorithms import PolicySums, shuffled_parts, token_weights, value_loss
 from reasonrl.trainers.batch import MicroBatch, RolloutBatch, rows_of
+from reasonrl.trainers.loss_terms import (
+    Counts,
+    LossWeights,
+    added_terms,
+    local_counts,
+    loss_weights,
+    surrogate_term,
+)
 from reasonrl.trainers.targets import TargetMaker, Targets
+from reasonrl.trainers.zero import accumulate, backward, is_engine
+from reasonrl.trainers.zero import step as step_on
 
 POLICY_SUMS = ("policy_loss", "clip_fraction", "approx_kl")
 
 
 class PPOUpdate(TargetMaker):
-    """The update, given the pieces it works with (see `Passes`)."""
+    """The update, given the pieces it works with (see `Passes`).
+
+    Attributes:
+        skipped_updates: optimizer steps of the policy not made in this step, as their gradient was no finite number.
+    """
+
+    skipped_updates = 0
 
     def train_critic(self, batch: RolloutBatch, targets: Targets, step: int) -> None:
         """`critic_steps` optimizer steps, one on each of as many disjoint parts of the shuffled rollout batch."""
@@ -56,23 +71,22 @@ class PPOUpdate(TargetMaker):
         ]
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for number, rows in enumerate(parts):
+            self.meter.forget("ratio_mean")  # of the last mini-batch alone: there it is farthest from 1
             total += self._policy_minibatch(model, batch, targets, rows)
-            if number < len(parts) - 1:
-                limit = self.args.max_grad_norm
-                if limit > 0:
-                    self.accelerator.clip_grad_norm_(model.parameters(), limit)
-                optimizer.step()
-                optimizer.zero_grad()
+            # DeepSpeed's engine makes every step itself; the Trainer's own is then nothing.
+            if number < len(parts) - 1 or is_engine(model):
+                self.skipped_updates += not step_on(self.accelerator, model, optimizer, self.args.max_grad_norm)[1]
         return (total / len(parts)).float()
 
     def _policy_minibatch(
         self, model: torch.nn.Module, batch: RolloutBatch, targets: Targets, rows: list[int]
     ) -> torch.Tensor:
         share = 1 / self.accelerator.num_processes
-        weights = self._weights(targets.mask, rows, self.args.loss_type)
+        counts = Counts(*self.accelerator.reduce(local_counts(targets, rows), reduction="sum").tolist())
+        weights = loss_weights(self.args, targets, counts, rows)
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for micro, last in self.micro_batches(batch, rows):
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            with accumulate(self.accelerator, model, last):
                 sums = self.policy_micro_batch(model, batch, targets, micro, weights)
             total += sums.loss.detach().double()
             self.add_policy_sums(sums)
@@ -86,31 +100,29 @@ class PPOUpdate(TargetMaker):
         batch: RolloutBatch,
         targets: Targets,
         micro: MicroBatch,
-        weights: torch.Tensor,
+        weights: LossWeights,
     ) -> PolicySums:
-        """Add the gradient of one micro-batch under these (B, T) token weights; a dummy one adds zero."""
+        """Add the gradient of one micro-batch under these token weights; a dummy one adds zero."""
         args = self.args
-        logprobs, entropy = self.forward(model, micro.labels, **micro.inputs)
+        bonus = {"entropy_grad": True} if weights.bonus is not None else {}
+        logprobs, entropy = self.forward(model, micro.labels, **bonus, **micro.inputs)
         logprobs = micro.gather(logprobs)
+        entropy = None if entropy is None else micro.gather(entropy)
         old = logprobs.detach() if targets.logprobs is None else rows_of(targets.logprobs, micro)
-        sums = policy_loss(
-            logprobs,
-            old,
-            rows_of(targets.advantages, micro),
-            rows_of(weights, micro),
-            epsilon=args.epsilon,
-            epsilon_high=args.epsilon_high,
-            importance=None if targets.importance is None else rows_of(targets.importance.weights, micro),
-        )
-        self.accelerator.backward(sums.loss * self.accelerator.num_processes)
+        sums = surrogate_term(args, logprobs, old, targets, micro, weights)
+        added = added_terms(args, logprobs, old, entropy, targets, micro, weights, self.meter)
+        loss = sums.loss if added is None else sums.loss + added
+        backward(self.accelerator, model, loss * self.accelerator.num_processes)
         counts = rows_of(targets.mask, micro)
+        ratio = torch.where(counts > 0, logprobs.detach() - old, 0).exp() * counts
+        self.meter.add("ratio_mean", ratio.sum(), float(counts.sum()))
         if args.top_p == 1:
             # The engine and the trainer should agree on what the tokens' probabilities were; they drift apart
             # unseen. (With a nucleus the engine's are of another distribution.)
             drift = (old - rows_of(batch.sampled_logprobs, micro)).abs()
             self.meter.add("sampling/logprob_difference", (drift * counts).sum(), float(counts.sum()))
         if entropy is not None:
-            self.meter.add("entropy", (micro.gather(entropy.detach()) * counts).sum(), float(counts.sum()))
+            self.meter.add("entropy", (entropy.detach() * counts).sum(), float(counts.sum()))
         return sums
 
     def add_policy_sums(self, sums: PolicySums, factor: float = 1.0) -> None:

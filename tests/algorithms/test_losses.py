@@ -226,7 +226,7 @@ def test_token_weights_sum_to_one_over_the_minibatch_under_any_split(mask, loss_
 
 
 def test_an_unknown_loss_type_is_refused():
-    with pytest.raises(ValueError, match=r"loss_type = 'mean'.*'dapo', 'bnpo', 'grpo' and 'dr_grpo'"):
+    with pytest.raises(ValueError, match=r"loss_type = 'mean'.*'dapo', 'bnpo', 'cispo', 'grpo', 'dr_grpo', 'sapo'"):
         token_weights(torch.ones(1, 1), loss_type="mean", total_tokens=1, total_rows=1, max_tokens=1)
 
 
