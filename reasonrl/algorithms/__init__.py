@@ -16,6 +16,7 @@ from reasonrl.algorithms.advantages import (
 )
 from reasonrl.algorithms.batching import pad_plans, plan_microbatches, shuffled_parts
 from reasonrl.algorithms.importance import IMPORTANCE_MODES, Importance, ImportanceMode, importance_weights
+from reasonrl.algorithms.logprobs import token_logprobs
 from reasonrl.algorithms.losses import PolicySums, ValueSums, counted_by, policy_loss, token_weights, value_loss
 from reasonrl.algorithms.statistics import explained_variance
 
@@ -38,6 +39,7 @@ __all__ = [
     "policy_loss",
     "shuffled_parts",
     "terminal_rewards",
+    "token_logprobs",
     "token_weights",
     "value_loss",
 ]

@@ -23,6 +23,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
 from reasonrl.data_tools.pictures import COLUMNS as PICTURE_COLUMNS
+from reasonrl.models.lm_head import LogprobReader
 from reasonrl.rollout.engine import Sample
 
 #: Private names this file relies on, for the contract test.
@@ -37,21 +38,6 @@ PRIVATE_NAMES = (
 )
 #: Keys of a collected batch this file relies on.
 BATCH_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-
-#: Micro-batches whose logits have at most this many elements (64 MiB in float32) are scored from plain logits.
-PLAIN_LOGITS = 1 << 24
-
-
-def score_logits(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability and entropy (nats) of each label: (b, L, V) and (b, L) to two (b, L) tensors, zero at -100."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)
-    labelled = labels != -100
-    chosen = logprobs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
-    return chosen.masked_fill(~labelled, 0), entropy.masked_fill(~labelled, 0)
 
 
 @dataclass(frozen=True)
@@ -100,6 +86,7 @@ class RolloutHooks(GRPOTrainer):
         # Passes over a batch are made by our own update; TRL must see one pass, or it would compute log-
         # probabilities of the whole padded batch that nobody reads.
         self.num_iterations = 1
+        self.logprob_reader = LogprobReader(self.temperature)
         self._rows: list[dict[str, Any]] = []
         self._samples: list[Sample] = []
         self._raw_rewards: torch.Tensor | None = None
@@ -157,28 +144,23 @@ class RolloutHooks(GRPOTrainer):
         return rewards[start : start + len(rows)], extra
 
     def forward_logprobs(
-        self, model: torch.nn.Module, labels: torch.Tensor, **inputs: Any
+        self, model: torch.nn.Module, labels: torch.Tensor, entropy_grad: bool = False, **inputs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probability and entropy (nats) of every labelled token at the sampling temperature.
-
-        TRL's fused head never holds the logits, but computes in float32 and in tiles; where the logits are small, and
-        in float64, they are made and scored plainly.
+        """Log-probability and entropy (nats) of every labelled token at the sampling temperature, without their logits
+        where those would be large (models/lm_head.py).
 
         Args:
             model: the policy or the reference model, as wrapped for training.
             labels: (b, L), -100 where a token is not scored.
+            entropy_grad: whether the entropies carry gradient.
             inputs: `input_ids`, `attention_mask` (b, L) and multimodal inputs.
 
         Returns:
             (b, L - 1) tensors; position j belongs to token j + 1. Zero where not scored. The reference model gives no
             entropy.
         """
-        elements = labels.numel() * self.model.config.get_text_config().vocab_size
-        if elements <= PLAIN_LOGITS or self.model.dtype == torch.float64:
-            logits = model(**inputs, use_cache=False).logits[:, :-1]
-            return score_logits(logits, labels[:, 1:], self.temperature)
-        output = model(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
-        return output.log_probs, output.entropy
+        wants_entropy = model is not self.ref_model
+        return self.logprob_reader(model, labels, inputs, entropy=wants_entropy, entropy_grad=entropy_grad)
 
     @contextlib.contextmanager
     def reference(self, model: torch.nn.Module) -> Iterator[torch.nn.Module]:

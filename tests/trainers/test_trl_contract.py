@@ -16,13 +16,12 @@ import torch
 import trl
 from helpers import TINY, make_run
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer import grpo_trainer
 from trl.trainer import utils as trl_utils
 
 import reasonrl.trainers
-from reasonrl.models import load_policy
+from reasonrl.models import lm_head, load_policy
 from reasonrl.trainers import _trl
-from reasonrl.trainers._trl import RolloutHooks, score_logits
+from reasonrl.trainers._trl import RolloutHooks
 from reasonrl.trainers.ppo import PPOTrainer
 from reasonrl.trainers.ppo_config import PPOConfig
 
@@ -130,14 +129,6 @@ HANDED = ["model", "reward_funcs", "args", "train_dataset", "eval_dataset", "pro
 def test_the_trainer_takes_what_we_hand_it(name):
     theirs = inspect.signature(GRPOTrainer.__init__).parameters
     assert name in theirs, look("_trl.py and ppo.py", f"GRPOTrainer.__init__ takes no {name}")
-
-
-def test_the_fused_head_keeps_its_signature_and_output_fields():
-    parameters = inspect.signature(trl_utils.add_fused_lm_head).parameters
-    assert {"model", "temperature", "outputs"} <= set(parameters), look("_trl.py, forward_logprobs", f"{parameters}")
-    fields = {field.name for field in dataclasses.fields(trl_utils.FusedCausalLMOutput)}
-    assert {"log_probs", "entropy"} <= fields, look("_trl.py, forward_logprobs", f"the fused head returns {fields}")
-    assert grpo_trainer.add_fused_lm_head is trl_utils.add_fused_lm_head
 
 
 #: Fields of GRPOConfig that PPOConfig, PPOTrainer and PPOUpdate read or set.
@@ -305,18 +296,20 @@ def sharp_policy(dtype=torch.float32):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_plain_scores_equal_the_fused_head_in_value_and_gradient(temperature):
+def test_our_scores_equal_trl_s_fused_head_in_value_and_gradient(temperature):
     model, tokenizer = sharp_policy()
     inputs, labels = inputs_of(tokenizer)
     weights = torch.randn(3, 11, generator=torch.Generator().manual_seed(1))
-    logprobs, entropy = score_logits(model(**inputs).logits[:, :-1], labels[:, 1:], temperature)
+    (head,) = lm_head.possible_heads(model)
+    with lm_head.reading(head, lm_head.Reading(labels, temperature, True, False)):
+        logprobs, entropy = model(**inputs).logits[:, :-1].unbind(-1)
     (weights * logprobs).sum().backward()
     plain = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     trl_utils.add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
     output = model(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
     (weights * output.log_probs).sum().backward()
-    where = look("_trl.py, forward_logprobs", "the fused head and plain logits disagree")
+    where = look("../models/lm_head.py", "its fused head and ours disagree")
     assert logprobs.abs().max() > 1 and entropy.max() > 0.1
     torch.testing.assert_close(logprobs, output.log_probs, rtol=1e-5, atol=1e-5, msg=lambda m: f"{where}\n{m}")
     torch.testing.assert_close(entropy, output.entropy, rtol=1e-5, atol=1e-5, msg=lambda m: f"{where}\n{m}")
@@ -324,36 +317,33 @@ def test_plain_scores_equal_the_fused_head_in_value_and_gradient(temperature):
         torch.testing.assert_close(parameter.grad, plain[name], rtol=1e-4, atol=1e-5, msg=lambda m: f"{where}\n{m}")
 
 
-def test_plain_scores_equal_the_formula_and_are_zero_without_a_label():
-    logits = 3 * torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    labels = torch.tensor([[1, -100, 3, 6, 0], [-100] * 5])
-    logprobs, entropy = score_logits(logits.clone(), labels, 0.5)
-    p = (logits / 0.5).exp() / (logits / 0.5).exp().sum(-1, keepdim=True)
-    for row in range(2):
-        for t in range(5):
-            label = int(labels[row, t])
-            want = (p[row, t, label].log(), -(p[row, t] * p[row, t].log()).sum()) if label >= 0 else (0.0, 0.0)
-            assert (float(logprobs[row, t]), float(entropy[row, t])) == pytest.approx(tuple(map(float, want)))
-    half, _ = score_logits(logits.bfloat16(), labels, 0.5)
-    assert half.dtype == torch.float32
-
-
 def test_both_ways_of_the_trainer_s_forward_agree(run, monkeypatch):
     inputs, labels = inputs_of(run.trainer.processing_class)
-    model, temperature = run.trainer.model, run.trainer.temperature
-    plain = run.trainer.forward_logprobs(model, labels, **inputs)
-    monkeypatch.setattr(_trl, "PLAIN_LOGITS", 0)
-    seen = []
-    hook = model.register_forward_hook(lambda module, args, output: seen.append(type(output).__name__))
-    try:
-        fused = run.trainer.forward_logprobs(model, labels, **inputs)
-    finally:
+    model = run.trainer.model
+    monkeypatch.setattr(run.trainer.logprob_reader, "temperature", 0.6)
+    found = []
+    for limit in (1 << 62, 0):
+        monkeypatch.setattr(lm_head, "PLAIN_LOGITS", limit)
+        widths: list[int] = []
+        hook = model.lm_head.register_forward_hook(lambda _, __, out, to=widths: to.append(out.shape[-1]))
+        found.append(run.trainer.forward_logprobs(model, labels, **inputs))
         hook.remove()
-    assert seen == ["FusedCausalLMOutput"], look("_trl.py, forward_logprobs", "GRPOTrainer adds no fused head")
-    assert temperature == 1.0
-    for ours, theirs in zip(plain, fused, strict=True):
-        assert theirs is not None, look("_trl.py, forward_logprobs", "the policy's fused head gives no entropy")
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        assert widths[-1] == (2 if limit == 0 else model.config.vocab_size)
+    for plain, tiled in zip(*found, strict=True):
+        torch.testing.assert_close(plain, tiled, rtol=1e-5, atol=1e-5)
+        assert plain.shape == (3, 11)
+
+
+def test_entropies_carry_gradient_when_asked_and_the_reference_gives_none(run, monkeypatch):
+    inputs, labels = inputs_of(run.trainer.processing_class)
+    for limit in (1 << 62, 0):
+        monkeypatch.setattr(lm_head, "PLAIN_LOGITS", limit)
+        for wanted in (False, True):
+            _, entropy = run.trainer.forward_logprobs(run.trainer.model, labels, entropy_grad=wanted, **inputs)
+            assert torch.autograd.grad(entropy.sum(), run.trainer.model.lm_head.weight)[0].any() if wanted else True
+        monkeypatch.setattr(run.trainer, "ref_model", run.trainer.model)
+        assert run.trainer.forward_logprobs(run.trainer.model, labels, **inputs)[1] is None
+        monkeypatch.undo()
 
 
 def test_use_adapter_switches_an_adapter_off_and_on_again():
