@@ -21,9 +21,17 @@ from reasonrl.recipe.fields import (
     OpenFraction,
     Positive,
     PositiveFraction,
+    Text,
 )
 from reasonrl.recipe.option_rules import LOSS_HINTS, Band, LossType, RatioLevel, option_problems
 from reasonrl.recipe.overlap import OVERLAP_HINTS, ImportanceMode, overlap_problems
+from reasonrl.recipe.sampling_rules import (
+    DEFAULT_HINT_TEMPLATE,
+    DEFAULT_ROUNDS,
+    SAMPLING_HINTS,
+    AlarmNames,
+    sampling_problems,
+)
 from reasonrl.recipe.sources import Data, ModelSource, RewardSpec, RolloutConfig
 from reasonrl.recipe.stage_base import Scheduler, TrainingStage
 from reasonrl.recipe.streaming import streaming_problems
@@ -86,6 +94,12 @@ class PPOStage(TrainingStage):
     vllm_importance_sampling_mode: ImportanceMode = "token_truncate"
     vllm_importance_sampling_clip_max: Positive | None = 2.0
     vllm_importance_sampling_clip_min: Positive | None = None
+    dynamic_sampling: Flag = False
+    dynamic_sampling_max_rounds: NonNegativeCount = DEFAULT_ROUNDS
+    hint_column: Text | None = None
+    hint_fraction: PositiveFraction = 1.0
+    hint_template: Text = DEFAULT_HINT_TEMPLATE
+    stop_on: Annotated[AlarmNames, OPERATIONAL] = ()
     temperature: Positive = 1.0
     top_p: PositiveFraction = 1.0
     max_completion_length: Count
@@ -139,13 +153,14 @@ class PPOStage(TrainingStage):
         "type": "kind",
         "adv_estimator": "advantage",
         **OVERLAP_HINTS,
+        **SAMPLING_HINTS,
         **LOSS_HINTS,
     }
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         issues = [*batch_problems(given), *overlap_problems(given), *streaming_problems(given)]
-        issues += option_problems(given)
+        issues += [*option_problems(given), *sampling_problems(given)]
         advantage, samples = given.get("advantage"), given.get("num_generations")
         if advantage in ("group", "rloo") and isinstance(samples, int) and samples < 2:
             message = (

@@ -128,20 +128,17 @@ class RolloutHooks(GRPOTrainer):
             reward_seconds=self._reward_seconds,
         )
 
-    def score(self, rows: list[dict[str, Any]], samples: Sequence[Sample]) -> tuple[torch.Tensor, dict[str, list[Any]]]:
-        """Score samples outside a rollout, for validation: (B, F) rewards of this rank and the columns that were
-        logged.
-        """
+    def score(self, rows: list[dict[str, Any]], samples: Sequence[Sample]) -> Scored:
+        """Score this rank's samples outside `collect`, as many on every rank. A collective call."""
         rows = [{**row, "finish_reason": sample.finish_reason} for row, sample in zip(rows, samples, strict=True)]
         prompts = [row["prompt"] for row in rows]
         completions = _as_completions(prompts, samples)
         ids = [list(sample.token_ids) for sample in samples]
         rewards = self._calculate_rewards(rows, prompts, completions, ids)
-        extra = self._extra
         self._pending_extra_logs.clear()
         self._pending_metrics.clear()
         start = self.accelerator.process_index * len(rows)
-        return rewards[start : start + len(rows)], extra
+        return Scored(rewards[start : start + len(rows)], self._extra, self._scalars, self._reward_seconds)
 
     def forward_logprobs(
         self, model: torch.nn.Module, labels: torch.Tensor, entropy_grad: bool = False, **inputs: Any

@@ -14,7 +14,7 @@ def completion_rows(
     step: int,
     collected: Collected,
     scores: Sequence[float],
-    advantages: Sequence[float],
+    advantages: Sequence[float | None],
     decode: Callable[[Sequence[int]], str],
 ) -> list[dict[str, Any]]:
     """One row a sample: prompt, response, reward, advantage, the columns that rewards logged, and where and when it was
@@ -24,7 +24,7 @@ def completion_rows(
         step: counted from 1.
         collected: one rank's share of the step.
         scores: (B,) total rewards, NaN where there is none.
-        advantages: (B,) means over response tokens.
+        advantages: (B,) means over response tokens; None of a sample that is not trained on.
         decode: prompt tokens to text.
     """
     count = len(collected.rows)

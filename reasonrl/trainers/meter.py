@@ -31,6 +31,11 @@ class Meter:
         self._sums[name] = self._sums[name] + (total.detach().double() if isinstance(total, torch.Tensor) else total)
         self._counts[name] += count
 
+    def forget(self, name: str) -> None:
+        """Start a sum anew: of what is asked for is then the last part of the step."""
+        self._sums.pop(name, None)
+        self._counts.pop(name, None)
+
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the wall time of a block, in seconds."""

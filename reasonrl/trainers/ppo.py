@@ -29,14 +29,16 @@ from reasonrl.trainers.checkpoints import latest_complete
 from reasonrl.trainers.completion_rows import column_of, completion_rows
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.drawing import Drawing, Order, in_order
+from reasonrl.trainers.health import Health
 from reasonrl.trainers.meter import Meter
+from reasonrl.trainers.pool import PromptPool
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.row_prompts import PromptRenderer, RowPrompts
 from reasonrl.trainers.run_lengths import RunLengths
 from reasonrl.trainers.sampler import PromptStream
 from reasonrl.trainers.sampling_watch import SamplingWatch
-from reasonrl.trainers.step_metrics import step_metrics
+from reasonrl.trainers.step_metrics import equal_groups, seen_in, start_measuring, step_metrics
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import PPOUpdate
@@ -62,6 +64,7 @@ class PPOTrainer(RolloutHooks):
         on_metrics: called with the flat metrics of every step.
         on_completions: called with the step and its samples as rows.
         should_stop: asked after every step; when true the trainer saves and returns.
+        on_alarm: called with the text of an alarm when it begins.
         keep_checkpoints: whole checkpoints to keep (the best one is kept besides); None keeps all.
         kwargs: passed on to GRPOTrainer.
     """
@@ -80,6 +83,7 @@ class PPOTrainer(RolloutHooks):
         on_metrics: Callable[[dict[str, Any]], None] | None = None,
         on_completions: Callable[[int, list[dict[str, Any]]], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        on_alarm: Callable[[str], None] | None = None,
         keep_checkpoints: int | None = 2,
         **kwargs: Any,
     ) -> None:
@@ -94,6 +98,7 @@ class PPOTrainer(RolloutHooks):
             if args.freeze and part is not None:
                 freeze_parts(part, args.freeze, key=f"{key}: freeze")
         self.token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]
+        self.only_token_rewards = len(self.token_functions) == len(reward_funcs)
         super().__init__(
             model,
             args=args,
@@ -136,6 +141,8 @@ class PPOTrainer(RolloutHooks):
         self.streamed: StreamedStep | None = None
         if args.train_while_generating:
             check_streaming(self)
+        self.pool = PromptPool(self) if args.dynamic_sampling or args.hint_column is not None else None
+        self.health = Health(args.stop_on, on_alarm if self.accelerator.is_main_process else None)
         self.step_metrics: dict[str, Any] = {}
         self.resume_path: Path | None = None
         self.keep_checkpoints = keep_checkpoints
@@ -164,6 +171,7 @@ class PPOTrainer(RolloutHooks):
         model.train()
         started = time.perf_counter()
         self.meter.clear()
+        start_measuring()
         with self.meter.timed("time/generate"):
             self.drawing.wait()
             self._transfer = self._hand_over()
@@ -172,6 +180,10 @@ class PPOTrainer(RolloutHooks):
         trains_policy = self.critic is None or self.state.global_step >= self.args.critic_warmup_steps
         if self.args.train_while_generating:
             self.streamed = StreamedStep(self, model, inputs, trains_policy)
+        if self.pool is not None:
+            inputs = self.pool.fill(self.state.global_step)
+        idle = self.pool is not None and not self.pool.kept
+        trains_policy = trains_policy and not idle
         collected = self.collect(inputs)
         batch = make_batch(
             collected,
@@ -179,6 +191,8 @@ class PPOTrainer(RolloutHooks):
             requires_stop=self.args.reward_requires_stop,
             images=self.prompts.features(collected.rows, collected.samples),
         )
+        if self.pool is not None:
+            self.pool.leave_out(batch)
         if self.streamed is not None:
             targets = self.streamed.targets(batch)
             self._refuse_unscored(batch)
@@ -188,7 +202,7 @@ class PPOTrainer(RolloutHooks):
             with self.meter.timed("time/values"):
                 ref_logprobs = self._reference_logprobs(model, batch)
                 targets = self.update.targets(model, batch, ref_logprobs, token_rewards)
-        if self.critic is not None:
+        if self.critic is not None and not idle:
             with self.meter.timed("time/critic"):
                 self.update.train_critic(batch, targets, self.state.global_step)
         loss = torch.zeros((), device=self.accelerator.device)
@@ -207,6 +221,8 @@ class PPOTrainer(RolloutHooks):
 
     def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:
         """One sample per row; its seed comes from (seed, stage, step, prompt id, place in the global batch)."""
+        if self.pool is not None:
+            return self.pool.samples()
         step = self.state.global_step
         with self.meter.timed("time/generate"), self._for_inference():
             if not self.drawing.holds(step):
@@ -218,6 +234,12 @@ class PPOTrainer(RolloutHooks):
             self.meter.times["time/generate_ahead"] = drawn.seconds
         return drawn.samples
 
+    def draw_rows(self, step: int, rows: Sequence[dict[str, Any]], places: Sequence[int]) -> list[Sample]:
+        """One sample a row, here and now; `places` are theirs among all samples of the step."""
+        with self.meter.timed("time/generate"), self._for_inference():
+            self.drawing.draw(self.order_of(step, rows, places))
+            return self.drawing.take(step, rows).samples
+
     def order(self, step: int, rows: Sequence[dict[str, Any]] | None = None) -> Order:
         """What this rank draws for a step; without rows, for those that the prompt stream will give it."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -225,15 +247,14 @@ class PPOTrainer(RolloutHooks):
             places = self.prompt_stream(len(self.train_dataset)).batch(step)
             share = len(places) // ranks
             rows = [self.train_dataset[place] for place in places[rank * share : (rank + 1) * share]]
+        return self.order_of(step, rows, range(rank * len(rows), (rank + 1) * len(rows)))
+
+    def order_of(self, step: int, rows: Sequence[dict[str, Any]], places: Sequence[int]) -> Order:
+        """What to draw for these rows; their places among all samples of the step are part of the seeds."""
         names = (self.args.seed, self.args.stage_name, step)
         requests = [
-            Request(
-                str(place),
-                prompt.ids,
-                sample_seed(*names, str(row["id"]), rank * len(rows) + place),
-                images=prompt.images,
-            )
-            for place, (row, prompt) in enumerate(zip(rows, self.prompts.render(rows), strict=True))
+            Request(str(turn), prompt.ids, sample_seed(*names, str(row["id"]), place), images=prompt.images)
+            for turn, (row, prompt, place) in enumerate(zip(rows, self.prompts.render(rows), places, strict=True))
         ]
         requests = self.lengths.expect(requests, rows)
         return Order(step, rows, requests, SamplingParams(self.max_completion_length, self.temperature, self.top_p))
@@ -273,9 +294,9 @@ class PPOTrainer(RolloutHooks):
         params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
         with self._for_inference():
             samples = in_order(self._begin_rewards(self.engine.stream(requests, params), rows), len(rows))
-        rewards, extra = self.score(rows, samples)
-        verdicts = column_of(extra, "verdict", len(rows)) or [None] * len(rows)
-        totals = total_scores(rewards, self.reward_weights).tolist()
+        scored = self.score(rows, samples)
+        verdicts = column_of(scored.extra, "verdict", len(rows)) or [None] * len(rows)
+        totals = total_scores(scored.rewards, self.reward_weights).tolist()
         return [
             (place, Judged(total, verdict, sample.finish_reason == "stop", len(sample.token_ids)))
             for (place, _), total, verdict, sample in zip(placed, totals, verdicts, samples, strict=True)
@@ -341,7 +362,9 @@ class PPOTrainer(RolloutHooks):
         return total
 
     def rewards_so_far(self) -> Scored | None:
-        """What was scored while the samples were drawn (`train_while_generating`)."""
+        """What was scored before the batch was collected: while it was drawn, or to choose it."""
+        if self.pool is not None:
+            return self.pool.scored()
         return self.streamed.close() if self.streamed is not None else None
 
     def _refuse_unscored(self, batch: RolloutBatch) -> None:
@@ -353,11 +376,13 @@ class PPOTrainer(RolloutHooks):
             )
 
     def _record(self, collected: Collected, batch: RolloutBatch, targets: Targets, seconds: float) -> None:
-        metrics = step_metrics(collected, batch, targets, self.meter, self.accelerator, self.state.global_step, seconds)
+        seen = self.pool.seen() if self.pool is not None else seen_in(collected, batch)
+        metrics = step_metrics(seen, batch, targets, self.meter, self.accelerator, self.state.global_step, seconds)
+        metrics |= self.pool.metrics() if self.pool is not None else equal_groups(seen, self.args.num_generations)
         if self.critic is not None:
             metrics["critic_learning_rate"] = self.critic.learning_rate
         metrics |= self._transfer.metrics
-        metrics |= self.lengths.observe(collected.rows, collected.samples)
+        metrics |= self.lengths.observe(seen.rows, seen.samples)
         if (health := getattr(self.engine, "metrics", None)) is not None:
             metrics |= health()
         self._watch.check(metrics, self.state.global_step + 1)
@@ -371,7 +396,7 @@ class PPOTrainer(RolloutHooks):
         advantages = ((targets.advantages * targets.mask).sum(dim=1) / counts).tolist()
         decode = self.prompts.decode
         rows = completion_rows(self.state.global_step + 1, collected, batch.scores.tolist(), advantages, decode)
-        everyone = gather_object(rows)
+        everyone = gather_object(rows if self.pool is None else self.pool.completions(self.state.global_step + 1, rows))
         if self.accelerator.is_main_process:
             self._on_completions(self.state.global_step + 1, everyone)
 

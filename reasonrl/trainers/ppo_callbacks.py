@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from reasonrl.trainers.checkpoints import mark_complete, prune
 from reasonrl.trainers.drawn_files import write_held
+from reasonrl.trainers.health import finite_gradient
 
 if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer
@@ -30,6 +31,16 @@ class StepCallback(TrainerCallback):
     ) -> None:
         self.trainer, self.on_metrics, self.should_stop = trainer, on_metrics, should_stop
         self.line: dict[str, Any] | None = None
+
+    def on_pre_optimizer_step(
+        self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The Trainer steps with whatever stands there: one NaN would make all weights NaN. Without gradients its step
+        # does nothing.
+        if not finite_gradient(self.trainer.model.parameters()):
+            self.trainer.update.skipped_updates += 1
+            for parameter in self.trainer.model.parameters():
+                parameter.grad = None
 
     def on_step_end(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         control.should_log = True
@@ -53,8 +64,11 @@ class StepCallback(TrainerCallback):
         # Left out while only the critic trains: the policy then has no gradient at all.
         if self.line.get("policy_loss") is not None and logs.get("grad_norm") is not None:
             self.line["grad_norm"] = float(logs["grad_norm"])
-        if not control.should_evaluate:
+        self.line |= _skipped(self.trainer)
+        self.trainer.health.look(self.line)
+        if not control.should_evaluate or self.trainer.health.ends:
             self._flush(state)
+        self.trainer.health.refuse(state.global_step)
 
     def on_evaluate(
         self,
@@ -79,6 +93,15 @@ class StepCallback(TrainerCallback):
             self.on_metrics({name: value for name, value in line.items() if value is not None})
 
 
+def _skipped(trainer: PPOTrainer) -> dict[str, int]:
+    """Optimizer steps of this step that were not made, as their gradients were no finite numbers."""
+    counts = {}
+    for name, owner in (("skipped_updates", trainer.update), ("skipped_critic_updates", trainer.critic)):
+        if owner is not None and owner.skipped_updates:
+            counts[name], owner.skipped_updates = owner.skipped_updates, 0
+    return counts
+
+
 class CriticCallback(TrainerCallback):
     """Builds the critic's schedule, saves critic and samples drawn ahead with every checkpoint, loads them on resume,
     and marks checkpoints whole.
@@ -91,6 +114,9 @@ class CriticCallback(TrainerCallback):
         path = self.trainer.resume_path
         if path is not None:
             self.trainer.lengths.restore(path)
+            self.trainer.health.restore(path)
+            if self.trainer.pool is not None:
+                self.trainer.pool.restore(path, state.global_step)
         if self.trainer.critic is not None:
             self.trainer.critic.start(state.max_steps)
             if path is not None:
@@ -120,6 +146,9 @@ class CriticCallback(TrainerCallback):
                 (checkpoint / CRITIC_FOLDER).mkdir(exist_ok=True)
                 self.trainer.critic.save(checkpoint / CRITIC_FOLDER)
             self.trainer.lengths.save(checkpoint)
+            self.trainer.health.save(checkpoint)
+            if self.trainer.pool is not None:
+                self.trainer.pool.save(checkpoint)
             mark_complete(checkpoint, state.global_step)
             best = state.best_model_checkpoint
             prune(output, keep_last=self.trainer.keep_checkpoints, keep={Path(best)} if best else set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,7 @@ from trl import GRPOConfig
 from reasonrl.algorithms.importance import ImportanceMode, check_bounds
 from reasonrl.recipe.fields import Issue
 from reasonrl.recipe.option_rules import option_problems
+from reasonrl.recipe.sampling_rules import DEFAULT_HINT_TEMPLATE, DEFAULT_ROUNDS, sampling_problems
 
 
 @dataclass
@@ -55,6 +57,14 @@ class PPOConfig(GRPOConfig):
     max_staleness: int = field(
         default=0, metadata={"help": "1: a step's samples are drawn while the step before trains, by older weights."}
     )
+    dynamic_sampling: bool = field(default=False, metadata={"help": "Drop groups of equal scores, draw further ones."})
+    dynamic_sampling_max_rounds: int = field(
+        default=DEFAULT_ROUNDS, metadata={"help": "Further rounds a step at most."}
+    )
+    hint_column: str | None = field(default=None, metadata={"help": "Column of hints for groups that are all wrong."})
+    hint_fraction: float = field(default=1.0, metadata={"help": "Share of a hint's words that is given."})
+    hint_template: str = field(default=DEFAULT_HINT_TEMPLATE, metadata={"help": "The user's message with a hint."})
+    stop_on: Sequence[str] = field(default=(), metadata={"help": "Alarms that stop the run; `all`: all of them."})
     max_logprob_gap: float | None = field(
         default=None, metadata={"help": "Largest mean difference of engine and trainer on drawn tokens, nats; stops."}
     )
@@ -82,7 +92,7 @@ class PPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         samples = self.num_generations
         self._check(samples)
-        _refuse(option_problems(vars(self)))
+        _refuse([*option_problems(vars(self)), *sampling_problems(vars(self))])
         if self.vllm_importance_sampling_correction is None:
             self.vllm_importance_sampling_correction = self.max_staleness > 0
         self._check_correction()

@@ -33,12 +33,16 @@ class PromptStream(Sampler[int]):
 
     def batch(self, step: int) -> list[int]:
         """Indices of the rollout batch of this step, counted from 0, also beyond the end of the stream."""
-        first, last = step * self.prompts, (step + 1) * self.prompts
+        return [index for index in self.places(step * self.prompts, self.prompts) for _ in range(self.samples)]
+
+    def places(self, first: int, count: int) -> list[int]:
+        """Indices of `count` prompts of the endless stream, from its `first` one on, each once."""
+        last = first + count
         indices: list[int] = []
         for epoch in range(first // self.rows, (last - 1) // self.rows + 1):
             start = epoch * self.rows
             indices += self._order(epoch)[max(first - start, 0) : last - start]
-        return [index for index in indices for _ in range(self.samples)]
+        return indices
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(self.rows))

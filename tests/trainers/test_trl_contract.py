@@ -259,7 +259,8 @@ def test_the_rollout_function_is_called_once_with_our_rows(tmp_path):
     assert collected.extra == {"length": [len(s.token_ids) for s in collected.samples]}
     assert collected.metrics == {"mean_of_two": 2.0}
     assert collected.rewards_per_function[1].isnan().all() and collected.rewards_per_function[0] == 1.0
-    rewards, extra = run.trainer.score(rows, collected.samples)
+    scored = run.trainer.score(rows, collected.samples)
+    rewards, extra = scored.rewards, scored.extra
     assert torch.equal(rewards.nan_to_num(-1), collected.rewards_per_function.nan_to_num(-1))
     assert extra == collected.extra and not run.trainer._pending_extra_logs
 

@@ -165,6 +165,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         on_metrics=watch.line,
         on_completions=lambda step, samples: _write(watch, step, samples) if step % every == 0 else None,
         should_stop=context.should_stop,
+        on_alarm=context.say,
         keep_checkpoints=config.save_total_limit,
         processing_class=tokenizer,
     )
