@@ -72,7 +72,6 @@ class PPOUpdate(TargetMaker):
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         for number, rows in enumerate(parts):
             self.meter.forget("ratio_mean")  # of the last mini-batch alone: there it is farthest from 1
-            self.meter.forget("ratio_mean")  # of the last mini-batch alone: there it is farthest from 1
             total += self._policy_minibatch(model, batch, targets, rows)
             # DeepSpeed's engine makes every step itself; the Trainer's own is then nothing.
             if number < len(parts) - 1 or is_engine(model):
