@@ -7,11 +7,14 @@ Notation: B sequences, T response tokens, P prompts, G samples a prompt. Masks a
 """
 
 from reasonrl.algorithms.advantages import (
+    decoupled_gae,
     gae,
     group_advantages,
     kl_shaped_rewards,
+    length_adaptive_lambda,
     masked_moments,
     normalize,
+    rewards_to_go,
     terminal_rewards,
 )
 from reasonrl.algorithms.batching import pad_plans, plan_microbatches, shuffled_parts
@@ -27,16 +30,19 @@ __all__ = [
     "PolicySums",
     "ValueSums",
     "counted_by",
+    "decoupled_gae",
     "explained_variance",
     "gae",
     "group_advantages",
     "importance_weights",
     "kl_shaped_rewards",
+    "length_adaptive_lambda",
     "masked_moments",
     "normalize",
     "pad_plans",
     "plan_microbatches",
     "policy_loss",
+    "rewards_to_go",
     "shuffled_parts",
     "terminal_rewards",
     "token_logprobs",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from reasonrl.recipe.advantage_rules import ADVANTAGE_HINTS, Advantage, ScaleRewards, advantage_problems
 from reasonrl.recipe.batch import batch_problems
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
@@ -39,7 +40,7 @@ from reasonrl.recipe.trl_args import check_trl_args
 
 
 class PPOStage(TrainingStage):
-    """PPO with a critic (`advantage: gae`) or without one (`group`, `rloo`).
+    """PPO with a critic (`advantage: gae`) or without one (docs/algorithms.md).
 
     One step of `max_steps` is one rollout batch (`prompts_per_step` x `num_generations` samples) with its
     `critic_steps` critic steps and its
@@ -52,7 +53,8 @@ class PPOStage(TrainingStage):
     critic_model: ModelSource | None = None
     data: Data
     reward: RewardSpec
-    advantage: Literal["gae", "group", "rloo"] = "gae"
+    advantage: Advantage = "gae"
+    scale_rewards: ScaleRewards = "group"
     prompts_per_step: Count
     num_generations: Count = 1
     actor_steps: Count = 1
@@ -60,6 +62,9 @@ class PPOStage(TrainingStage):
     critic_steps: Count = 1
     gamma: Fraction = 1.0
     lam: Fraction = 1.0
+    lam_value: Fraction | None = None
+    lam_horizon_fraction: PositiveFraction | None = None
+    truncation_bootstrap: Flag = False
     epsilon: PositiveFraction = 0.2
     epsilon_high: Positive | None = None
     delta: Positive | None = None
@@ -88,6 +93,7 @@ class PPOStage(TrainingStage):
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     use_bias_correction_kl: Flag = True
     reward_requires_stop: Flag = True
+    mask_truncated_completions: Flag = False
     train_while_generating: Flag = False
     max_staleness: NonNegativeCount = 0
     vllm_importance_sampling_correction: Flag | None = None
@@ -155,18 +161,13 @@ class PPOStage(TrainingStage):
         **OVERLAP_HINTS,
         **SAMPLING_HINTS,
         **LOSS_HINTS,
+        **ADVANTAGE_HINTS,
     }
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         issues = [*batch_problems(given), *overlap_problems(given), *streaming_problems(given)]
-        issues += [*option_problems(given), *sampling_problems(given)]
-        advantage, samples = given.get("advantage"), given.get("num_generations")
-        if advantage in ("group", "rloo") and isinstance(samples, int) and samples < 2:
-            message = (
-                f"is {samples}, but advantage: {advantage} compares the samples of one prompt and needs at least 2"
-            )
-            issues.append(Issue("num_generations", message, "raise num_generations, or use advantage: gae"))
+        issues += [*option_problems(given), *advantage_problems(given), *sampling_problems(given)]
         if "eval_data" in given and given["eval_data"] is None:
             for key, idle in (
                 ("eval_steps", None),
@@ -185,9 +186,6 @@ class PPOStage(TrainingStage):
             issues.append(
                 Issue("eval_data", "is given, but eval_steps does not say how often to validate", "add eval_steps: 10")
             )
-        if advantage in ("group", "rloo") and given.get("critic_warmup_steps"):
-            message = f"is {given['critic_warmup_steps']}, but advantage: {advantage} has no critic to warm up"
-            issues.append(Issue("critic_warmup_steps", message, "remove it, or use advantage: gae"))
         save, validate = given.get("save_steps"), given.get("eval_steps")
         if given.get("load_best_model_at_end") and save and validate and save % validate:
             message = f"is {save}, but load_best_model_at_end keeps checkpoints of validated steps, every {validate}"

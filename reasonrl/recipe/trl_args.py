@@ -85,8 +85,6 @@ _PPO_HINTS: dict[str, str] = {
     "logging_first_step": "a line is written every step",
     "use_vllm": "set rollout.engine",
     "reward_weights": "write the reward as a list of {name, weight}",
-    "scale_rewards": "set normalize_advantages",
-    "mask_truncated_completions": "set reward_requires_stop",
     "log_completions": "completions are always on disk; set log_completions_steps",
     "shuffle_dataset": "use shuffle in the data source",
     "gradient_checkpointing_kwargs": "set gradient_checkpointing",

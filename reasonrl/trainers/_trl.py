@@ -86,6 +86,8 @@ class RolloutHooks(GRPOTrainer):
         # Passes over a batch are made by our own update; TRL must see one pass, or it would compute log-
         # probabilities of the whole padded batch that nobody reads.
         self.num_iterations = 1
+        # Which samples were cut the engine says, and what that means our own targets.
+        self.mask_truncated_completions = False
         self.logprob_reader = LogprobReader(self.temperature)
         self._rows: list[dict[str, Any]] = []
         self._samples: list[Sample] = []

@@ -47,8 +47,10 @@ def require_layout(checkpoint: Path, *, processes: int, zero_stage: int) -> None
     there = int(mark.get("processes", processes)), int(mark.get("zero_stage", zero_stage))
     if there == (processes, zero_stage) or not (there[1] or zero_stage):
         return
-    names = [f"{count} processes and {f'ZeRO-{stage}' if stage else 'no ZeRO'}" for count, stage in
-             (there, (processes, zero_stage))]
+    names = [
+        f"{count} processes and {f'ZeRO-{stage}' if stage else 'no ZeRO'}"
+        for count, stage in (there, (processes, zero_stage))
+    ]
     raise ModelError(
         f"{checkpoint}: written under {names[0]}, resumed under {names[1]}, and the optimizer's state is split by both"
         f" -> go on with launch: {{num_processes: {there[0]}"

@@ -63,14 +63,26 @@ class Passes:
             batch, lambda micro: micro.gather(self.forward(model, micro.labels, **micro.inputs)[0]), together
         )
 
-    def values(self, batch: RolloutBatch, together: bool = True) -> torch.Tensor:
-        """(B, T) V(s_t), without gradient; s_t is the state before token t."""
+    def values(self, batch: RolloutBatch, together: bool = True, ends: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, T) V(s_t), without gradient; s_t is the state before token t. `ends`, (B,), takes the value of the state
+        after each response's last token.
+        """
         critic = self.critic
         assert critic is not None
         critic.model.eval()
         # DDP's wrapper may exchange buffers in a forward pass, which no rank does alone.
         model = critic.model if together else critic.unwrapped
-        return self._per_token(batch, lambda micro: micro.gather(model(**micro.inputs)), together)
+
+        def read(micro: MicroBatch) -> torch.Tensor:
+            values = model(**micro.inputs)
+            if ends is not None and micro.rows:
+                # One place on from that of a token's own state stands the state after it.
+                after = micro.gather(torch.cat([values[:, 1:], values[:, -1:]], dim=1))
+                lasts = [len(batch.sequences[row]) - batch.prompt_lengths[row] - 1 for row in micro.rows]
+                ends[micro.rows] = after[range(len(lasts)), lasts].to(ends)
+            return micro.gather(values)
+
+        return self._per_token(batch, read, together)
 
     def _per_token(
         self, batch: RolloutBatch, read: Callable[[MicroBatch], torch.Tensor], together: bool

@@ -90,7 +90,7 @@ class PPOTrainer(RolloutHooks):
         if (critic is None) == (args.advantage == "gae"):
             raise ModelError(
                 f"ppo: advantage = {args.advantage!r}, critic = {critic is not None} -> 'gae' needs a critic,"
-                " 'group' and 'rloo' take none"
+                " the others take none"
             )
         self.prompts = RowPrompts(prompt_ids, kwargs.get("processing_class"))
         self.prompts.check(model, critic, [rows for rows in (train_dataset, eval_dataset) if rows is not None])

@@ -10,6 +10,7 @@ import torch
 from trl import GRPOConfig
 
 from reasonrl.algorithms.importance import ImportanceMode, check_bounds
+from reasonrl.recipe.advantage_rules import GROUPED, Advantage, advantage_problems
 from reasonrl.recipe.fields import Issue
 from reasonrl.recipe.option_rules import option_problems
 from reasonrl.recipe.sampling_rules import DEFAULT_HINT_TEMPLATE, DEFAULT_ROUNDS, sampling_problems
@@ -17,7 +18,7 @@ from reasonrl.recipe.sampling_rules import DEFAULT_HINT_TEMPLATE, DEFAULT_ROUNDS
 
 @dataclass
 class PPOConfig(GRPOConfig):
-    """PPO with a critic (or without: `advantage: group | rloo`).
+    """PPO with a critic (or without: `advantage: group | rloo | reinforce_pp | reinforce_pp_baseline`).
 
     One step of the trainer is one rollout batch of `prompts_per_step * num_generations` responses, then
     `critic_steps` optimizer steps of the critic, then `actor_steps * num_iterations` optimizer steps of the policy.
@@ -32,11 +33,18 @@ class PPOConfig(GRPOConfig):
     """
 
     prompts_per_step: int = field(default=8, metadata={"help": "Prompts of a rollout batch, all ranks together."})
-    advantage: Literal["gae", "group", "rloo"] = field(default="gae", metadata={"help": "How advantages are made."})
+    advantage: Advantage = field(default="gae", metadata={"help": "How advantages are made."})
     actor_steps: int = field(default=1, metadata={"help": "Policy mini-batches a pass over the rollout batch."})
     critic_steps: int = field(default=1, metadata={"help": "Disjoint critic mini-batches a step; one pass in all."})
     gamma: float = field(default=1.0, metadata={"help": "Discount."})
     lam: float = field(default=1.0, metadata={"help": "Lambda of GAE."})
+    lam_value: float | None = field(default=None, metadata={"help": "Lambda of the value targets; None: the same."})
+    lam_horizon_fraction: float | None = field(
+        default=None, metadata={"help": "1 / (1 - lambda) as a share of each response's length; in the place of lam."}
+    )
+    truncation_bootstrap: bool = field(
+        default=False, metadata={"help": "A cut response ends in the value of the state after it."}
+    )
     cliprange_value: float | None = field(default=0.2, metadata={"help": "Clip range of values; None: no clip."})
     value_head_init: Literal["normal", "zeros"] = field(default="normal", metadata={"help": "Start of the value head."})
     normalize_advantages: bool = field(default=True, metadata={"help": "Over all response tokens of the batch."})
@@ -92,7 +100,10 @@ class PPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         samples = self.num_generations
         self._check(samples)
-        _refuse([*option_problems(vars(self)), *sampling_problems(vars(self))])
+        if isinstance(self.scale_rewards, bool):  # as in TRL
+            self.scale_rewards = "group" if self.scale_rewards else "none"
+        given = vars(self)
+        _refuse([*option_problems(given), *advantage_problems(given), *sampling_problems(given)])
         if self.vllm_importance_sampling_correction is None:
             self.vllm_importance_sampling_correction = self.max_staleness > 0
         self._check_correction()
@@ -130,24 +141,15 @@ class PPOConfig(GRPOConfig):
         share = self.rollout_size // self.world_size
         refused = (
             (
-                self.advantage == "gae" and self.normalize_advantages,
-                "normalize_advantages = True: mean and deviation are those of the whole batch, known only after its"
-                " last sample -> normalize_advantages = False",
-            ),
-            (
                 self.actor_steps * self.num_iterations > 1,
                 f"actor_steps = {self.actor_steps} and num_iterations = {self.num_iterations}: every step after the"
                 " first wants samples that are all there -> 1 and 1",
             ),
             (
-                self.advantage != "gae" and share % self.num_generations != 0,
+                self.advantage in GROUPED and share % self.num_generations != 0,
                 f"{share} samples on each of {self.world_size} processes and groups of num_generations ="
                 f" {self.num_generations}: a group would lie on two of them -> a number of processes that divides"
                 f" prompts_per_step = {self.prompts_per_step}",
-            ),
-            (
-                self.mask_truncated_completions,
-                "mask_truncated_completions = True: the mask is made from the whole batch -> False",
             ),
             (
                 self.max_staleness > 0,
@@ -160,11 +162,6 @@ class PPOConfig(GRPOConfig):
                 raise ValueError(f"train_while_generating = True, but {message}, or train_while_generating = False")
 
     def _check(self, samples: int) -> None:
-        if self.advantage != "gae" and samples < 2:
-            raise ValueError(
-                f"num_generations = {samples}, but advantage = {self.advantage!r} compares the samples of a prompt"
-                " -> at least 2, or advantage = 'gae'"
-            )
         for name in ("actor_steps", "critic_steps"):
             parts = getattr(self, name)
             if parts < 1 or (self.prompts_per_step * samples) % parts:
@@ -172,8 +169,6 @@ class PPOConfig(GRPOConfig):
                     f"{name} = {parts} does not divide the rollout batch of {self.prompts_per_step} prompts x"
                     f" {samples} samples = {self.prompts_per_step * samples}"
                 )
-        if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
-            raise ValueError(f"gamma = {self.gamma} and lam = {self.lam}: both must lie in [0, 1]")
 
     def _check_correction(self) -> None:
         if self.max_staleness not in (0, 1):

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import DistributedType
 
-from reasonrl.algorithms import counted_by, group_advantages, token_weights
+from reasonrl.algorithms import counted_by, token_weights
 from reasonrl.algorithms.importance import Importance
 from reasonrl.algorithms.losses import PolicySums
 from reasonrl.errors import ModelError
+from reasonrl.recipe.advantage_rules import GROUPED
 from reasonrl.rewards.combining import Journal
 from reasonrl.rewards.early import begin, can_begin, wants_whole_batch
 from reasonrl.rollout.assemble import Closed, StepAssembler, Unit, Wanted
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer
 
 
-TENSORS = ("mask", "advantages", "returns", "values", "logprobs", "kl")
+TENSORS = ("mask", "advantages", "returns", "values", "logprobs", "kl", "ref_logprobs")
 """Fields of `Targets` that are (B, T) tensors or None."""
 
 
@@ -106,7 +107,7 @@ class StreamedStep:
         self.samples: list[Sample | None] = [None] * len(self.rows)
         self.work_seconds = 0.0
         self.reward_seconds = 0.0
-        unit: Unit = "sample" if args.advantage == "gae" else "group"
+        unit: Unit = "group" if args.advantage in GROUPED else "sample"
         wanted = [Wanted(str(place), str(place // args.num_generations)) for place in range(len(self.rows))]
         self._units: StepAssembler[int] = StepAssembler(wanted, unit)
         self._pending: list[int] = []
@@ -155,18 +156,14 @@ class StreamedStep:
 
     def _targets(self, batch: RolloutBatch, token_rewards: torch.Tensor | None) -> Targets:
         args, update = self.trainer.args, self.update
-        values = update.values(batch, together=False) if update.critic is not None else None
+        values, last_values = update.read_values(batch, together=False)
         logprobs = ref_logprobs = None
         if args.beta != 0.0 or args.vllm_importance_sampling_correction:
             logprobs = update.logprobs(self.policy, batch, together=False)
         if args.beta != 0.0:
             with self.trainer.reference(self.policy) as reference:
                 ref_logprobs = update.logprobs(reference, batch, together=False)
-        return update.raw_targets(batch, values, logprobs, ref_logprobs, token_rewards, self._baseline)
-
-    def _baseline(self, total: torch.Tensor) -> torch.Tensor:
-        args = self.trainer.args
-        return group_advantages(total, args.num_generations, kind="rloo" if args.advantage == "rloo" else "group")
+        return update.raw_targets(batch, values, logprobs, ref_logprobs, token_rewards, update.baseline, last_values)
 
     def _add_gradient(self, batch: RolloutBatch, targets: Targets) -> None:
         args = self.trainer.args

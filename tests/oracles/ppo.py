@@ -8,6 +8,7 @@ and the clipped value loss; Espeholt et al. 2018 (arXiv 1802.01561): truncated i
 import copy
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ class Episode:
 
     prompt: list[int]
     response: list[int]
-    reward: float
+    reward: float | None  # None: it could not be scored
+    finished: bool = True
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Settings:
     staleness: int = 0  # steps that the policy which drew an episode is older
     bounds: tuple[float, float] | None = None  # of the importance ratio; None: no correction
     masked: bool = False  # outside the bounds: left out, not clamped
+    targets: Callable | None = None  # makes advantages and returns instead of plain GAE (tests/oracles/targets.py)
 
 
 def logprobs_of(policy, episode):
@@ -61,6 +64,20 @@ def values_of(critic, episode):
     ids = torch.tensor([episode.prompt + episode.response])
     values = critic(input_ids=ids)[0]
     return torch.stack([values[len(episode.prompt) + t - 1] for t in range(len(episode.response))])
+
+
+def value_after(critic, episode):
+    """The critic's value after the last response token."""
+    return float(critic(input_ids=torch.tensor([episode.prompt + episode.response]))[0][-1])
+
+
+def options_targets(critic, reference, episodes, old_values, old_logprobs, s):
+    """What `s.targets` makes of a rollout batch; None for what is not trained on."""
+    ends = [None if critic is None else value_after(critic, e) for e in episodes]
+    log_ratios = [(o - logprobs_of(reference, e)).tolist() for o, e in zip(old_logprobs, episodes, strict=True)]
+    values = [None if v is None else v.tolist() for v in old_values]
+    scores, finished = [e.reward for e in episodes], [e.finished for e in episodes]
+    return list(zip(*s.targets(scores, finished, values, ends, log_ratios), strict=True))
 
 
 def advantages_and_returns(reward, values, gamma, lam):
@@ -104,26 +121,38 @@ def correction(drawer, episode, old_logprobs, s: Settings):
 
 
 def train(policy, critic, rollouts, s: Settings):
-    """Run PPO over recorded rollout batches; returns the share of value tokens whose clip was active."""
+    """Run PPO over recorded rollout batches; returns the share of value tokens whose clip was active. Without a critic
+    `s.targets` makes the advantages.
+    """
+    reference = copy.deepcopy(policy)
     adamw = {"betas": s.betas, "eps": s.adam_epsilon, "weight_decay": 0.0}
     policy_optimizer = torch.optim.AdamW(policy.parameters(), lr=s.learning_rate, **adamw)
-    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=s.critic_learning_rate, **adamw)
+    if critic is not None:
+        critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=s.critic_learning_rate, **adamw)
     clipped, counted, drawers = 0, 0, []
     for number, episodes in enumerate(rollouts):
         drawers = [*drawers, copy.deepcopy(policy)][-1 - s.staleness :]
         with torch.no_grad():
             old_logprobs = [logprobs_of(policy, e) for e in episodes]
-            old_values = [values_of(critic, e) for e in episodes]
+            old_values = [None if critic is None else values_of(critic, e) for e in episodes]
             corrected = [correction(drawers[0], e, old, s) for e, old in zip(episodes, old_logprobs, strict=True)]
-        targets = [
-            advantages_and_returns(e.reward, v.tolist(), s.gamma, s.lam)
-            for e, v in zip(episodes, old_values, strict=True)
-        ]
-        flat = [a for advantages, _ in targets for a in advantages]
-        mean = math.fsum(flat) / len(flat)
-        std = math.sqrt(max(math.fsum((a - mean) ** 2 for a in flat) / len(flat), 1e-8))
+        if s.targets is not None:
+            with torch.no_grad():
+                targets = options_targets(critic, reference, episodes, old_values, old_logprobs, s)
+            mean, std = 0.0, 1.0
+        else:
+            targets = [
+                advantages_and_returns(e.reward, v.tolist(), s.gamma, s.lam)
+                for e, v in zip(episodes, old_values, strict=True)
+            ]
+            flat = [a for advantages, _ in targets for a in advantages]
+            mean = math.fsum(flat) / len(flat)
+            std = math.sqrt(max(math.fsum((a - mean) ** 2 for a in flat) / len(flat), 1e-8))
 
-        for part in parts_of(len(episodes), s.critic_steps, s.seed, s.stage, "critic", number):
+        for part in (
+            [] if critic is None else parts_of(len(episodes), s.critic_steps, s.seed, s.stage, "critic", number)
+        ):
+            part = [i for i in part if targets[i][1] is not None]
             tokens = sum(len(episodes[i].response) for i in part)
             loss = 0.0
             for i in part:
@@ -137,6 +166,7 @@ def train(policy, critic, rollouts, s: Settings):
 
         for epoch in range(s.epochs):
             for part in parts_of(len(episodes), s.actor_steps, s.seed, s.stage, "actor", number, epoch):
+                part = [i for i in part if targets[i][0] is not None]
                 tokens = sum(len(episodes[i].response) for i in part)
                 loss = 0.0
                 for i in part:
@@ -145,4 +175,4 @@ def train(policy, critic, rollouts, s: Settings):
                     limited = ratio.clamp(1 - s.epsilon, 1 + s.epsilon)
                     loss = loss - (corrected[i] * torch.min(ratio * a, limited * a)).sum() / tokens
                 step(policy, policy_optimizer, loss, s.max_grad_norm)
-    return clipped / counted
+    return clipped / max(counted, 1)

@@ -169,6 +169,8 @@ OVERLAP = [
         "launch: {num_processes: 16}\n    train_while_generating: true\n    advantage: group",
         "launch.num_processes: is 16",
         "use a divisor of",
+        "gamma: is 0.9, but advantage: group",
+        problems=2,
     ),
     line("overlap with the policy as engine", "max_staleness: 1", "max_staleness: is 1", "rollout.own_copy: true"),
     line(
@@ -244,7 +246,35 @@ COMBINATIONS = [
     ),
     line("policy steps that do not divide", "actor_steps: 5", "is 5, which does not divide", "prompts_per_step: 10"),
     line("processes that do not divide", "launch: {num_processes: 3}", "stages.rl.launch.num_processes", "is 3"),
-    swap("groups of one", "num_generations: 2", "advantage: rloo", "advantage: rloo", "needs at least 2"),
+    swap(
+        "groups of one",
+        "num_generations: 2",
+        "advantage: rloo",
+        "advantage: rloo",
+        "needs at least 2",
+        "gamma: is 0.9, but advantage: rloo",
+        problems=2,
+    ),
+    line("a critic's lambda without a critic", "lam_value: 1.0\n    advantage: reinforce_pp", "lam_value: is 1.0"),
+    line(
+        "two lambdas of the policy", "lam_horizon_fraction: 0.05\n    lam: 0.9", "@24", "lam: is 0.9", "use one of both"
+    ),
+    line("a horizon beyond the response", "lam_horizon_fraction: 2", "is 2; allowed: a number of at most 1"),
+    line("an alien lambda", "lam_critic: 1.0", "did you mean 'lam_value'?"),
+    line(
+        "two meanings of a cut response",
+        "truncation_bootstrap: true\n    mask_truncated_completions: true",
+        "truncation_bootstrap: is true",
+        "use one of both",
+    ),
+    line(
+        "a cut response's score and the value after it",
+        "truncation_bootstrap: true\n    reward_requires_stop: false",
+        "use reward_requires_stop: true, or truncation_bootstrap: false",
+    ),
+    line(
+        "a scale without groups", "scale_rewards: batch", "advantage: gae", "normalize_advantages is what scales them"
+    ),
     swap(
         "steps and epochs", "max_steps: 5", "max_steps: 5\n    num_train_epochs: 2", "@12", "both say how long to train"
     ),
@@ -477,7 +507,7 @@ TRL = [
     line("an argument of the wrong type", "dataloader_num_workers: two", "is 'two'; allowed: a whole number"),
     line("an optimizer nobody knows", "optim: adamww", "is 'adamww'; allowed: adamw_torch"),
     line("an argument we set", "output_dir: here", "is set by the library", "set output at the top level"),
-    line("an argument with no effect here", "loss_type: dapo", "is set by the library", "the loss is PPO's"),
+    line("an argument with no effect here", "label_smoothing_factor: 0.1", "the loss is PPO's"),
     line("a batch in TRL's words", "per_device_train_batch_size: 4", "prompts_per_step x num_generations"),
 ]
 STUDIES = [

@@ -56,9 +56,7 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path, checkpointing):
 def test_gradient_checkpointing_changes_nothing(tmp_path):
     runs = []
     for name, on in (("off", False), ("on", True)):
-        run = make_run(
-            tmp_path / name, lora=LORA, critic_lora=LORA, max_steps=3, gradient_checkpointing=on, **SETTINGS
-        )
+        run = make_run(tmp_path / name, lora=LORA, critic_lora=LORA, max_steps=3, gradient_checkpointing=on, **SETTINGS)
         run.trainer.train()
         runs.append(run)
     off, on = ({**trained_state(run.trainer.model), **trained_state(run.critic)} for run in runs)

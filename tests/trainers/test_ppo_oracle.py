@@ -14,6 +14,7 @@ from helpers import TINY, make_run, movement_gap
 from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
 from reasonrl.trainers import batch as batch_module
 from reasonrl.trainers import drawing as drawing_module
+from reasonrl.trainers import passes as passes_module
 from reasonrl.trainers import targets as targets_module
 from reasonrl.trainers import update as update_module
 
@@ -143,7 +144,7 @@ def test_the_trainer_walks_the_oracles_path(tmp_path):
 
 def off_by_one_values(monkeypatch):
     original = update_module.PPOUpdate.values
-    monkeypatch.setattr(update_module.PPOUpdate, "values", lambda self, batch: original(self, batch).roll(-1, dims=1))
+    monkeypatch.setattr(update_module.PPOUpdate, "values", lambda self, *rest: original(self, *rest).roll(-1, dims=1))
 
 
 def missing_mask(monkeypatch):
@@ -193,7 +194,7 @@ def prompt_counts_as_response(monkeypatch):
         object.__setattr__(micro, "positions", (micro.positions - 1).clamp(min=0))
         return micro
 
-    monkeypatch.setattr(update_module, "make_micro_batch", shifted)
+    monkeypatch.setattr(passes_module, "make_micro_batch", shifted)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +238,9 @@ def test_a_step_of_staleness_walks_the_oracles_path(tmp_path, settings):
 
 def behaviour_of_the_new_policy(monkeypatch):
     """The log-probabilities of the engine are taken to be those of the policy that is trained."""
-    original = update_module.importance_weights
+    original = targets_module.importance_weights
     monkeypatch.setattr(
-        update_module, "importance_weights", lambda new, old, mask, **rest: original(new, new, mask, **rest)
+        targets_module, "importance_weights", lambda new, old, mask, **rest: original(new, new, mask, **rest)
     )
 
 
@@ -266,21 +267,21 @@ def behaviour_in_ppos_ratio(monkeypatch):
 
 
 def unbounded(monkeypatch):
-    original = update_module.importance_weights
+    original = targets_module.importance_weights
     monkeypatch.setattr(
-        update_module, "importance_weights", lambda *tensors, **rest: original(*tensors, **{**rest, "clip_max": 99.0})
+        targets_module, "importance_weights", lambda *tensors, **rest: original(*tensors, **{**rest, "clip_max": 99.0})
     )
 
 
 def rescaled_weights(monkeypatch):
     """The corrections are divided by their mean over the batch."""
-    original = update_module.importance_weights
+    original = targets_module.importance_weights
 
     def rescaled(*tensors, **rest):
         found = original(*tensors, **rest)
         return dataclasses.replace(found, weights=found.weights / found.weights[tensors[2] > 0].mean())
 
-    monkeypatch.setattr(update_module, "importance_weights", rescaled)
+    monkeypatch.setattr(targets_module, "importance_weights", rescaled)
 
 
 @pytest.mark.parametrize(
