@@ -19,33 +19,44 @@ from reasonrl.algorithms.advantages import (
 )
 from reasonrl.algorithms.batching import pad_plans, plan_microbatches, shuffled_parts
 from reasonrl.algorithms.importance import IMPORTANCE_MODES, Importance, ImportanceMode, importance_weights
+from reasonrl.algorithms.kl import kl_estimate, kl_loss
 from reasonrl.algorithms.logprobs import token_logprobs
-from reasonrl.algorithms.losses import PolicySums, ValueSums, counted_by, policy_loss, token_weights, value_loss
+from reasonrl.algorithms.losses import PolicySums, ValueSums, policy_loss, value_loss, weighted_sum
+from reasonrl.algorithms.masks import Bands, entropy_threshold, ratio_bands
+from reasonrl.algorithms.ratios import level_log_ratios
 from reasonrl.algorithms.statistics import explained_variance
+from reasonrl.algorithms.weights import counted_by, token_weights
 
 __all__ = [
     "IMPORTANCE_MODES",
+    "Bands",
     "Importance",
     "ImportanceMode",
     "PolicySums",
     "ValueSums",
     "counted_by",
     "decoupled_gae",
+    "entropy_threshold",
     "explained_variance",
     "gae",
     "group_advantages",
     "importance_weights",
+    "kl_estimate",
+    "kl_loss",
     "kl_shaped_rewards",
     "length_adaptive_lambda",
+    "level_log_ratios",
     "masked_moments",
     "normalize",
     "pad_plans",
     "plan_microbatches",
     "policy_loss",
+    "ratio_bands",
     "rewards_to_go",
     "shuffled_parts",
     "terminal_rewards",
     "token_logprobs",
     "token_weights",
     "value_loss",
+    "weighted_sum",
 ]

@@ -63,6 +63,17 @@ class Passes:
             batch, lambda micro: micro.gather(self.forward(model, micro.labels, **micro.inputs)[0]), together
         )
 
+    def logprobs_and_entropies(self, model: torch.nn.Module, batch: RolloutBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `logprobs`, and the (B, T) entropies of the same distributions, nats."""
+
+        def read(micro: MicroBatch) -> torch.Tensor:
+            logprobs, entropy = self.forward(model, micro.labels, **micro.inputs)
+            assert entropy is not None
+            return torch.stack([micro.gather(logprobs), micro.gather(entropy).to(logprobs)], dim=-1)
+
+        logprobs, entropies = self._per_token(batch, read, True).unbind(dim=-1)
+        return logprobs, entropies
+
     def values(self, batch: RolloutBatch, together: bool = True, ends: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T) V(s_t), without gradient; s_t is the state before token t. `ends`, (B,), takes the value of the state
         after each response's last token.
@@ -92,8 +103,9 @@ class Passes:
             for micro, _ in self.micro_batches(batch, range(len(batch)), together):
                 read_out = read(micro)
                 if out is None:
-                    out = torch.zeros(batch.mask.shape, dtype=read_out.dtype, device=read_out.device)
+                    shape = (*batch.mask.shape, *read_out.shape[2:])
+                    out = torch.zeros(shape, dtype=read_out.dtype, device=read_out.device)
                 if micro.rows:
                     out[torch.tensor(micro.rows), : micro.width] = read_out
         assert out is not None
-        return out * batch.mask
+        return out * batch.mask.view(*batch.mask.shape, *[1] * (out.dim() - 2))

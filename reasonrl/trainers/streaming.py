@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import DistributedType
 
-from reasonrl.algorithms import counted_by, token_weights
+from reasonrl.algorithms import counted_by
 from reasonrl.algorithms.importance import Importance
 from reasonrl.algorithms.losses import PolicySums
 from reasonrl.errors import ModelError
@@ -31,6 +31,8 @@ from reasonrl.rollout.assemble import Closed, StepAssembler, Unit, Wanted
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Scored, as_completion
 from reasonrl.trainers.batch import RolloutBatch, batch_of_samples, make_micro_batch
+from reasonrl.trainers.loss_masks import reads_engine_ratio
+from reasonrl.trainers.loss_terms import Counts, local_counts, loss_weights
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import POLICY_SUMS
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer
 
 
-TENSORS = ("mask", "advantages", "returns", "values", "logprobs", "kl", "ref_logprobs")
+TENSORS = ("mask", "advantages", "returns", "values", "logprobs", "kl", "ref_logprobs", "kept", "positive")
 """Fields of `Targets` that are (B, T) tensors or None."""
 
 
@@ -158,7 +160,7 @@ class StreamedStep:
         args, update = self.trainer.args, self.update
         values, last_values = update.read_values(batch, together=False)
         logprobs = ref_logprobs = None
-        if args.beta != 0.0 or args.vllm_importance_sampling_correction:
+        if (args.beta != 0.0 and args.kl_in == "reward") or reads_engine_ratio(args):
             logprobs = update.logprobs(self.policy, batch, together=False)
         if args.beta != 0.0:
             with self.trainer.reference(self.policy) as reference:
@@ -168,13 +170,7 @@ class StreamedStep:
     def _add_gradient(self, batch: RolloutBatch, targets: Targets) -> None:
         args = self.trainer.args
         tokens, responses = self._stand_in
-        weights = token_weights(
-            targets.mask,
-            loss_type=args.loss_type,
-            total_tokens=tokens,
-            total_rows=responses,
-            max_tokens=args.max_completion_length,
-        )
+        weights = loss_weights(args, targets, Counts(tokens, responses, bonus=tokens, positive=tokens))
         # The policy without DDP's wrapper: its gradients stay here until `finish` has them exchanged.
         for micro, _ in self.update.micro_batches(batch, range(len(batch)), together=False):
             sums = self.update.policy_micro_batch(self.policy, batch, targets, micro, weights)
@@ -283,10 +279,10 @@ class StreamedStep:
         args, accelerator = self.trainer.args, self.trainer.accelerator
         if accelerator.num_processes > 1:
             # DDP exchanges what has been added up with the gradient of this one, which is zero.
+            weights = loss_weights(args, targets, Counts(*self._stand_in, *self._stand_in))
             dummy = make_micro_batch(batch, [], self.update.pad_token_id)
-            self.update.policy_micro_batch(self.model, batch, targets, dummy, torch.zeros_like(targets.mask).double())
-        counts = torch.stack([targets.mask.sum(), (targets.mask.sum(dim=1) > 0).sum()]).double()
-        tokens, responses = accelerator.reduce(counts, reduction="sum").tolist()
+            self.update.policy_micro_batch(self.model, batch, targets, dummy, weights)
+        tokens, responses, *_ = accelerator.reduce(local_counts(targets), reduction="sum").tolist()
         factor = counted_by(args.loss_type, *self._stand_in) / counted_by(args.loss_type, tokens, responses)
         for parameter in self.model.parameters():
             if parameter.grad is not None:

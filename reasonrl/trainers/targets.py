@@ -19,6 +19,7 @@ from reasonrl.algorithms.advantages import (
 )
 from reasonrl.recipe.advantage_rules import NORMALIZED
 from reasonrl.trainers.batch import RolloutBatch
+from reasonrl.trainers.loss_masks import high_entropy_tokens, loss_masks, reads_engine_ratio
 from reasonrl.trainers.passes import Passes
 
 
@@ -36,6 +37,9 @@ class Targets:
         ref_logprobs: of the reference model; None without one.
         kl: log pi - log pi_ref of the drawn tokens; None without a reference.
         importance: what the correction for the engine's distribution makes of each token; None without it.
+        kept: 1 where the bands of pi_old / pi_engine keep a token of the mask; None without bands.
+        positive: 1 at tokens of the mask whose sample is positive; None where nothing asks.
+        selected: 1 at the tokens of highest entropy that the policy is trained on; None: all.
     """
 
     mask: torch.Tensor
@@ -46,6 +50,14 @@ class Targets:
     kl: torch.Tensor | None
     importance: Importance | None = None
     ref_logprobs: torch.Tensor | None = None
+    kept: torch.Tensor | None = None
+    positive: torch.Tensor | None = None
+    selected: torch.Tensor | None = None
+
+    @property
+    def policy_mask(self) -> torch.Tensor:
+        """(B, T), 1 where a token counts for the policy: what its loss is divided by."""
+        return self.mask if self.kept is None else self.kept
 
 
 class TargetMaker(Passes):
@@ -60,12 +72,20 @@ class TargetMaker(Passes):
     ) -> Targets:
         """Advantages and value targets of a batch; every number is of the models before this step's updates."""
         args = self.args
-        needed = args.actor_steps * args.num_iterations > 1 or args.vllm_importance_sampling_correction
-        logprobs = self.logprobs(model, batch) if needed or ref_logprobs is not None else None
+        needed = args.actor_steps * args.num_iterations > 1 or reads_engine_ratio(args)
+        needed = needed or (ref_logprobs is not None and args.kl_in == "reward")
+        logprobs = entropies = None
+        if args.top_entropy_quantile < 1:
+            logprobs, entropies = self.logprobs_and_entropies(model, batch)
+        elif needed:
+            logprobs = self.logprobs(model, batch)
         values, last_values = self.read_values(batch)
         targets = self.raw_targets(
             batch, values, logprobs, ref_logprobs, token_rewards, self._group_baseline, last_values
         )
+        if entropies is not None:
+            selected = high_entropy_tokens(args, self.meter, self.accelerator, targets.policy_mask, entropies)
+            targets = replace(targets, selected=selected)
         return self.spread(targets)
 
     def read_values(
@@ -123,7 +143,8 @@ class TargetMaker(Passes):
             advantages = advantages * mask
             kl = None if kl is None else kl * mask
         importance = self._importance(batch, mask, logprobs)
-        return Targets(mask, advantages, returns, values, logprobs, kl, importance, ref_logprobs)
+        masks = loss_masks(args, self.meter, batch, mask, logprobs)
+        return Targets(mask, advantages, returns, values, logprobs, kl, importance, ref_logprobs, **masks)
 
     def _gae(
         self, rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, last_values: torch.Tensor | None
