@@ -42,13 +42,16 @@ def canonical_row(
     problem = _fill_prompt(row, raw) or _fill_answer(row, raw)
     if problem is not None:
         return problem
-    for name in ("id", "images", "reward"):
+    for name in ("id", "reward"):
         _take_first(row, raw, name, (name,))
+    _take_first(row, raw, "images", ("images", "image"))
     _take_first(row, raw, "id", ("unique_id",))
     for name in require:
         if (reason := _missing(row, name)) is not None:
             return reason
-    taken = {*CANONICAL, "messages", "completion"}
+    if "images" in row and not isinstance(row["images"], (list, tuple)):
+        row["images"] = [row["images"]]
+    taken = {*CANONICAL, "image", "messages", "completion"}
     return {
         **{key: row[key] for key in CANONICAL if row.get(key) is not None},
         **{key: value for key, value in raw.items() if key not in taken},

@@ -13,6 +13,7 @@ from typing import Any
 from reasonrl.data_tools.files import BadRow, PlacedRow, read_paths
 from reasonrl.data_tools.keeping import keep_rows
 from reasonrl.data_tools.layout import CANONICAL, canonical_row
+from reasonrl.data_tools.pictures import at_home, pictures_of
 from reasonrl.data_tools.report import RowReport
 from reasonrl.errors import DataError
 from reasonrl.plugins import near
@@ -76,7 +77,8 @@ def load_rows(
 
     Returns:
         Rows with `id` (text, unique, the same on every reading), `problem`, `answer` and, where the source has them,
-        `solution`, `prompt` (messages), `reward`, `images`, and the source's other columns.
+        `solution`, `prompt` (messages), `reward`, `images` (a list; paths as from the working directory), and the
+        source's other columns.
 
     Raises:
         DataError: the source cannot be read, an argument does not fit it, or no usable row is left.
@@ -129,6 +131,9 @@ def _usable(
         if isinstance(row, BadRow):
             report.drop(row.reason, place)
         else:
+            if "images" in row:
+                # Paths are relative to the file that names them, where they are not to the working directory.
+                row["images"] = at_home(row["images"], Path(place.rpartition(":")[0]).parent)
             rows.append(row)
     if not rows:
         why = "; ".join(report.reasons()) or "it holds no rows"
@@ -160,13 +165,20 @@ def _give_ids(rows: list[dict[str, Any]], report: RowReport) -> None:
 
 
 def content_hash(row: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of a row's problem, prompt and answer: the same wherever and in whatever company the row
-    stands.
+    """16 hexadecimal digits of a row's problem, prompt, answer and pictures (their bytes, or their path): the same
+    wherever and in whatever company the row stands.
     """
     content = json.dumps(
         [row.get("problem"), row.get("prompt"), row.get("answer")], sort_keys=True, ensure_ascii=False, default=str
     )
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(content.encode())
+    for picture in pictures_of(row):
+        known = picture.get("bytes") or picture.get("path") if isinstance(picture, Mapping) else picture
+        if isinstance(known, (bytes, str)):
+            digest.update(known if isinstance(known, bytes) else known.encode())
+        elif known is not None and hasattr(known, "tobytes"):
+            digest.update(known.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _world_rows(

@@ -30,6 +30,7 @@ class _Problem:
     text: str
     ids: tuple[int, ...]
     hash: str
+    images: tuple[Any, ...] = ()
 
 
 def run_suite(
@@ -64,7 +65,7 @@ def run_suite(
 
     Args:
         engine: draws the samples.
-        tokenizer: renders and tokenises the prompts.
+        tokenizer: renders and tokenises the prompts; of a vision-language model its processor, which reads pictures.
         rows: problems with `id`, `problem` or `prompt`, and what the reward needs (`answer` for `math`).
         n: samples a problem.
         params: how to draw them.
@@ -153,17 +154,40 @@ def _prepare(
 ) -> dict[str, _Problem]:
     """Problems by id, in order, with their prompts rendered and tokenised."""
     from reasonrl.data_tools import as_messages, prompt_ids, render_prompt
+    from reasonrl.data_tools.pictures import pictures_of
 
+    sees = hasattr(tokenizer, "image_processor")
     problems: dict[str, _Problem] = {}
     for row in rows:
         key = str(row["id"])
         if key in problems:
             raise DataError(f"the id {key!r} occurs twice; every problem needs its own -> remove or rename one")
         messages = as_messages(dict(row), system_prompt=system_prompt, template=template)
+        if sees:
+            problems[key] = _pictured(tokenizer, row, messages)
+            continue
+        if pictures_of(row):
+            raise DataError(
+                f"row {key}: it has {len(pictures_of(row))} pictures, and the model reads text only -> evaluate a"
+                " vision-language model, or drop the column"
+            )
         ids = tuple(prompt_ids(tokenizer, messages))
         digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
         problems[key] = _Problem(row, messages, render_prompt(tokenizer, messages), ids, digest)
     return problems
+
+
+def _pictured(processor: Any, row: Mapping[str, Any], messages: list[dict[str, Any]]) -> _Problem:
+    """A problem for a model that reads images, with pictures or without."""
+    from reasonrl.rollout.images import image_digest
+    from reasonrl.rollout.picture_prompts import PicturePrompts
+
+    prompts, asked = PicturePrompts(processor), {**row, "prompt": messages}
+    prompt = prompts.prompt(asked)
+    digest = hashlib.sha256(json.dumps(prompt.ids).encode())
+    for image in prompt.images:
+        digest.update(image_digest(image))
+    return _Problem(row, messages, prompts.text(asked), prompt.ids, digest.hexdigest(), prompt.images)
 
 
 def _suite_hash(problems: Mapping[str, _Problem]) -> str:
@@ -245,6 +269,7 @@ class _Run:
             id=json.dumps(key),
             prompt_ids=self.problems[identity].ids,
             seed=sample_seed(*self.seed_parts, identity, part),
+            images=self.problems[identity].images,
         )
 
     def draw(self, keys: Sequence[Key], params: SamplingParams) -> None:

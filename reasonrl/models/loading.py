@@ -94,8 +94,8 @@ def load_policy(
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-    reads_images = _reads_images(name, trust_remote_code=trust_remote_code)
-    auto = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+    seeing = reads_images(name, trust_remote_code=trust_remote_code)
+    auto = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     model = load_weights(auto, name, dtype=dtype, trust_remote_code=trust_remote_code, **kwargs)
     return model, tokenizer
 
@@ -112,6 +112,8 @@ def load_processor(name: str, *, trust_remote_code: bool = False) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
+        if "torchvision" in str(error).lower() and (found := _images_only(path, trust_remote_code)) is not None:
+            return found
         raise ModelError(f"model: the processor of {_cannot(name, path)}: {error} -> {_USE}") from error
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(f"model: {name!r} has no processor, so it reads text only -> name a vision-language model")
@@ -120,7 +122,19 @@ def load_processor(name: str, *, trust_remote_code: bool = False) -> Any:
     return processor
 
 
-def _reads_images(name: str, *, trust_remote_code: bool) -> bool:
+def _images_only(path: str, trust_remote_code: bool) -> Any:
+    """The processor where torchvision is missing, made of its part for images; None where it is not known how."""
+    from transformers import AutoConfig
+
+    from reasonrl.models.images_only import KINDS, load_images_only
+
+    kind = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).model_type
+    if kind not in KINDS:
+        return None
+    return load_images_only(path, kind, load_tokenizer(path, trust_remote_code=trust_remote_code))
+
+
+def reads_images(name: str, *, trust_remote_code: bool = False) -> bool:
     """Whether transformers knows the model as one that turns images and text into text."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TEXT

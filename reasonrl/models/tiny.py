@@ -2,9 +2,9 @@
 `from_pretrained` path.
 
 `model: tiny:qwen2` in a recipe is Qwen2's architecture at about 0.4 M parameters. Sizes can be set in the name:
-`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. `tiny:llava` reads images (`tiny_vision.py`). The tokenizer is
-byte-level, so any text can be encoded (in Unicode's NFC form, as by all of Qwen2's tokenizers); words of the chat frame
-and `\\boxed{` are tokens of their own, digits never merge.
+`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. `tiny:llava` (`tiny_vision.py`), `tiny:qwen2_5_vl` and `tiny:idefics3`
+(`tiny_vision_kinds.py`) read images. The tokenizer is byte-level, so any text can be encoded (in Unicode's NFC form, as
+by all of Qwen2's tokenizers); words of the chat frame and `\\boxed{` are tokens of their own, digits never merge.
 """
 
 from __future__ import annotations
@@ -20,6 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
 from reasonrl.models.tiny_vision import VISION_CHAT_TEMPLATE, VISION_SIZES, build_processor, build_vision_model
+from reasonrl.models.tiny_vision_kinds import (
+    IDEFICS_CHAT_TEMPLATE,
+    IDEFICS_SIZES,
+    QWEN_CHAT_TEMPLATE,
+    QWEN_SIZES,
+    build_idefics_model,
+    build_idefics_processor,
+    build_qwen_model,
+    build_qwen_processor,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,7 +48,18 @@ DEFAULT_SIZES: dict[str, int] = {
 }
 
 #: Tiny architectures, with their sizes.
-ARCHITECTURES = {"qwen2": DEFAULT_SIZES, "llava": VISION_SIZES}
+ARCHITECTURES = {
+    "qwen2": DEFAULT_SIZES,
+    "llava": VISION_SIZES,
+    "qwen2_5_vl": QWEN_SIZES,
+    "idefics3": IDEFICS_SIZES,
+}
+#: Of those that read images: chat template, and what makes processor and model.
+_VISION: dict[str, tuple[str, Any, Any]] = {
+    "llava": (VISION_CHAT_TEMPLATE, build_processor, build_vision_model),
+    "qwen2_5_vl": (QWEN_CHAT_TEMPLATE, build_qwen_processor, build_qwen_model),
+    "idefics3": (IDEFICS_CHAT_TEMPLATE, build_idefics_processor, build_idefics_model),
+}
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 #: Frequent words of chat frames and of answers; each is one token.
@@ -100,7 +121,7 @@ def _check_fit(name: str, sizes: dict[str, int]) -> None:
         raise ModelError(
             f"model: {name!r}: num_attention_heads={heads} is not a multiple of num_key_value_heads={shared}"
         )
-    if sizes.get("image_size", 1) % sizes.get("patch_size", 1):
+    if "image_size" in sizes and sizes["image_size"] % sizes["patch_size"]:
         raise ModelError(
             f"model: {name!r}: image_size={sizes['image_size']} is not a multiple of patch_size={sizes['patch_size']}"
         )
@@ -135,21 +156,21 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_tiny(name: str, directory: Path) -> Path:
-    """Write a tiny model and its tokenizer (`llava`: its processor too) into `directory` (created) in the ordinary
-    checkpoint layout; returns it.
+    """Write a tiny model and its tokenizer (its processor, where it reads images) into `directory` (created) in the
+    ordinary checkpoint layout; returns it.
     """
     import torch
 
     sizes = parse_tiny(name)
     seed = sizes.pop("seed")
     saved: Any = build_tokenizer()
-    vision = bool(_vision(name))
-    if vision:
-        saved = build_processor(saved, sizes["image_size"], sizes["patch_size"])
+    vision = _VISION.get(_architecture(name))
+    if vision is not None:
+        saved = vision[1](saved, sizes)
     with torch.random.fork_rng(devices=[]):
         # The CPU's generator alone: the seeding of all devices would reach past the fork.
         torch.default_generator.manual_seed(seed)
-        model = build_vision_model(saved, sizes) if vision else _build_qwen2(saved, sizes)
+        model = vision[2](saved, sizes) if vision is not None else _build_qwen2(saved, sizes)
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     saved.save_pretrained(directory)
@@ -171,9 +192,8 @@ def _build_qwen2(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> A
     return Qwen2ForCausalLM(config)
 
 
-def _vision(name: str) -> tuple[str, ...]:
-    """What a vision-language model has besides; empty for a text model."""
-    return (VISION_CHAT_TEMPLATE,) if name.removeprefix(PREFIX).partition(":")[0] == "llava" else ()
+def _architecture(name: str) -> str:
+    return name.removeprefix(PREFIX).partition(":")[0]
 
 
 def tiny_path(name: str) -> Path:
@@ -182,7 +202,11 @@ def tiny_path(name: str) -> Path:
     The folder's name is a hash of the sizes, the tokenizer's words and the chat template, so a changed definition
     never meets an old model. Processes may ask at the same time.
     """
-    definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE, *_vision(name)], sort_keys=True)
+    architecture = _architecture(name)
+    # A model that reads images has its own template; Qwen2's and LLaVA's folders keep the names that they had.
+    own = [architecture] if architecture not in ("qwen2", "llava") else []
+    templates = [template for template, _, _ in filter(None, [_VISION.get(architecture)])]
+    definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE, *templates, *own], sort_keys=True)
     root = Path(os.environ.get("REASONRL_CACHE") or Path.home() / ".cache" / "reasonrl")
     target = root / "tiny" / hashlib.sha256(definition.encode()).hexdigest()[:16]
     if not (target / "config.json").exists():

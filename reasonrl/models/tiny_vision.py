@@ -50,13 +50,14 @@ VISION_CHAT_TEMPLATE = (
 )
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast, image_size: int, patch_size: int) -> LlavaProcessor:
+def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> LlavaProcessor:
     """The processor over the tokenizer of `tiny.build_tokenizer`, which gets the image token as its last one."""
     from transformers import LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     tokenizer.chat_template = VISION_CHAT_TEMPLATE
+    image_size, patch_size = sizes["image_size"], sizes["patch_size"]
     sides = {"height": image_size, "width": image_size}
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=sides),

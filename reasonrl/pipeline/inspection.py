@@ -163,12 +163,13 @@ class Inspection:
         """Parameter count, from the config alone: nothing is allocated."""
         if name not in self._sizes:
             import torch
-            from transformers import AutoConfig, AutoModelForCausalLM
+            from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-            from reasonrl.models import resolve_model
+            from reasonrl.models import reads_images, resolve_model
 
             with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(name)))
+                auto = AutoModelForImageTextToText if reads_images(name) else AutoModelForCausalLM
+                model = auto.from_config(AutoConfig.from_pretrained(resolve_model(name)))
             self._sizes[name] = sum(parameter.numel() for parameter in model.parameters())
         return self._sizes[name]
 

@@ -92,18 +92,23 @@ WORLDS: dict[str, frozenset[str]] = {
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})
 SUITES: frozenset[str] = frozenset()
 # Models built in code -> the sizes that may follow, as in tiny:qwen2:hidden_size=256
+_TINY_SIZES = frozenset(
+    {
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "seed",
+    }
+)
+_TINY_VISION_SIZES = _TINY_SIZES | {"patch_size", "vision_hidden_size", "vision_layers"}
 TINY_MODELS: dict[str, frozenset[str]] = {
-    "tiny:qwen2": frozenset(
-        {
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "max_position_embeddings",
-            "seed",
-        }
-    )
+    "tiny:qwen2": _TINY_SIZES,
+    "tiny:llava": _TINY_VISION_SIZES | {"image_size"},
+    "tiny:qwen2_5_vl": _TINY_VISION_SIZES | {"max_image_tokens"},
+    "tiny:idefics3": _TINY_VISION_SIZES | {"image_size", "max_image_size"},
 }
 
 

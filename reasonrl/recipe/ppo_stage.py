@@ -81,6 +81,7 @@ class PPOStage(TrainingStage):
     positive_nll_coef: NonNegative = 0.0
     positive_above: Number = 0.5
     cliprange_value: Positive | None = 0.2
+    freeze: tuple[Literal["vision_tower", "projector"], ...] | None = None
     value_head_init: Literal["normal", "zeros"] = "normal"
     normalize_advantages: Flag = True
     learning_rate: NonNegative = 1e-6

@@ -60,6 +60,14 @@ class PicturePrompts:
         ids, _ = self.reader.prompt_ids(text, images, digests, self._options(text))
         return Prompt(ids, images)
 
+    def ordered(self, row: Mapping[str, Any]) -> list[Any]:
+        """A row's pictures, unopened, in the order of their places; raises DataError as `prompt`."""
+        return self._text(row, pictures_of(row))[1]
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """A row's prompt as text, each picture one placeholder; raises DataError as `prompt`."""
+        return self._text(row, pictures_of(row))[0]
+
     def length(self, row: Mapping[str, Any]) -> int:
         """Tokens of a row's prompt, its pictures' included; only the head of each file is read.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -17,6 +17,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from reasonrl.errors import DataError, ModelError
 from reasonrl.trainers.checkpoints import mark_complete, prune
+
+if TYPE_CHECKING:
+    from reasonrl.rollout.picture_prompts import PicturePrompts
 
 IGNORED = -100
 SPENT_FILE = "spent.json"
@@ -29,12 +32,13 @@ class Examples:
     """Tokenized examples and what was left out.
 
     Attributes:
-        rows: `input_ids` and `labels` (-100 where not trained on) of every example.
+        rows: `input_ids` and `labels` (-100 where not trained on) of every example, and its `pictures`, unopened, where
+            the model reads them.
         too_long: examples dropped because they exceed the length limit.
         tokens: tokens in `rows`.
     """
 
-    rows: list[dict[str, list[int]]]
+    rows: list[dict[str, Any]]
     too_long: int
     tokens: int
 
@@ -71,6 +75,7 @@ def build_examples(
     prompt_ids: Callable[[Any, Sequence[Mapping[str, Any]]], list[int]],
     max_length: int | None,
     completion_only_loss: bool,
+    pictures: PicturePrompts | None = None,
 ) -> Examples:
     """Tokenize prompt and completion apart, so that the prompt's tokens are those a rollout starts from.
 
@@ -80,9 +85,10 @@ def build_examples(
         messages_of, render, prompt_ids: the one path from a row to its prompt, text and tokens.
         max_length: longest example in tokens; longer ones are dropped and counted, never cut.
         completion_only_loss: train on the completion only.
+        pictures: prompts of a vision-language model; then all prompts are its, and examples have `pictures`.
 
     Raises:
-        DataError: no row is left.
+        DataError: no row is left, or a row's pictures cannot be used.
     """
     prompts = [messages_of(row) for row in rows]
     texts = [
@@ -90,16 +96,21 @@ def build_examples(
         for row, messages in zip(rows, prompts, strict=True)
     ]
     completions = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    examples: list[dict[str, list[int]]] = []
+    examples: list[dict[str, Any]] = []
     too_long = 0
-    for messages, completion in zip(prompts, completions, strict=True):
-        prompt = prompt_ids(tokenizer, messages)
+    for row, messages, completion in zip(rows, prompts, completions, strict=True):
+        images: dict[str, Any] = {}
+        if pictures is None:
+            prompt = prompt_ids(tokenizer, messages)
+        else:
+            asked = {**row, "prompt": messages}
+            prompt, images = list(pictures.prompt(asked).ids), {"pictures": pictures.ordered(asked) or None}
         ids = [*prompt, *completion]
         if max_length is not None and len(ids) > max_length:
             too_long += 1
             continue
         labels = [*([IGNORED] * len(prompt) if completion_only_loss else prompt), *completion]
-        examples.append({"input_ids": ids, "labels": labels})
+        examples.append({"input_ids": ids, "labels": labels, **images})
     if not examples:
         raise DataError(f"sft: none of {len(rows)} rows fits into max_length = {max_length} tokens -> raise it")
     return Examples(examples, too_long, sum(len(example["input_ids"]) for example in examples))

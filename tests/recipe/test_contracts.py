@@ -94,10 +94,9 @@ def test_readers_are_those_of_the_data_room():
 
 def test_tiny_models_are_those_of_the_model_room():
     tiny = pytest.importorskip("reasonrl.models.tiny")
-    assert set(names.TINY_MODELS) == {"tiny:qwen2"}
-    assert names.TINY_MODELS["tiny:qwen2"] == set(tiny.DEFAULT_SIZES)
-    for name in names.TINY_MODELS:
-        tiny.parse_tiny(name)
+    assert set(names.TINY_MODELS) == {f"tiny:{architecture}" for architecture in tiny.ARCHITECTURES}
+    for name, sizes in names.TINY_MODELS.items():
+        assert sizes == set(tiny.parse_tiny(name))
 
 
 def test_suites_are_the_registrys():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from reasonrl.data_tools.loading import Rows, load_rows
-from reasonrl.data_tools.prompts import Message, as_messages
+from reasonrl.data_tools.pictures import pictures_of
+from reasonrl.data_tools.prompts import Message, as_messages, prompt_ids
 from reasonrl.errors import RunError
 from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_line
 from reasonrl.pipeline.context import StageContext
@@ -144,21 +145,28 @@ def engine_options(rollout: RolloutConfig, max_tokens: int, directory: Path) -> 
 
 
 def evaluation_engine(rollout: RolloutConfig, model_name: str, max_tokens: int, directory: Path) -> tuple[Any, Any]:
-    """An engine over a finished model, and the model's tokenizer; vLLM reads the checkpoint by itself."""
+    """An engine over a finished model, and the model's tokenizer, or its processor if it reads images; vLLM reads the
+    checkpoint by itself.
+    """
     import torch
 
     from reasonrl.models import load_policy, load_tokenizer, resolve_model
     from reasonrl.rollout import build_engine
 
     options = engine_options(rollout, max_tokens, directory)
+    pictures = vision_prompts(model_name, False)
+    processor = pictures.processor if pictures is not None else None
+    if processor is not None and rollout.engine != "servers":
+        options["processor"] = processor
     if rollout.engine in ("vllm", "servers"):
         tokenizer = load_tokenizer(model_name)
-        return build_engine(rollout.engine, None, tokenizer, path=resolve_model(model_name), **options), tokenizer
+        engine = build_engine(rollout.engine, None, tokenizer, path=resolve_model(model_name), **options)
+        return engine, processor or tokenizer
     model, tokenizer = load_policy(model_name, dtype="auto")
     if torch.cuda.is_available():
         model.to("cuda")
     model.eval()
-    return build_engine(rollout.engine, model, tokenizer, **options), tokenizer
+    return build_engine(rollout.engine, model, tokenizer, **options), processor or tokenizer
 
 
 def required_columns(reward: Any) -> tuple[str, ...]:
@@ -178,6 +186,35 @@ def _reads_answer(reward: Any) -> bool:
     if reward.get("name") == "cosine":
         return "reward" not in args or _reads_answer(args["reward"])
     return reward.get("name") == "gate" and _reads_answer(args.get("parts"))
+
+
+def vision_prompts(model_name: str, trust_remote_code: bool) -> Any:
+    """What makes prompts of rows with pictures and without for a vision-language model; None for one of text."""
+    from reasonrl.models import load_processor, reads_images
+
+    if not reads_images(model_name, trust_remote_code=trust_remote_code):
+        return None
+    from reasonrl.rollout.picture_prompts import PicturePrompts
+
+    return PicturePrompts(load_processor(model_name, trust_remote_code=trust_remote_code))
+
+
+def prompt_lengths(tokenizer: Any, pictures: Any = None) -> Callable[[Mapping[str, Any]], int]:
+    """Tells how many tokens a row's `prompt` has, its pictures' included where there is one that makes them."""
+    if pictures is None:
+        return lambda row: len(prompt_ids(tokenizer, row["prompt"]))
+    length: Callable[[Mapping[str, Any]], int] = pictures.length
+    return length
+
+
+def refuse_servers(rollout: RolloutConfig, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises RunError where rows have pictures and the engine sends token ids only."""
+    pictured = next((row for row in rows if pictures_of(row)), None)
+    if rollout.engine == "servers" and pictured is not None:
+        raise RunError(
+            f"rollout.engine: servers takes no pictures, and row {pictured.get('id', '?')} has some -> transformers or"
+            " vllm"
+        )
 
 
 def check_rewards(rewards: Sequence[Any], source: Source) -> None:

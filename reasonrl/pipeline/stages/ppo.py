@@ -21,9 +21,12 @@ from reasonrl.pipeline.stages.common import (
     load_source,
     loading_options,
     one_device,
+    prompt_lengths,
     quiet_libraries,
+    refuse_servers,
     required_columns,
     resume_point,
+    vision_prompts,
 )
 from reasonrl.recipe import PPOStage, Reference
 from reasonrl.rewards import get_rewards
@@ -96,7 +99,8 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
         return [f"data {config.data}: not there yet; unchecked"]
     source = load_source(config.data, context, required_columns(_reward(config)))
     check_rewards(rewards, source)
-    lengths = sorted(len(prompt_ids(tokenizer, source.messages(row))) for row in source.rows[:256])
+    length = prompt_lengths(tokenizer, vision_prompts(name, False) if name is not None else None)
+    lengths = sorted(length({**row, "prompt": source.messages(row)}) for row in source.rows[:256])
     return [
         f"data: {source.rows.report}",
         f"first {len(lengths)} prompts: {lengths[0]} to {lengths[-1]} tokens; with responses up to"
@@ -141,21 +145,25 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     rewards = get_rewards(_reward(config), base_dir=context.base_directory)
     source = load_source(config.data, context, required_columns(_reward(config)))
     check_rewards(rewards, source)
-    rows, dropped = _prompt_rows(source, tokenizer, config)
+    reader = vision_prompts(name, trust)
+    rows, dropped = _prompt_rows(source, tokenizer, config, reader)
     validation = None
     if config.eval_data is not None:
         held_out = load_source(config.eval_data, context, required_columns(_reward(config)))
         check_rewards(rewards, held_out)
-        validation = Dataset.from_list(_prompt_rows(held_out, tokenizer, config)[0])
+        validation = Dataset.from_list(_prompt_rows(held_out, tokenizer, config, reader)[0])
     engine = engine_options(config.rollout, config.max_completion_length, context.directory)
     if trust and config.rollout.engine in ("vllm", "servers"):
         engine["trust_remote_code"] = True
+    if reader is not None:
+        refuse_servers(config.rollout, rows)
+        engine["processor"] = reader.processor
     if config.rollout.own_copy:
         engine["own_copy"] = True
     every = config.log_completions_steps
     trainer = PPOTrainer(
         policy,
-        _arguments(config, context, output, validation is not None),
+        _arguments(config, context, output, validation is not None, reader is not None),
         Dataset.from_list(rows),
         rewards,
         prompt_ids=lambda messages: prompt_ids(tokenizer, messages),
@@ -167,7 +175,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         should_stop=context.should_stop,
         on_alarm=context.say,
         keep_checkpoints=config.save_total_limit,
-        processing_class=tokenizer,
+        processing_class=tokenizer if reader is None else reader.processor,
     )
     trainer.remove_callback(PrinterCallback)
     if config.early_stopping_patience is not None:
@@ -193,14 +201,17 @@ def _write(watch: Watch, step: int, samples: list[dict[str, Any]]) -> None:
         watch.completions.write(step, samples)
 
 
-def _prompt_rows(source: Source, tokenizer: Any, config: PPOStage) -> tuple[list[dict[str, Any]], int]:
+def _prompt_rows(
+    source: Source, tokenizer: Any, config: PPOStage, pictures: Any = None
+) -> tuple[list[dict[str, Any]], int]:
     rows, dropped = [], 0
+    length = prompt_lengths(tokenizer, pictures)
     for row in source.rows:
-        messages = source.messages(row)
-        if config.max_prompt_length is not None and len(prompt_ids(tokenizer, messages)) > config.max_prompt_length:
+        asked = {**row, "prompt": source.messages(row)}
+        if config.max_prompt_length is not None and length(asked) > config.max_prompt_length:
             dropped += 1
             continue
-        rows.append({**row, "prompt": messages})
+        rows.append(asked)
     # A column that only some rows have is there for all of them: a data set takes its columns from the first row.
     columns = list(dict.fromkeys(name for row in rows for name in row))
     rows = [{name: row.get(name) for name in columns} for row in rows]
@@ -215,7 +226,7 @@ def _reward(config: PPOStage) -> Any:
     return config.model_dump(mode="python")["reward"]
 
 
-def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: bool) -> Any:
+def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: bool, sees: bool = False) -> Any:
     import torch
 
     from reasonrl.trainers.ppo_config import PPOConfig
@@ -242,7 +253,8 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
         "remove_unused_columns": False,
-        "ddp_find_unused_parameters": False,
+        # A batch of text leaves a vision tower without gradients.
+        "ddp_find_unused_parameters": sees,
     }
     return PPOConfig(**{**settings, **config.trl_args})
 

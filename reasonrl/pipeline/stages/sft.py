@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
+from reasonrl.errors import RunError
 from reasonrl.models.lora import Lora
 from reasonrl.observe import read_metrics
 from reasonrl.pipeline.context import StageContext, StageResult
@@ -14,9 +15,11 @@ from reasonrl.pipeline.stages.common import (
     Watch,
     held_out_line,
     load_source,
+    loading_options,
     one_device,
     quiet_libraries,
     resume_point,
+    vision_prompts,
 )
 from reasonrl.pipeline.stages.export import export_policy
 from reasonrl.pipeline.stages.start import policy_to_train, sharding
@@ -38,6 +41,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
+    from reasonrl.trainers.picture_collator import PictureCollator
     from reasonrl.trainers.sft import SFTCallback
     from reasonrl.trainers.zero import layout_of, ready_for_deepspeed
 
@@ -47,11 +51,12 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     if config.launch.deepspeed is not None:
         ready_for_deepspeed()
     model, tokenizer, adapter = policy_to_train(config, context)
-    examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config)
+    reader = vision_prompts(context.model_of(config.model), loading_options(config.trl_args)[0])
+    examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config, pictures=reader)
     held_out = None
     if config.eval_data is not None:
         held_out = Dataset.from_list(
-            _examples(load_source(config.eval_data, context, REQUIRED), tokenizer, config).rows
+            _examples(load_source(config.eval_data, context, REQUIRED), tokenizer, config, pictures=reader).rows
         )
     budget = _budget(config, context)
     watch = Watch(context, config.max_steps if budget is None else None, budget)
@@ -61,10 +66,11 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     torch.manual_seed(context.seed)  # of an adapter's start
     trainer = SFTTrainer(
         model=model,
-        args=_arguments(config, context, output, held_out is not None),
+        args=_arguments(config, context, output, held_out is not None, pictured=reader is not None),
         train_dataset=Dataset.from_list(examples.rows),
         eval_dataset=held_out,
         processing_class=tokenizer,
+        data_collator=PictureCollator(reader) if reader is not None else None,
         callbacks=[callback],
         **adapter,
     )
@@ -83,7 +89,8 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     watch.close()
     if callback.interrupted:
         context.raise_if_stopping()
-    export_policy(trainer, tokenizer, context.directory, context.model_of(config.model), Lora.of(config.lora))
+    saved = tokenizer if reader is None else reader.processor
+    export_policy(trainer, saved, context.directory, context.model_of(config.model), Lora.of(config.lora))
     return StageResult(
         model=Path("model"),
         metrics={
@@ -106,7 +113,8 @@ def dry_run(config: SFTStage, context: StageContext) -> list[str]:
     if isinstance(config.data, Reference) and not context.is_available(config.data):
         return [f"data {config.data}: not there yet; unchecked"]
     source = load_source(config.data, context, REQUIRED)
-    examples = _examples(source, tokenizer, config, at_most=64)
+    reader = vision_prompts(name, False) if name is not None else None
+    examples = _examples(source, tokenizer, config, at_most=64, pictures=reader)
     lengths = sorted(len(example["input_ids"]) for example in examples.rows)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.launch.num_processes
     return [
@@ -117,7 +125,9 @@ def dry_run(config: SFTStage, context: StageContext) -> list[str]:
     ]
 
 
-def _examples(source: Source, tokenizer: Any, config: SFTStage, at_most: int | None = None) -> Examples:
+def _examples(
+    source: Source, tokenizer: Any, config: SFTStage, at_most: int | None = None, pictures: Any = None
+) -> Examples:
     from reasonrl.trainers.sft import build_examples
 
     return build_examples(
@@ -128,6 +138,7 @@ def _examples(source: Source, tokenizer: Any, config: SFTStage, at_most: int | N
         prompt_ids=prompt_ids,
         max_length=config.max_length,
         completion_only_loss=config.completion_only_loss,
+        pictures=pictures,
     )
 
 
@@ -142,9 +153,14 @@ def _budget(config: SFTStage, context: StageContext) -> float | None:
     return context.result_of(budget).cpu_seconds if isinstance(budget, Reference) else budget
 
 
-def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: bool) -> Any:
+def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: bool, pictured: bool = False) -> Any:
     import torch
     from trl import SFTConfig
+
+    if pictured and config.packing:
+        raise RunError(
+            "sft: packing joins texts, and a vision-language model's rows may have pictures -> packing: false"
+        )
 
     settings: dict[str, Any] = {
         "output_dir": str(output),
@@ -182,4 +198,7 @@ def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: 
         settings["num_train_epochs"] = config.num_train_epochs
     elif config.max_steps is None:
         settings["num_train_epochs"] = 1.0
+    if pictured:
+        # The examples are whole already, and their pictures are wanted by the collator.
+        settings |= {"remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
     return SFTConfig(**{**settings, **config.trl_args})
