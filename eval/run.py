@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.errors import DataError, Problem, RecipeError
 from reasonrl.eval.results import SuiteResult, summarise, write_result
 from reasonrl.eval.samples import Key, SampleStore
-from reasonrl.eval.scoring import Answer, Judgement, Scorer, build_scorer, grader_version, plain_spec
+from reasonrl.eval.scoring import Answer, Beginner, Judgement, Scorer, build_judging, grader_version, plain_spec
 from reasonrl.observe import write_atomically
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def run_suite(
         RunError: the folder holds samples made with other settings.
     """
     _check(rows, n=n, k=k, temperature=params.temperature, suite=suite_name)
-    scorer = build_scorer(reward, base_dir, rows)
+    scorer, begin = build_judging(reward, base_dir, rows)
     problems = _prepare(tokenizer, rows, system_prompt, template)
     settings = {
         "temperature": params.temperature,
@@ -110,7 +110,17 @@ def run_suite(
         for key, row in store.load().items()
         if key[0] in problems and row["prompt_hash"] == problems[key[0]].hash
     }
-    run = _Run(engine, scorer, problems, store, found, len(plan), (seed, stage, suite_name), on_progress, at_safe_point)
+    run = _Run(
+        engine,
+        (scorer, begin),
+        problems,
+        store,
+        found,
+        len(plan),
+        (seed, stage, suite_name),
+        on_progress,
+        at_safe_point,
+    )
     run.version = grader_version(reward)
     run.judge_again()
     run.draw([key for key in plan if key[1] == "sample"], params)
@@ -208,7 +218,7 @@ class _Run:
     def __init__(
         self,
         engine: RolloutEngine,
-        scorer: Scorer,
+        judging: tuple[Scorer, Beginner],
         problems: Mapping[str, _Problem],
         store: SampleStore,
         found: dict[Key, dict[str, Any]],
@@ -217,7 +227,8 @@ class _Run:
         on_progress: Callable[[int, int], None] | None,
         at_safe_point: Callable[[], None] | None,
     ) -> None:
-        self.engine, self.scorer, self.problems, self.store, self.found = engine, scorer, problems, store, found
+        self.engine, self.problems, self.store, self.found = engine, problems, store, found
+        self.scorer, self.begin = judging
         self.total, self.seed_parts = total, seed_parts
         self.on_progress, self.at_safe_point = on_progress, at_safe_point
         self.version: int | None = None
@@ -281,6 +292,7 @@ class _Run:
         stored_at = time.monotonic()
         for sample in self.engine.stream(requests, params):
             waiting.append(sample)
+            self.begin(self._answer(sample))
             if self.on_progress is not None:
                 self.on_progress(len(self.found) + len(waiting), self.total)
             if len(waiting) >= SHARD_SAMPLES or time.monotonic() - stored_at > SHARD_SECONDS:
@@ -289,12 +301,13 @@ class _Run:
         if waiting:
             self._store(waiting)
 
+    def _answer(self, sample: Sample) -> Answer:
+        problem = self.problems[json.loads(sample.request.id)[0]]
+        return Answer(problem.row, problem.messages, sample.text, sample.token_ids, sample.finish_reason)
+
     def _store(self, samples: Sequence[Sample]) -> None:
         keys: list[Key] = [tuple(json.loads(sample.request.id)) for sample in samples]
-        answers = [
-            Answer(problem.row, problem.messages, sample.text, sample.token_ids, sample.finish_reason)
-            for problem, sample in zip((self.problems[key[0]] for key in keys), samples, strict=True)
-        ]
+        answers = [self._answer(sample) for sample in samples]
         rows = []
         for key, sample, judgement in zip(keys, samples, self.scorer(answers), strict=True):
             problem = self.problems[key[0]]

@@ -48,6 +48,35 @@ class Judgement:
 
 
 Scorer: TypeAlias = Callable[[Sequence[Answer]], list[Judgement]]
+Beginner: TypeAlias = Callable[[Answer], None]
+
+
+def build_judging(
+    reward: Any, base_dir: str | Path | None = None, rows: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Scorer, Beginner]:
+    """`build_scorer`, and what begins the work on one answer before the scorer is asked (`rewards.early`)."""
+    from reasonrl.rewards.early import begin, can_begin
+
+    scorer = build_scorer(reward, base_dir, rows)
+    if plain_spec(reward) == "math":
+        return scorer, _begin_math
+    function = getattr(scorer, "function", None)
+
+    def begin_with(answer: Answer) -> None:
+        prompt, completion = _asked(answer)
+        row = {name: value for name, value in answer.row.items() if name != "prompt"}
+        row |= {"finish_reason": answer.finish_reason, "completion_ids": list(answer.token_ids)}
+        begin(function, prompt, completion, row)
+
+    return scorer, begin_with if can_begin(function) else lambda answer: None
+
+
+@dataclass(frozen=True)
+class _FunctionScorer:
+    function: Callable[..., Any]
+
+    def __call__(self, answers: Sequence[Answer]) -> list[Judgement]:
+        return _score_with(self.function, answers)
 
 
 def build_scorer(reward: Any, base_dir: str | Path | None = None, rows: Sequence[Mapping[str, Any]] = ()) -> Scorer:
@@ -74,7 +103,7 @@ def build_scorer(reward: Any, base_dir: str | Path | None = None, rows: Sequence
             " -> name a reward without token_level"
         )
     check_rows(function, rows)
-    return lambda answers: _score_with(function, answers)
+    return _FunctionScorer(function)
 
 
 def grader_version(reward: Any) -> int | None:
@@ -108,6 +137,18 @@ def _score_math(answers: Sequence[Answer]) -> list[Judgement]:
     return [_judgement(verdict) for verdict in graded.verdicts]
 
 
+def _begin_math(answer: Answer) -> None:
+    from reasonrl.rewards.grading import begin_grading
+
+    if answer.row.get("answer") is not None:  # the scorer says what is missing
+        begin_grading(str(answer.row["answer"]), answer.text)
+
+
+def _asked(answer: Answer) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Prompt and completion as reward functions are given them."""
+    return [dict(message) for message in answer.messages], [{"role": "assistant", "content": answer.text}]
+
+
 def _judgement(verdict: Verdict) -> Judgement:
     right = None if verdict.status in UNSCORABLE else verdict.status == "correct"
     return Judgement(right, None if right is None else float(right), verdict.status, verdict.extracted)
@@ -120,9 +161,10 @@ def _score_with(function: Callable[..., Any], answers: Sequence[Answer]) -> list
     """
     extra: dict[str, list[Any]] = {}
     names = dict.fromkeys(name for answer in answers for name in answer.row if name not in ("prompt", "finish_reason"))
+    prompts, completions = zip(*map(_asked, answers), strict=True)
     scores = function(
-        prompts=[[dict(message) for message in answer.messages] for answer in answers],
-        completions=[[{"role": "assistant", "content": answer.text}] for answer in answers],
+        prompts=list(prompts),
+        completions=list(completions),
         completion_ids=[list(answer.token_ids) for answer in answers],
         finish_reason=[answer.finish_reason for answer in answers],
         log_extra=lambda column, values: extra.setdefault(column, []).extend(values),

@@ -165,6 +165,16 @@ class CodeReward:
                 return
             self._begun.put(_key(program, row, name), self._submit(program, row, name))
 
+    def drop(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Give up what was begun about one sample; see `early`."""
+        with contextlib.suppress(RewardError):
+            if (begun := self._begun.take(_key(program_of(text_of(completion)), row, self._column(row)))) is not None:
+                begun.cancel()
+
+    def forget(self) -> None:
+        """Give up all that was begun; see `early`."""
+        self._begun.clear()
+
     def _submit(self, program: str, row: Mapping[str, Any], column: str) -> Future[CodeVerdict]:
         return self._hands.submit(functools.partial(self._judge, program, row, column))
 

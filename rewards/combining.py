@@ -10,13 +10,26 @@ from typing import Any
 from reasonrl.errors import RewardError
 from reasonrl.rewards.early import begin
 
+#: What rewards count over a call, by the last part of the name; all else that they log is a mean over its samples.
+SUMS = ("cost", "tokens", "verdict_kills")
+
+
+def is_sum(metric: str) -> bool:
+    """Whether a reward's metric adds up over calls and processes, where others are averaged."""
+    return metric.rpartition("/")[2] in SUMS
+
+
+def joined(metric: str, values: Sequence[float]) -> float:
+    """What several calls, functions or processes logged under one name as one figure: the sum or the mean."""
+    return math.fsum(values) if is_sum(metric) else math.fsum(values) / len(values)
+
 
 class Journal:
     """One call of a combined reward: its batch, and the columns and metrics that its parts log.
 
     A part may be called on some of the rows only; the columns it logs are laid out over all of them (None elsewhere)
-    and handed to the caller's `log_extra` once, its metrics weigh by the rows they were made of. Where two parts log
-    the same column for the same row, the later one's goes to `<column>_<label>`.
+    and handed to the caller's `log_extra` once, its metrics weigh by the rows they were made of, or add up (`SUMS`).
+    Where two parts log the same column for the same row, the later one's goes to `<column>_<label>`.
 
     Args:
         known: columns of earlier calls; they are handed on (empty) also where no part was called this time, so that a
@@ -39,6 +52,13 @@ class Journal:
         self.known = known if known is not None else set()
         self.extra: dict[str, list[Any]] = {}
         self.metrics: dict[str, list[tuple[float, int]]] = {}
+
+    def sample(self, place: int) -> tuple[Any, Any, dict[str, Any]]:
+        """Prompt, completion and row of one sample, as `begin` was given them."""
+        one = rows_at(self.batch, [place], self.count)
+        row = {key: one[key][0] for key in one if one[key] is not self.batch[key]}
+        ids = row.pop("completion_ids", None)
+        return row.pop("prompts", None), row.pop("completions"), row | {"completion_ids": ids}
 
     def call(self, part: Any, label: str, places: Sequence[int] | None = None) -> list[Any]:
         """The part's scores for the rows at `places` (all if None), what it logs taken down under `label`."""
@@ -78,7 +98,9 @@ class Journal:
         if self.log_metric is not None:
             for name, values in self.metrics.items():
                 weight = sum(rows for _, rows in values)
-                if weight:
+                if is_sum(name):
+                    self.log_metric(name, math.fsum(value for value, _ in values))
+                elif weight:
                     self.log_metric(name, sum(value * rows for value, rows in values) / weight)
 
     def _lay(self, column: str, label: str, values: list[Any], places: Sequence[int]) -> None:

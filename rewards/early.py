@@ -46,14 +46,37 @@ def begin(reward: Any, prompt: Any, completion: Any, row: Mapping[str, Any]) -> 
         reward.begin(prompt, completion, row)
 
 
+def drop(reward: Any, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+    """Give up what `begin` began about one sample, in a reward and in its parts: it will not be asked for."""
+    own = getattr(reward, "drop", None)
+    if callable(own):
+        own(prompt, completion, row)
+    for part in parts_inside(reward):
+        drop(part, prompt, completion, row)
+
+
+def forget(reward: Any) -> None:
+    """Give up what was begun and not taken, in a reward and in its parts: nobody will ask for it any more."""
+    own = getattr(reward, "forget", None)
+    if callable(own):
+        own()
+    for part in parts_inside(reward):
+        forget(part)
+
+
+def parts_inside(reward: Any) -> list[Any]:
+    """The rewards that a reward is made of."""
+    inside = [getattr(reward, "function", None), getattr(reward, "part", None), *getattr(reward, "parts", ())]
+    inside += [part for part, _ in getattr(reward, "items", ())]
+    inside += list(getattr(reward, "rewards", {}).values())
+    return [part for part in inside if part is not None]
+
+
 def wants_whole_batch(reward: Any) -> bool:
     """Whether a reward, or a part of it, says `whole_batch = True`: it compares all samples of a call."""
     if getattr(reward, "whole_batch", False):
         return True
-    inside = [getattr(reward, "function", None), getattr(reward, "part", None), *getattr(reward, "parts", ())]
-    inside += [part for part, _ in getattr(reward, "items", ())]
-    inside += list(getattr(reward, "rewards", {}).values())
-    return any(wants_whole_batch(part) for part in inside if part is not None)
+    return any(wants_whole_batch(part) for part in parts_inside(reward))
 
 
 def instant_score(reward: Any, prompt: Any, completion: Any, row: Mapping[str, Any]) -> float | None:
@@ -100,6 +123,20 @@ class Begun(Generic[Result]):
         self._here()
         with self._lock:
             return self._pop(key) if key in self._kept else None
+
+    def __len__(self) -> int:
+        self._here()
+        return self._count
+
+    def clear(self) -> None:
+        """Give up all of them: what has not begun does not, and what runs is left alone."""
+        self._here()
+        with self._lock:
+            given_up = [future for waiting in self._kept.values() for future in waiting]
+            self._kept.clear()
+            self._count, self._since = 0, None
+        for future in given_up:
+            future.cancel()
 
     @property
     def since(self) -> Any:

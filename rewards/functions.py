@@ -63,6 +63,10 @@ class MathReward:
                     self._begun.since = kills_so_far(self.workers, self.time_limit)
                 begin_grading(gold, text_of(completion), self.policy, self.workers, self.time_limit)
 
+    def forget(self) -> None:
+        """Begin the counts anew; see `early`. Verdicts are in the pool, which keeps them as long as it has room."""
+        self._begun.clear()
+
     def verdicts(self, completions: Sequence[Any], **columns: Any) -> list[Verdict]:
         """One verdict a completion; the columns as in a call."""
         return self._graded(completions, columns).verdicts

@@ -120,6 +120,11 @@ class RewardPool:
         self._ask(gold, response, policy, listener)
         return listener.future
 
+    def offer(self, gold: str, response: str, policy: str = "default") -> Future[Verdict] | None:
+        """A future of the verdict; None where there is no room now. Never waits; raises as `submit` does."""
+        listener = FutureListener()
+        return listener.future if self._ask(gold, response, policy, listener, block=False) else None
+
     def prefetch(self, gold: str, response: str, policy: str = "default") -> bool:
         """Begin a verdict that will be asked for later, and is then in the cache or under way. Never waits.
 

@@ -20,6 +20,7 @@ from reasonrl.recipe.origins import Origin, find_origin, inherited, place_of
 from reasonrl.recipe.overlay import Overlaid, lay_arm, lay_overrides, read_files
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.shipped import find_recipe
+from reasonrl.recipe.sources import TRAINING_OPTIONS
 from reasonrl.recipe.stages import STAGES, SUITE_DEFAULTS
 
 
@@ -151,7 +152,9 @@ def _inherit(tree: dict[str, Any], origins: dict[str, Origin]) -> None:
         fields = STAGES[kind].model_fields
         for field in ("rollout", "launch"):
             if field in fields and isinstance(tree.get(field), dict):
-                _fill(stage, field, tree[field], origins, f"stages.{name}", field)
+                left_out = TRAINING_OPTIONS if (kind, field) == ("eval", "rollout") else ()
+                value = {key: item for key, item in tree[field].items() if key not in left_out}
+                _fill(stage, field, value, origins, f"stages.{name}", field)
         if "model" in fields and tree.get("model") is not None:
             _fill(stage, "model", tree["model"], origins, f"stages.{name}", "model")
         data = tree.get("data")

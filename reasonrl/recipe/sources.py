@@ -194,6 +194,8 @@ class RolloutConfig(Config):
         return issues
 
 
+#: Fields of `rollout` that mean something in training only; evaluations do not inherit them.
+TRAINING_OPTIONS = ("own_copy", "length_aware", "max_logprob_gap")
 #: Fields of `rollout` that only vLLM's engines read.
 VLLM_OPTIONS = (
     "dtype",

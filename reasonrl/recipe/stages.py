@@ -24,7 +24,7 @@ from reasonrl.recipe.fields import (
 from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.references import Reference
-from reasonrl.recipe.sources import Data, ModelSource, RewardSpec, RolloutConfig, Seconds
+from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds
 from reasonrl.recipe.stage_base import Scheduler, Stage, TrainingStage
 from reasonrl.recipe.trl_args import check_trl_args
 
@@ -179,6 +179,16 @@ class EvalStage(Stage):
                 name: {**own, **suite} if isinstance(suite, Mapping) else suite for name, suite in suites.items()
             }
         return raw
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        rollout = given.get("rollout", {})
+        there = rollout if isinstance(rollout, Mapping) else {key: getattr(rollout, key) for key in TRAINING_OPTIONS}
+        return [
+            Issue(f"rollout.{key}", f"is {there[key]}, which means something in training only", "remove it")
+            for key in TRAINING_OPTIONS
+            if there.get(key) not in (None, False)
+        ]
 
 
 class CompareStage(Stage):

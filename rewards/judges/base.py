@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.completions import text_of
-from reasonrl.rewards.early import Begun, Hands
+from reasonrl.rewards.early import Begun
 from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask_all, ask_early
 from reasonrl.rewards.judges.texts import imitates, problem_of, visible
 
@@ -94,7 +94,6 @@ class JudgeReward(ABC):
         self.problem = problem
         self._begun: Begun[Answer] = Begun()
         self._deciding: Begun[None] = Begun()
-        self._hands = Hands(1, f"{self.name}-begins")
 
     def __call__(
         self,
@@ -110,9 +109,8 @@ class JudgeReward(ABC):
         `log_extra`, shares and costs to `log_metric`.
         """
         count = len(completions)
-        while (deciding := self._deciding.take(None)) is not None:
-            concurrent.futures.wait([deciding])  # what it found wrong is found again here
         texts, scores, known, cases = self._cases(prompts, completions, columns)
+        self._join(completions)
         answers, tally = self._ask([question for case in cases for question in self._questions(case)], count)
         for case in cases:
             scores[case.place] = self._score(case, answers[case.place])
@@ -129,20 +127,75 @@ class JudgeReward(ABC):
         """Begin to ask about one sample; see `early`."""
         if self._begun.since is None:
             self._begun.since = self.client.counters()
-        if self._decides_first:
-            # In a thread of its own: whoever draws samples waits for no verdict.
-            self._deciding.put(None, self._hands.submit(functools.partial(self._begin, prompt, completion, row)))
-        else:
-            self._begin(prompt, completion, row)
-
-    def _begin(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
         with contextlib.suppress(RewardError):  # whatever is wrong, the call says it
-            _, _, _, cases = self._cases([prompt], [completion], {key: [value] for key, value in row.items()})
-            for case in cases:
-                ask_early(self.client, self._questions(case), self.sampling, self._begun)
+            columns = {key: [value] for key, value in row.items()}
+            standard, completions = self._standards(columns, 1)[0], [completion]
+            wanted = standard is not None and self._texts(completions)[0]
+            decision = self._decide(standard, completion) if wanted else None
+            if decision is None:
+                self._ask_now([prompt], completions, columns, {})
+                return
+            # Whoever draws samples waits for no verdict, and a call only for those on its own samples.
+            done: concurrent.futures.Future[None] = concurrent.futures.Future()
+            self._deciding.put(text_of(completion), done)
+            decision.add_done_callback(functools.partial(self._decided, [prompt], completions, columns, done))
+
+    def drop(self, prompt: Any, completion: Any, row: Mapping[str, Any]) -> None:
+        """Give up what was begun about one sample; see `early`."""
+        self._join([completion])
+        with contextlib.suppress(RewardError):
+            columns = {key: [value] for key, value in row.items()}
+            _, _, _, cases = self._cases([prompt], [completion], columns, {})
+            for question in (question for case in cases for question in self._questions(case)):
+                if (begun := self._begun.take((question.prompt, question.vote))) is not None:
+                    begun.cancel()
+
+    def forget(self) -> None:
+        """Give up all that was begun; see `early`."""
+        self._deciding.clear()
+        self._begun.clear()
+
+    def _decided(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Any],
+        done: concurrent.futures.Future[None],
+        decision: concurrent.futures.Future[float | None],
+    ) -> None:
+        """Ask, where the rules leave it open."""
+        try:
+            score = decision.result()
+            self._ask_now(prompts, completions, columns, {} if score is None else {0: score})
+        except Exception:  # what is wrong is found again in the call, which says it
+            pass
+        finally:
+            if not done.cancelled():  # given up meanwhile
+                done.set_result(None)
+
+    def _ask_now(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Any],
+        known: Mapping[int, float],
+    ) -> None:
+        _, _, _, cases = self._cases(prompts, completions, columns, known)
+        for case in cases:
+            ask_early(self.client, self._questions(case), self.sampling, self._begun)
+
+    def _join(self, completions: Sequence[Any]) -> None:
+        """Wait until what `begin` had to decide about these completions is decided, and asked."""
+        for completion in completions:
+            if (deciding := self._deciding.take(text_of(completion))) is not None:
+                concurrent.futures.wait([deciding])
 
     def _cases(
-        self, prompts: Sequence[Any] | None, completions: Sequence[Any], columns: Mapping[str, Any]
+        self,
+        prompts: Sequence[Any] | None,
+        completions: Sequence[Any],
+        columns: Mapping[str, Any],
+        known: Mapping[int, float] | None = None,
     ) -> tuple[list[str], list[float | None], Mapping[int, float], list[Case]]:
         """What is judged of each completion, the scores that stand before a judge is asked, those of them that rules
         gave, and what the judge is to be asked about.
@@ -153,7 +206,8 @@ class JudgeReward(ABC):
         standards = self._standards(columns, count)
         scores: list[float | None] = [None if standard is None else 0.0 for standard in standards]
         wanted = [place for place in range(count) if standards[place] is not None and texts[place]]
-        known = self._known({place: (standards[place], completions[place]) for place in wanted})
+        if known is None:
+            known = self._known({place: (standards[place], completions[place]) for place in wanted})
         cases = []
         for place in wanted:
             if place in known:
@@ -163,9 +217,6 @@ class JudgeReward(ABC):
             code_needed = imitates(self.verdict_pattern, text, problem, *self._untrusted(standard))
             cases.append(Case(place, problem, text, standard, code_needed))
         return texts, scores, known, cases
-
-    _decides_first = False
-    """Whether `_known` may take a while."""
 
     @abstractmethod
     def _standards(self, columns: Mapping[str, Any], count: int) -> Sequence[Any]:
@@ -182,6 +233,12 @@ class JudgeReward(ABC):
     def _known(self, pairs: Mapping[int, tuple[Any, Any]]) -> Mapping[int, float]:
         """Scores by place that need no judge; `pairs` are standards and completions by place."""
         return {}
+
+    def _decide(self, standard: Any, completion: Any) -> concurrent.futures.Future[float | None] | None:
+        """`_known` of one completion, without waiting: its score or None; None where that takes no time, or the call
+        has to do it.
+        """
+        return None
 
     def _untrusted(self, standard: Any) -> tuple[str, ...]:
         """Texts of a standard that may hold words of a verdict."""

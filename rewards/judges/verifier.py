@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.columns import GOLD_COLUMNS, column_named
+from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.judges.asking import Answer, Question
 from reasonrl.rewards.judges.base import Case, JudgeReward, enough, imitated
 from reasonrl.rewards.judges.templates import JudgePrompt
@@ -18,6 +20,7 @@ from reasonrl.rewards.judges.verdicts import read_word
 
 if TYPE_CHECKING:
     from reasonrl.endpoints import EndpointConfig
+    from reasonrl.rewards.verdict import Verdict
 
 _WORDS = ("CORRECT", "WRONG")
 _RULES = ("majority", "mean")
@@ -67,7 +70,7 @@ class LLMVerifierReward(JudgeReward):
         self.vote_rule = vote_rule
         self.gold = gold
         self.reject_unsupported = reject_unsupported
-        self.rule_first = self._decides_first = rule_first
+        self.rule_first = rule_first
         self.prompt = JudgePrompt(prompt, "verifier.j2", ("problem", "gold", "response"), ("reject_unsupported",))
 
     def _standards(self, columns: Mapping[str, Any], count: int) -> list[str | None]:
@@ -101,11 +104,32 @@ class LLMVerifierReward(JudgeReward):
         from reasonrl.rewards.functions import MathReward
 
         golds, completions = zip(*pairs.values(), strict=True)
-        known = {}
-        for place, verdict in zip(pairs, MathReward(policy="strict").verdicts(completions, answer=golds), strict=True):
-            sides = (verdict.gold.strip(), (verdict.extracted or "").strip())
-            if verdict.status == "correct" and not self.reject_unsupported:
-                known[place] = 1.0
-            elif verdict.status == "wrong" and all(_WHOLE_NUMBER.fullmatch(side) for side in sides):
-                known[place] = 0.0
-        return known
+        verdicts = MathReward(policy="strict").verdicts(completions, answer=golds)
+        scores = {place: self._by_rule(verdict) for place, verdict in zip(pairs, verdicts, strict=True)}
+        return {place: score for place, score in scores.items() if score is not None}
+
+    def _decide(self, standard: Any, completion: Any) -> Future[float | None] | None:
+        if not self.rule_first:
+            return None
+        from reasonrl.rewards.pool import shared_pool
+
+        verdict = shared_pool().offer(standard, text_of(completion), "strict")
+        if verdict is None:  # no room: the call decides
+            return None
+        decided: Future[float | None] = Future()
+
+        def pass_on(made: Future[Verdict]) -> None:
+            try:
+                decided.set_result(self._by_rule(made.result()))
+            except BaseException as problem:
+                decided.set_exception(problem)
+
+        verdict.add_done_callback(pass_on)
+        return decided
+
+    def _by_rule(self, verdict: Verdict) -> float | None:
+        """The score, where the rules of `math` are certain."""
+        sides = (verdict.gold.strip(), (verdict.extracted or "").strip())
+        if verdict.status == "correct" and not self.reject_unsupported:
+            return 1.0
+        return 0.0 if verdict.status == "wrong" and all(_WHOLE_NUMBER.fullmatch(side) for side in sides) else None

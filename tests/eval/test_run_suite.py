@@ -199,3 +199,33 @@ def test_a_reward_that_cannot_use_the_rows_is_refused_before_anything_is_drawn(t
     with pytest.raises(RewardError, match="reward"):
         evaluate(tmp_path, engine=engine, reward={"name": "route", "args": {"rewards": {"maths": "math"}}})
     assert engine.served == []
+
+
+class Early:
+    """A reward that notes what is begun, and what had been begun when it is called."""
+
+    token_level = False
+    __name__ = "early"
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, str]] = []
+        self.called: list[int] = []
+
+    def begin(self, prompt, completion, row) -> None:
+        self.begun.append((prompt[-1]["content"], completion[0]["content"], row["answer"], row["finish_reason"]))
+
+    def __call__(self, prompts, completions, answer, finish_reason, **columns):
+        self.called.append(len(self.begun))
+        asked = [
+            (prompt[-1]["content"], completion[0]["content"], *rest)
+            for prompt, completion, *rest in zip(prompts, completions, answer, finish_reason, strict=True)
+        ]
+        assert asked == self.begun[-len(asked) :], "each sample was begun before, with what the call gives"
+        return [float(gold in said) for _, said, gold, _ in asked]
+
+
+def test_rewards_begin_while_samples_come(tmp_path: Path) -> None:
+    reward = Early()
+    result = evaluate(tmp_path, count=100, reward=reward)
+    assert len(reward.begun) == result.n_samples + 100, "one a sample, the greedy ones too"
+    assert reward.called[0] == 256, "the first shard's were all begun before the first call"

@@ -182,6 +182,13 @@ OVERLAP = [
     line("staleness by another name", "one_step_off: 1", "did you mean 'max_staleness'?"),
     line("a negative staleness", "max_staleness: -1", "is -1; allowed: a number of at least 0"),
     line("a copy for servers", "rollout: {engine: vllm, own_copy: true}", "rollout.own_copy", "weights of its own"),
+    swap(
+        "an evaluation that compares with no trainer",
+        "n: 4, k: [1, 4]}}\n",
+        "n: 4, k: [1, 4]}}\n    rollout: {engine: vllm, max_logprob_gap: 0.1}\n",
+        "rollout.max_logprob_gap",
+        "in training only",
+    ),
     line("a mode without its correction", "vllm_importance_sampling_mode: token_mask", "the correction is off"),
     line("an unknown correction", "vllm_importance_sampling_mode: mask", "token_truncate, token_mask"),
     line(

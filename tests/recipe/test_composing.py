@@ -110,6 +110,18 @@ stages:
     assert resolved.origins["stages.ev.suites.b.n"].kind == "file"
 
 
+def test_evaluations_do_not_inherit_what_is_for_training(tmp_path):
+    path = write(
+        tmp_path,
+        recipe="model: tiny:qwen2\nrollout: {engine: vllm, max_logprob_gap: 0.1, length_aware: true, batch_size: 3}\n"
+        + DATA
+        + "stages:\n  look: {kind: eval, max_tokens: 8, suites: {t: {data: '${data.train}', n: 1}}}\n",
+    )
+    rollout = load_recipe(path).recipe.stages["look"].rollout
+    assert (rollout.engine, rollout.batch_size) == ("vllm", 3)
+    assert rollout.max_logprob_gap is None and rollout.length_aware is False
+
+
 def test_an_inherited_mistake_is_told_once_where_it_is_written(tmp_path):
     path = write(tmp_path, recipe=DATA + STAGES + "launch: {num_processes: 0}\n")
     with pytest.raises(RecipeError) as caught:

@@ -32,6 +32,15 @@ def obey(gold: str, response: str, policy: str) -> Any:
     return Verdict("correct" if same else "wrong", float(same), response, gold, said, time.perf_counter() - started)
 
 
+def sleep_or_verify(gold: str, response: str, policy: str) -> Any:
+    """The real grader, but for `sleep 3`."""
+    from reasonrl.rewards.math import verify
+
+    if response.startswith("sleep "):
+        _sleep(response.removeprefix("sleep "))
+    return verify(gold, response, policy)
+
+
 def _sleep(argument: str) -> None:
     time.sleep(float(argument))
 

@@ -184,7 +184,7 @@ def test_a_route_without_its_column() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("gate", "missing a required argument: 'parts'.*its arguments: parts$"),
+        ("gate", "missing a required argument: 'parts'.*its arguments: parts, begin_all$"),
         ({"name": "gate", "args": {"parts": []}}, "give a list of rewards"),
         ({"name": "gate", "args": {"parts": ["mth"]}}, "did you mean 'math'"),
         ({"name": "gate", "args": {"parts": ["math"], "base_dir": "."}}, "no argument 'base_dir'"),
@@ -303,3 +303,27 @@ def test_trls_own_trainer_takes_combinations(tmp_path: Path) -> None:
     assert first["reward/stop"] in (0.0, 0.25, 0.5, 0.75, 1.0) and "verdict/wrong" in first
     logged = trainer._logs["extra"]
     assert len(logged["reward_code"]) == 4 and [one is None for one in logged["reward_code"]].count(True) == 2
+
+
+def test_sums_add_up_over_parts_calls_and_processes_where_means_are_averaged():
+    from reasonrl.rewards.combining import Journal, joined
+
+    def part(completions, log_metric=None, **columns):
+        log_metric("judge/tokens", 10.0 * len(completions))
+        log_metric("judge/cost", 0.5)
+        log_metric("judge/asked", float(len(completions) == 1))
+        log_metric("time/verdict_kills", 1.0)
+        return [1.0] * len(completions)
+
+    logged = {}
+    journal = Journal(None, ["a", "b", "c"], None, {"log_metric": logged.__setitem__})
+    journal.call(part, "judge", [0])
+    journal.call(part, "judge", [1, 2])
+    journal.hand_on()
+    assert logged == {
+        "judge/tokens": 30.0,
+        "judge/cost": 1.0,
+        "judge/asked": pytest.approx(1 / 3),
+        "time/verdict_kills": 2.0,
+    }
+    assert joined("judge/cost", [1.0, 2.0]) == 3.0 and joined("judge/asked", [1.0, 2.0]) == 1.5

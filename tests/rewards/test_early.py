@@ -13,7 +13,7 @@ import pytest
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards import get_reward
-from reasonrl.rewards.early import Begun, Hands, begin, can_begin
+from reasonrl.rewards.early import Begun, Hands, begin, can_begin, forget
 from reasonrl.rewards.grading import FEW
 from reasonrl.rewards.judges import ChecklistReward, LLMVerifierReward, PairwiseReward
 from reasonrl.rewards.pool import RewardPool, close_shared_pools, shared_pool
@@ -165,6 +165,24 @@ def test_a_judge_is_asked_while_samples_come(rule_first):
     assert (called.extra, called.metric) == (plain.extra, plain.metric), "the tokens of early questions count too"
 
 
+def test_a_judge_that_decides_first_waits_for_its_own_samples_only(monkeypatch):
+    """Answers of the next step stand in the pool's queue while this step is judged, and beginning waits for none."""
+    said = [r"\boxed{4}", r"\boxed{5}", r"\boxed{x}"]
+    row = {"answer": "4"}
+    with ScriptedServer(honest) as server, RewardPool(1, 100.0, grader="pool_graders:sleep_or_verify") as pool:
+        monkeypatch.setattr("reasonrl.rewards.pool.shared_pool", lambda *_: pool)
+        judge = LLMVerifierReward({"base_url": server.url, "model": "judge"}, rule_first=True)
+        for one in said:
+            begin(judge, "2+2?", one, row)
+        started = time.monotonic()
+        for place in range(6):
+            begin(judge, "2+2?", f"sleep {60 + place}", row)
+        assert time.monotonic() - started < 1, "it waits for no verdict"
+        assert judge(prompts=["2+2?"] * 3, completions=said, answer=["4"] * 3) == [1.0, 0.0, 0.0]
+        assert time.monotonic() - started < 20, "nor for those of other samples"
+        assert [parts_of(seen)["response"] for seen in server.seen] == [said[2]], "the rules decide the others"
+
+
 def test_every_kind_of_judge_begins():
     def scripted(seen, number):
         code = code_in(seen)
@@ -235,6 +253,58 @@ def test_a_gate_begins_no_part_that_may_not_be_asked():
     begin(gate, "p", "unknown", row)
     with pytest.raises(RewardError, match="nothing says how a completion ended"):
         gate(prompts=["p"], completions=["unknown"], completion_ids=[[1]], x=[1])
+
+
+def test_a_gate_may_begin_all_parts_and_keeps_nothing_that_is_not_asked_for():
+    """Two slow parts begin together; what the second one made for samples that the first puts to 0 is given up."""
+    good, bad = "```python\nprint(8)\n```", "```python\nprint(7)\n```"
+
+    def slow(seen, number):
+        if "print(7)" in parts_of(seen)["response"]:
+            time.sleep(1)
+        return honest_code(seen)
+
+    def honest_code(seen):
+        return Act(f"VERDICT {code_in(seen)}: CORRECT")
+
+    rows = [{"tests": {"inputs": ["4"], "outputs": ["8"]}, "answer": "8", "finish_reason": "stop"}] * 3
+    said = [good, bad, good]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    with ScriptedServer(slow) as server:
+        judge = LLMVerifierReward({"base_url": server.url, "model": "judge"})
+        parts = ["stop", {"name": "code", "args": {"workers": 2}}, judge]
+        gate = get_reward({"name": "gate", "args": {"parts": parts, "begin_all": True}})
+        for completion, row in zip(said, rows, strict=True):
+            begin(gate, "p", completion, row)
+        begin(gate, "p", good, {**rows[0], "finish_reason": "length"})  # shut: nothing begins
+        deadline = time.monotonic() + 30
+        while len(server.seen) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(server.seen) == 3, "the judge was asked before the programs were run"
+        assert gate(prompts=["p"] * 3, completions=said, **columns) == [1.0, 0.0, 1.0]
+        assert len(server.seen) == 3
+        code = gate.parts[1]
+        assert len(code._begun) == len(judge._begun) == 0
+        begin(gate, "p", good, rows[0])
+        assert len(code._begun) == len(judge._begun) == 1
+        forget(gate)
+        assert len(code._begun) == len(judge._begun) == 0
+        plain = get_reward({"name": "gate", "args": {"parts": parts}})
+        assert plain(prompts=["p"] * 3, completions=said, **columns) == [1.0, 0.0, 1.0]
+
+
+def test_what_is_given_up_does_not_run():
+    ran = []
+    hands, begun, gate = Hands(1, "test-forget"), Begun(), threading.Event()
+    begun.put("a", hands.submit(lambda: gate.wait(30)))
+    for number in range(5):
+        begun.put(number, hands.submit(lambda number=number: ran.append(number)))
+    begun.since = "then"
+    begun.clear()
+    assert len(begun) == 0 and begun.since is None and begun.take("a") is None
+    gate.set()
+    hands.submit(lambda: ran.append("last")).result(timeout=30)
+    assert ran == ["last"]
 
 
 def test_user_functions_begin_if_they_can(tmp_path):
