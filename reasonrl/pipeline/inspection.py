@@ -39,7 +39,7 @@ class Inspection:
         self._finished = finished
         self._seed = seed
         self._tokenizers: dict[str, Any] = {}
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[Any, Any] = {}
         self.unchecked: list[str] = []
 
     def model_lines(self, config: Any) -> list[str]:
@@ -139,39 +139,58 @@ class Inspection:
         return lines
 
     def _memory_lines(self, config: Any, name: str) -> list[str]:
-        """Weights, gradients and AdamW's two moments in fp32, per process; a lower bound without activations."""
+        """Weights, gradients and AdamW's two moments, per process; a lower bound without activations."""
         if config.kind not in ("sft", "ppo"):
             return []
-        policy = self._parameters(name)
-        total, words = 16 * policy, f"policy {policy / 1e6:.1f} M parameters"
+        words = [self._memory_of(config, config.lora, name, "policy")]
         if config.kind == "ppo" and config.advantage == "gae":
-            critic_name = (self._resolve(config.critic_model) or (name, ""))[0]
-            critic = self._parameters(critic_name) if self.tokenizer(critic_name) is not None else policy
-            total, words = total + 16 * critic, f"{words}, critic {critic / 1e6:.1f} M"
+            critic = (self._resolve(config.critic_model) or (name, ""))[0]
+            critic = critic if self.tokenizer(critic) is not None else name
+            words.append(self._memory_of(config, config.critic_lora, critic, "critic"))
         tokens = config.tokens_per_microbatch if config.kind == "ppo" else None
         logits = (
             ""
             if tokens is None
             else f", and up to {_gib(4 * tokens * self._vocabulary(name))} for a micro-batch's logits"
         )
+        sharing = f"shared out by {config.launch.deepspeed}" if config.launch.deepspeed else "not sharded"
         return [
-            f"memory: {words}: {_gib(total)} a process for weights, gradients and optimizer (16 bytes a parameter, "
-            f"not sharded){logits}; activations come on top"
+            f"memory: {', '.join(text for text, _ in words)}: {_gib(sum(size for _, size in words))} a process for"
+            f" weights, gradients and optimizer (16 bytes a trained parameter, {sharing}){logits}; activations come on"
+            " top"
         ]
 
-    def _parameters(self, name: str) -> int:
-        """Parameter count, from the config alone: nothing is allocated."""
-        if name not in self._sizes:
-            import torch
-            from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    def _memory_of(self, config: Any, lora: Any, name: str, what: str) -> tuple[str, float]:
+        """Words for a model's parameters, and the bytes that training holds for them."""
+        from reasonrl.models.lora import Lora
+        from reasonrl.models.memory import BASE_BYTES, training_bytes
+        from reasonrl.trainers.zero import STAGES
 
-            from reasonrl.models import reads_images, resolve_model
+        adapter = Lora.of(lora)
+        found = self._parameters(name, adapter)
+        base = str((config.trl_args.get("model_init_kwargs") or {}).get("dtype", "float32"))
+        if adapter is not None and adapter.quantised:
+            base = "4bit" if adapter.load_in_4bit else "8bit"
+        size = training_bytes(
+            found,
+            base=base if base in BASE_BYTES else "float32",
+            zero_stage=STAGES.get(config.launch.deepspeed or "", 0),
+            processes=config.launch.num_processes,
+        )
+        text = f"{what} {found.total / 1e6:.1f} M parameters"
+        return (text if adapter is None else f"{text} ({found.trained / 1e6:.1f} M trained)"), size
 
-            with torch.device("meta"):
-                auto = AutoModelForImageTextToText if reads_images(name) else AutoModelForCausalLM
-                model = auto.from_config(AutoConfig.from_pretrained(resolve_model(name)))
-            self._sizes[name] = sum(parameter.numel() for parameter in model.parameters())
-        return self._sizes[name]
+    def _parameters(self, name: str, lora: Any = None) -> Any:
+        """Parameter counts, from the config alone: nothing is allocated."""
+        key = (name, lora)
+        if key not in self._sizes:
+            from transformers import AutoConfig
+
+            from reasonrl.models import resolve_model
+            from reasonrl.models.memory import count_parameters
+
+            self._sizes[key] = count_parameters(AutoConfig.from_pretrained(resolve_model(name)), lora)
+        return self._sizes[key]
 
     def _vocabulary(self, name: str) -> int:
         return len(self.tokenizer(name))

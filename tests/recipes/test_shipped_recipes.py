@@ -40,6 +40,17 @@ CUT_DOWN: dict[str, list[str]] = {
         *(f"stages.{exam}.suites.exam.{key}" for exam in ("exam_before", "exam_after", "exam_control")
           for key in ("n=2", "k=[1,2]", "max_tokens=16")),
     ],
+    "gpu24": [
+        "data.train.path=rows.jsonl",
+        "model=tiny:qwen2",
+        "stages.rl.rollout={engine: transformers}",
+        "stages.rl.model_init_kwargs={dtype: float32}",
+        "stages.rl.bf16=false",
+        "stages.rl.prompts_per_step=4",
+        "stages.rl.num_generations=2",
+        "stages.rl.max_completion_length=16",
+        "stages.rl.max_steps=2",
+    ],
     "text_rl": ["data.train.path=rows.jsonl", "stages.rl.prompts_per_step=2", "stages.rl.max_completion_length=16"],
 }  # fmt: skip
 

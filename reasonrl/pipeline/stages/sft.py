@@ -192,8 +192,6 @@ def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: 
         "completion_only_loss": False,
         **sharding(config, context),
     }
-    if "deepspeed" in settings:
-        settings["use_cpu"] = False  # on the CPU too: asked for one, accelerate would leave DeepSpeed out
     if config.num_train_epochs is not None:
         settings["num_train_epochs"] = config.num_train_epochs
     elif config.max_steps is None:

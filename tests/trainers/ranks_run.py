@@ -1,0 +1,61 @@
+"""One PPO run under however many processes are started, plain or under ZeRO; rank 0 writes whole weights and metrics.
+Used by test_ppo_ranks_zero.py.
+
+Arguments: an output folder, and settings as JSON: `zero` (zero1, zero2, zero3), `lora` (settings of an adapter for
+policy and critic), `fault` (what is planted), `resume`; the rest are PPOConfig's.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from helpers import even_share, make_run
+
+from reasonrl.models.lora import Lora, trained_state, whole_state
+from reasonrl.trainers import update
+from reasonrl.trainers.zero import deepspeed_settings, zero_stage
+
+
+def some(completions, completion_ids, **columns):
+    """Some answers cannot be scored: the ranks then hold different numbers of counting tokens."""
+    scores = even_share(completions, completion_ids)
+    return [None if ids[0] % 7 == 0 else score for ids, score in zip(completion_ids, scores, strict=True)]
+
+
+def plant(fault):
+    """Break one thing: every rank's exchange of gradients at every micro-batch, or the scale of the loss."""
+    if fault == "scale":
+        plain = update.backward
+        update.backward = lambda accelerator, model, loss: plain(accelerator, model, loss * 0.9)
+    if fault == "every micro-batch ends a step":
+        plain = update.accumulate
+        update.accumulate = lambda accelerator, model, last: plain(accelerator, model, True)
+
+
+def main():
+    out, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    zero, resume, lora = (settings.pop(name, None) for name in ("zero", "resume", "lora"))
+    plant(settings.pop("fault", None))
+    if zero:
+        settings["deepspeed"] = deepspeed_settings(zero)
+    if lora is not None:
+        settings["lora"] = settings["critic_lora"] = Lora(**lora)
+    run = make_run(out / "run", rewards=[some], **settings)
+    trainer = run.trainer
+    start = {"policy": whole_state(trainer.model), "critic": run.critic.whole_state()}
+    trainer.train(resume)
+    policy, critic = trainer.accelerator.unwrap_model(trainer.model), trainer.critic.unwrapped
+    weights = {"policy": whole_state(policy), "critic": critic.whole_state()}
+    trained = {"policy": trained_state(policy), "critic": trained_state(critic)}
+    if trainer.accelerator.is_main_process:
+        stage = zero_stage(trainer.accelerator)
+        assert stage == (int(zero[-1]) if zero else 0), stage
+        torch.save({"start": start, "end": weights, "trained": trained}, out / "weights.pt")
+        (out / "metrics.json").write_text(json.dumps(run.metrics))
+
+
+if __name__ == "__main__":
+    main()
