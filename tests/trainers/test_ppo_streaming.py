@@ -104,14 +104,18 @@ def gaps(run, plain):
         {"advantage": "group", "loss_type": "dr_grpo"},
         {"advantage": "group", "tokens_per_microbatch": 100_000},
         {"advantage": "rloo", "loss_type": "dapo", "gradient_checkpointing": True},
+        {"ratio": "none", "token_ratio_band": [1.0, 2.0], "positive_weight": 0.1, "entropy_coef": 0.01},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.1, "kl_in": "loss"},
     ],
-    ids=["critic", "kl", "importance", "group", "all at the end", "rloo"],
+    ids=["critic", "kl", "importance", "group", "all at the end", "rloo", "bands", "kl in loss"],
 )
 def test_the_path_is_the_plain_trainers(tmp_path, whole_float64, settings):
-    rewards = (some, ramp) if settings["advantage"] == "gae" else (some,)
+    rewards = (some, ramp) if settings.get("advantage", "gae") == "gae" else (some,)
     plain = walked(tmp_path / "plain", {**PLAIN, **settings}, rewards)
     assert max(plain.moved().values()) > 0
     assert any(sample["reward"] is None for rows in plain.samples.values() for sample in rows)
+    for line in plain.metrics if "token_ratio_band" in settings else ():
+        assert 0.1 < line["sampling/kept_token_fraction"] < 0.9
     for order in (None, backwards, at_random):
         run = walked(tmp_path / "streamed", {**STREAMED, **settings}, rewards, order)
         policy_gap, critic_gap = gaps(run, plain)
