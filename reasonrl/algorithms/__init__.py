@@ -17,7 +17,7 @@ from reasonrl.algorithms.advantages import (
     rewards_to_go,
     terminal_rewards,
 )
-from reasonrl.algorithms.batching import pad_plans, plan_microbatches, shuffled_parts
+from reasonrl.algorithms.batching import pad_plans, plan_microbatches, plan_packed_rows, shuffled_parts
 from reasonrl.algorithms.importance import IMPORTANCE_MODES, Importance, ImportanceMode, importance_weights
 from reasonrl.algorithms.kl import kl_estimate, kl_loss
 from reasonrl.algorithms.logprobs import token_logprobs
@@ -50,6 +50,7 @@ __all__ = [
     "normalize",
     "pad_plans",
     "plan_microbatches",
+    "plan_packed_rows",
     "policy_loss",
     "ratio_bands",
     "rewards_to_go",

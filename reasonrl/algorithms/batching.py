@@ -49,6 +49,34 @@ def plan_microbatches(indices: Sequence[int], lengths: Sequence[int], tokens_per
     return plan
 
 
+def plan_packed_rows(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) -> list[list[int]]:
+    """Group samples so that their tokens, set end to end in one row, stay within a budget: first-fit decreasing (each
+    sample, longest first, goes to the first row with room for it). At most 11/9 of the fewest rows there could be, plus
+    6/9 of a row (Dósa 2007).
+
+    Args:
+        indices: the samples to group.
+        lengths: tokens of every sample (prompt and response), indexed by sample.
+        tokens_per_row: budget in real tokens; a single sample longer than that gets a row of its own.
+
+    Returns:
+        Groups of samples, longest first within each; every index stands in exactly one of them.
+    """
+    if tokens_per_row < 1:
+        raise ValueError(f"tokens_per_microbatch = {tokens_per_row}, but a micro-batch needs at least 1 token")
+    plan: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
+        row = next((number for number, left in enumerate(room) if left >= lengths[index]), None)
+        if row is None:
+            plan.append([index])
+            room.append(tokens_per_row - lengths[index])
+        else:
+            plan[row].append(index)
+            room[row] -= lengths[index]
+    return plan
+
+
 def pad_plans(plan: list[list[int]], count: int) -> list[list[int]]:
     """Append empty micro-batches up to `count`, so that every rank runs the same number; an empty one is run on a
     dummy row of weight zero.

@@ -113,6 +113,7 @@ class PPOStage(TrainingStage):
     max_prompt_length: Count | None = None
     max_steps: Annotated[Count, EXTENSIBLE]
     tokens_per_microbatch: Annotated[Count, OPERATIONAL] = 16384
+    padding_free: Annotated[Flag, OPERATIONAL] = True
     adam_beta1: OpenFraction = 0.9
     adam_beta2: OpenFraction = 0.95
     weight_decay: NonNegative = 0.0

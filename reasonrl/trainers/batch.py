@@ -44,32 +44,39 @@ class RolloutBatch:
         """Tokens of each sample, prompt and response."""
         return [len(sequence) for sequence in self.sequences]
 
+    def has_pictures(self, row: int) -> bool:
+        """Whether the models take more than token ids for this sample."""
+        return self.images is not None and bool(self.images[row])
+
     def __len__(self) -> int:
         return len(self.sequences)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Some samples, padded on the right to the longest of them.
+    """Some samples: padded on the right to the longest of them, or packed end to end in one row (b = 1).
 
     Attributes:
         rows: indices into the rollout batch.
-        inputs: `input_ids` and `attention_mask` (b, L).
+        inputs: of the model: `input_ids` (b, L), and `attention_mask`, or positions and bounds of a packed row.
         labels: (b, L), -100 outside the response.
-        positions: (b, t) index j such that position j of a (b, L - 1) next-token tensor, or of a (b, L) value tensor,
-            belongs to response token t.
+        positions: (rows, t) index j such that position j of a (b, L - 1) next-token tensor, or of a (b, L) value
+            tensor, belongs to response token t; beyond a response's end, any position.
         width: t, the longest response among them; rollout tensors are cut to it.
+        packed: whether it is one packed row.
     """
 
     rows: list[int]
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     labels: torch.Tensor
     positions: torch.Tensor
     width: int
+    packed: bool = False
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """(b, L - 1) or (b, L) to (b, t): what stands at each response token."""
-        return values.gather(1, self.positions.clamp(max=values.shape[1] - 1))
+        """(b, L - 1) or (b, L) to (rows, t): what stands at each response token; beyond a response's end, anything."""
+        positions = self.positions.clamp(max=values.shape[1] - 1)
+        return values[0][positions] if self.packed else values.gather(1, positions)
 
 
 def total_scores(rewards: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

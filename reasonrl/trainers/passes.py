@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from reasonrl.algorithms import pad_plans, plan_microbatches
+from reasonrl.algorithms import pad_plans, plan_microbatches, plan_packed_rows
 from reasonrl.trainers.batch import MicroBatch, RolloutBatch, make_micro_batch
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.meter import Meter
+from reasonrl.trainers.packed_batch import make_packed_micro_batch
+from reasonrl.trainers.packing import backbone_reader, first_obstacle
 from reasonrl.trainers.ppo_config import PPOConfig
 
 LogprobForward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+logger = logging.getLogger(__name__)
 
 
 class Passes:
@@ -39,6 +44,53 @@ class Passes:
     ) -> None:
         self.args, self.accelerator, self.critic = args, accelerator, critic
         self.forward, self.meter, self.pad_token_id = forward, meter, pad_token_id
+        self.packed: bool | None = None
+
+    def choose_rows(self, policy: torch.nn.Module, reference: torch.nn.Module | None, tokenizer: Any) -> None:
+        """Packed rows if `padding_free` asks for them and every model reads them right, else padded ones; decided at a
+        run's first step. A collective call.
+
+        Args:
+            policy: as the Trainer wraps it.
+            reference: the reference model, where it is one of its own.
+            tokenizer: of the policy; gives the tokens that are read to find out.
+        """
+        if self.packed is not None:
+            return
+        reason = "padding_free is false"
+        if self.args.padding_free:
+            unwrap = self.accelerator.unwrap_model
+            texts = [unwrap(model) for model in (policy, reference) if model is not None]
+            readers = [(model, self._logprob_reader(model)) for model in texts]
+            if self.critic is not None:
+                readers.append((self.critic.unwrapped, backbone_reader(self.critic.unwrapped)))
+            half = self.args.bf16 or self.args.fp16
+            reason = first_obstacle(readers, tokenizer, self.accelerator.device, half=half) or ""
+        refused = torch.tensor([float(bool(reason))], device=self.accelerator.device)
+        self.packed = not bool(self.accelerator.gather(refused).any())
+        if not self.packed and self.args.padding_free and self.accelerator.is_main_process:
+            logger.warning("sequences are padded, not packed: %s", reason or "another process cannot pack them")
+
+    def _logprob_reader(self, model: torch.nn.Module) -> Callable[[MicroBatch], torch.Tensor]:
+        return lambda micro: micro.gather(self.forward(model, micro.labels, **micro.inputs)[0])
+
+    def plan(self, batch: RolloutBatch, rows: Sequence[int]) -> list[list[int]]:
+        """Samples of each micro-batch, within `tokens_per_microbatch`: packed rows, then padded pictures."""
+        budget, lengths = self.args.tokens_per_microbatch, batch.lengths
+        padded = [row for row in rows if not self.packed or batch.has_pictures(row)]
+        packed = sorted({*rows} - {*padded})
+        return plan_packed_rows(packed, lengths, budget) + plan_microbatches(padded, lengths, budget)
+
+    def tokens_of(self, lengths: Sequence[int]) -> int:
+        """What samples of these lengths in one micro-batch count against `tokens_per_microbatch`."""
+        return sum(lengths) if self.packed else len(lengths) * max(lengths)
+
+    def micro_batch(self, batch: RolloutBatch, rows: Sequence[int]) -> MicroBatch:
+        """One micro-batch, packed or padded; no rows give a dummy that weighs nothing."""
+        # Models place pictures by positions of their own making, which those of a packed row would replace.
+        if self.packed and not any(batch.has_pictures(row) for row in rows or range(len(batch))):
+            return make_packed_micro_batch(batch, rows)
+        return make_micro_batch(batch, rows, self.pad_token_id)
 
     def micro_batches(
         self, batch: RolloutBatch, rows: Sequence[int], together: bool = True
@@ -46,15 +98,16 @@ class Passes:
         """Token-budget micro-batches of some rows, and whether each is the last; equally many on every rank, unless
         this rank works for itself (`together` false: no collective call).
         """
-        plan = plan_microbatches(rows, batch.lengths, self.args.tokens_per_microbatch)
+        plan = self.plan(batch, rows)
         most = len(plan)
         if together:
             count = torch.tensor([most], device=self.accelerator.device)
             most = int(self.accelerator.gather(count).max())
         for number, group in enumerate(pad_plans(plan, most)):
-            micro = make_micro_batch(batch, group, self.pad_token_id)
-            padded = micro.inputs["attention_mask"]
-            self.meter.add("padding_fraction", float((padded == 0).sum()), float(padded.numel()))
+            micro = self.micro_batch(batch, group)
+            size = micro.inputs["input_ids"].numel()
+            self.meter.add("padding_fraction", size - sum(batch.lengths[row] for row in micro.rows), size)
+            self.meter.add("packed", float(micro.packed), 1.0)
             yield micro, number == most - 1
 
     def logprobs(self, model: torch.nn.Module, batch: RolloutBatch, together: bool = True) -> torch.Tensor:

@@ -172,6 +172,7 @@ class PPOTrainer(RolloutHooks):
         started = time.perf_counter()
         self.meter.clear()
         start_measuring()
+        self.update.choose_rows(model, self.ref_model, self.processing_class)
         with self.meter.timed("time/generate"):
             self.drawing.wait()
             self._transfer = self._hand_over()

@@ -51,7 +51,10 @@ class PPOConfig(GRPOConfig):
     critic_learning_rate: float = field(default=5e-6, metadata={"help": "Learning rate of the critic."})
     critic_warmup_steps: int = field(default=0, metadata={"help": "First steps that train the critic only."})
     reward_requires_stop: bool = field(default=True, metadata={"help": "A response cut by its length scores 0."})
-    tokens_per_microbatch: int = field(default=16384, metadata={"help": "Padded tokens of a micro-batch and rank."})
+    tokens_per_microbatch: int = field(
+        default=16384, metadata={"help": "Tokens of a micro-batch and rank: real ones, or padded without padding_free."}
+    )
+    padding_free: bool = field(default=True, metadata={"help": "Pack sequences into rows where the models can."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW, policy and critic."})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Of policy and critic."})
     train_while_generating: bool = field(

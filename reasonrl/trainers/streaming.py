@@ -30,7 +30,7 @@ from reasonrl.rewards.early import begin, can_begin, wants_whole_batch
 from reasonrl.rollout.assemble import Closed, StepAssembler, Unit, Wanted
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Scored, as_completion
-from reasonrl.trainers.batch import RolloutBatch, batch_of_samples, make_micro_batch
+from reasonrl.trainers.batch import RolloutBatch, batch_of_samples
 from reasonrl.trainers.loss_masks import reads_engine_ratio
 from reasonrl.trainers.loss_terms import Counts, local_counts, loss_weights
 from reasonrl.trainers.targets import Targets
@@ -113,7 +113,6 @@ class StreamedStep:
         wanted = [Wanted(str(place), str(place // args.num_generations)) for place in range(len(self.rows))]
         self._units: StepAssembler[int] = StepAssembler(wanted, unit)
         self._pending: list[int] = []
-        self._longest = 0
         self._parts: list[tuple[list[int], RolloutBatch, Targets]] = []
         self._sums: list[PolicySums] = []
         # Stand-ins for the number of counting tokens and of responses; near enough to keep gradients in their range.
@@ -133,12 +132,10 @@ class StreamedStep:
         self.work_seconds += time.perf_counter() - started
 
     def _add(self, closed: Closed[int]) -> None:
-        longest = max(len(s.request.prompt_ids) + len(s.token_ids) for s in self._of(closed.items))
-        together = (len(self._pending) + len(closed.items)) * max(self._longest, longest)
-        if self._pending and together > self.trainer.args.tokens_per_microbatch:
+        together = [len(s.request.prompt_ids) + len(s.token_ids) for s in self._of([*self._pending, *closed.items])]
+        if self._pending and self.update.tokens_of(together) > self.trainer.args.tokens_per_microbatch:
             self._train()
         self._pending += closed.items
-        self._longest = max(self._longest, longest)
 
     def _of(self, places: Sequence[int]) -> list[Sample]:
         return [sample for place in places if (sample := self.samples[place]) is not None]
@@ -146,7 +143,7 @@ class StreamedStep:
     def _train(self) -> None:
         """Score the pending samples, make their targets and add their gradient."""
         # In the order of the request, as rewards are called with a whole batch; a group's samples stay together.
-        places, self._pending, self._longest = sorted(self._pending), [], 0
+        places, self._pending = sorted(self._pending), []
         with self._for_training():
             batch, token_rewards = self._score(places)
             with self.meter.timed("time/values"):
@@ -280,7 +277,7 @@ class StreamedStep:
         if accelerator.num_processes > 1:
             # DDP exchanges what has been added up with the gradient of this one, which is zero.
             weights = loss_weights(args, targets, Counts(*self._stand_in, *self._stand_in))
-            dummy = make_micro_batch(batch, [], self.update.pad_token_id)
+            dummy = self.update.micro_batch(batch, [])
             self.update.policy_micro_batch(self.model, batch, targets, dummy, weights)
         tokens, responses, *_ = accelerator.reduce(local_counts(targets), reduction="sum").tolist()
         factor = counted_by(args.loss_type, *self._stand_in) / counted_by(args.loss_type, tokens, responses)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonrl.algorithms import pad_plans, plan_microbatches, shuffled_parts
+from reasonrl.algorithms import pad_plans, plan_microbatches, plan_packed_rows, shuffled_parts
 
 
 @st.composite
@@ -56,9 +56,50 @@ def test_golden_plan():
     assert plan_microbatches([], [3, 4], 12) == []
 
 
-def test_a_budget_below_one_token_is_refused():
+@pytest.mark.parametrize("plan", [plan_microbatches, plan_packed_rows])
+def test_a_budget_below_one_token_is_refused(plan):
     with pytest.raises(ValueError, match="tokens_per_microbatch = 0"):
-        plan_microbatches([0], [1], 0)
+        plan([0], [1], 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(jobs())
+def test_packed_rows_are_a_partition_within_the_budget(job):
+    indices, lengths, budget = job
+    plan = plan_packed_rows(indices, lengths, budget)
+    assert sorted(i for row in plan for i in row) == sorted(indices)
+    for row in plan:
+        of_row = [lengths[i] for i in row]
+        assert sum(of_row) <= budget or len(row) == 1
+        assert of_row == sorted(of_row, reverse=True), "longest first, so equal lengths stand together"
+
+
+@settings(max_examples=300, deadline=None)
+@given(jobs())
+def test_packed_rows_leave_no_room_that_a_later_row_would_have_fitted(job):
+    indices, lengths, budget = job
+    plan = plan_packed_rows(indices, lengths, budget)
+    for number, row in enumerate(plan):
+        for later in plan[number + 1 :]:
+            # What stood in the row when the later one was opened was longer or equal, and it did not fit.
+            first = later[0]
+            before = sum(lengths[i] for i in row if (-lengths[i], i) < (-lengths[first], first))
+            assert before + lengths[first] > budget
+
+
+@settings(max_examples=100, deadline=None)
+@given(jobs(), st.randoms(use_true_random=False))
+def test_packed_rows_depend_on_the_set_and_not_on_its_order(job, random):
+    indices, lengths, budget = job
+    shuffled = list(indices)
+    random.shuffle(shuffled)
+    assert plan_packed_rows(shuffled, lengths, budget) == plan_packed_rows(indices, lengths, budget)
+
+
+def test_golden_packed_rows():
+    assert plan_packed_rows(range(6), [3, 10, 4, 4, 2, 5], 12) == [[1, 4], [5, 2, 0], [3]]
+    assert plan_packed_rows(range(3), [20, 1, 12], 12) == [[0], [2], [1]]
+    assert plan_packed_rows([], [3, 4], 12) == []
 
 
 @given(jobs(), st.integers(0, 3))

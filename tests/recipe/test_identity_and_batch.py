@@ -47,6 +47,7 @@ def test_which_fields_are_what():
         "save_steps",
         "save_total_limit",
         "tokens_per_microbatch",
+        "padding_free",
         "log_completions_steps",
     }
     assert marked(PPOStage, FieldClass.EXTENSIBLE) == {"max_steps"}

@@ -12,7 +12,6 @@ import torch
 from helpers import TINY, make_run, movement_gap
 
 from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
-from reasonrl.trainers import batch as batch_module
 from reasonrl.trainers import drawing as drawing_module
 from reasonrl.trainers import passes as passes_module
 from reasonrl.trainers import targets as targets_module
@@ -187,14 +186,14 @@ def stale_logprobs(monkeypatch):
 
 
 def prompt_counts_as_response(monkeypatch):
-    original = batch_module.make_micro_batch
+    original = passes_module.make_packed_micro_batch
 
-    def shifted(batch, rows, pad):
-        micro = original(batch, rows, pad)
+    def shifted(batch, rows):
+        micro = original(batch, rows)
         object.__setattr__(micro, "positions", (micro.positions - 1).clamp(min=0))
         return micro
 
-    monkeypatch.setattr(passes_module, "make_micro_batch", shifted)
+    monkeypatch.setattr(passes_module, "make_packed_micro_batch", shifted)
 
 
 @pytest.mark.parametrize(

@@ -396,6 +396,6 @@ def test_the_first_to_arrive_are_not_as_long(tmp_path, monkeypatch):
 
     monkeypatch.setattr(streaming.StreamedStep, "_add_gradient", first_nine_tenths)
     trained = trained_lengths(tmp_path, True)
-    assert 0.8 * 5000 < len(trained) <= 0.9 * 5000
+    assert 0.7 * 5000 < len(trained) <= 0.9 * 5000  # whole micro-batches are left out
     found = length_bias(requested_lengths(), trained)
     assert not found.passes and found.mean_ratio < 0.95, found
