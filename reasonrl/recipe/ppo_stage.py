@@ -24,6 +24,7 @@ from reasonrl.recipe.fields import (
     PositiveFraction,
     Text,
 )
+from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
 from reasonrl.recipe.option_rules import LOSS_HINTS, Band, LossType, RatioLevel, option_problems
 from reasonrl.recipe.overlap import OVERLAP_HINTS, ImportanceMode, overlap_problems
 from reasonrl.recipe.sampling_rules import (
@@ -51,6 +52,8 @@ class PPOStage(TrainingStage):
     kind: Literal["ppo"] = "ppo"
     model: ModelSource
     critic_model: ModelSource | None = None
+    lora: LoraSettings | None = None
+    critic_lora: LoraSettings | None = None
     data: Data
     reward: RewardSpec
     advantage: Advantage = "gae"
@@ -160,6 +163,7 @@ class PPOStage(TrainingStage):
         "dataset": "data",
         "type": "kind",
         "adv_estimator": "advantage",
+        **LORA_HINTS,
         **OVERLAP_HINTS,
         **SAMPLING_HINTS,
         **LOSS_HINTS,
@@ -168,7 +172,7 @@ class PPOStage(TrainingStage):
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = [*batch_problems(given), *overlap_problems(given), *streaming_problems(given)]
+        issues = [*batch_problems(given), *overlap_problems(given), *lora_problems(given), *streaming_problems(given)]
         issues += [*option_problems(given), *advantage_problems(given), *sampling_problems(given)]
         if "eval_data" in given and given["eval_data"] is None:
             for key, idle in (

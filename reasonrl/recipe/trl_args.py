@@ -14,6 +14,7 @@ from reasonrl.recipe.fields import Issue, raise_issues
 
 _RUN = "the run directory is the recipe's"
 _EVALUATION = "validation is the stage's own: give eval_data and eval_steps"
+_FSDP = "FSDP has not been run with these trainers (on CPU accelerate puts DDP in its place): set launch.deepspeed"
 
 # TRL arguments that the library sets itself: name -> why, and what to write instead.
 OWNED: dict[str, str] = {
@@ -33,9 +34,9 @@ OWNED: dict[str, str] = {
     "do_predict": "use a stage of kind: eval",
     "local_rank": "processes are started by the library: set launch.num_processes",
     "ddp_backend": "processes are started by the library: set launch.num_processes",
-    "deepspeed": "sharding is not available in this version",
-    "fsdp": "sharding is not available in this version",
-    "fsdp_config": "sharding is not available in this version",
+    "deepspeed": "processes are started by the library: set launch.deepspeed (zero1, zero2, zero3)",
+    "fsdp": _FSDP,
+    "fsdp_config": _FSDP,
     "parallelism_config": "sharding is not available in this version",
     "accelerator_config": "processes are started by the library: set launch.num_processes",
     "disable_tqdm": "progress is the library's own",

@@ -20,11 +20,13 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 from accelerate.utils import gather
 from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import use_adapter
 
 from reasonrl.data_tools.pictures import COLUMNS as PICTURE_COLUMNS
 from reasonrl.models.lm_head import LogprobReader
 from reasonrl.rollout.engine import Sample
+from reasonrl.trainers.zero import zero_stage
 
 #: Private names this file relies on, for the contract test.
 PRIVATE_NAMES = (
@@ -172,6 +174,17 @@ class RolloutHooks(GRPOTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
             yield model
+
+    @contextlib.contextmanager
+    def gathered(self, model: torch.nn.Module) -> Iterator[None]:
+        """Under ZeRO-3 every rank holds the whole model meanwhile and runs it by itself: ranks decode different
+        numbers of tokens, and each would else wait for the others at every layer. Nothing elsewhere.
+        """
+        if zero_stage(self.accelerator) < 3:
+            yield
+            return
+        with unwrap_model_for_generation(model, self.accelerator):
+            yield
 
     def _rollout(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         self._samples = self.draw_samples(self._rows)

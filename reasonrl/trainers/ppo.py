@@ -43,6 +43,7 @@ from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_stream
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import PPOUpdate
 from reasonrl.trainers.validation import Judged, summarize
+from reasonrl.trainers.zero import refuse_fsdp
 
 TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]
 
@@ -99,6 +100,8 @@ class PPOTrainer(RolloutHooks):
                 freeze_parts(part, args.freeze, key=f"{key}: freeze")
         self.token_functions = [f for f in reward_funcs if getattr(f, "token_level", False)]
         self.only_token_rewards = len(self.token_functions) == len(reward_funcs)
+        if kwargs.get("peft_config") is not None:
+            torch.manual_seed(args.seed)  # of the adapter's start
         super().__init__(
             model,
             args=args,
@@ -108,6 +111,7 @@ class PPOTrainer(RolloutHooks):
             **kwargs,
         )
         self.args: PPOConfig
+        refuse_fsdp(self.accelerator)
         self.prompts.complete(self.processing_class)
         self.critic = CriticEngine(critic, args, self.accelerator) if critic is not None else None
         self.engine = engine or TransformersEngine(
@@ -335,16 +339,19 @@ class PPOTrainer(RolloutHooks):
 
     @contextlib.contextmanager
     def _for_inference(self) -> Iterator[None]:
-        """Gradient checkpointing off: it cannot keep a key-value cache."""
+        """The policy ready to decode, where the engine draws with it; gradient checkpointing can keep no key-value
+        cache.
+        """
         policy = self.accelerator.unwrap_model(self.model)
-        if not self.args.gradient_checkpointing:
-            yield
-            return
-        policy.gradient_checkpointing_disable()
+        if self.args.gradient_checkpointing:
+            policy.gradient_checkpointing_disable()
         try:
-            yield
+            with self.gathered(self.model_wrapped) if self._engine_is_policy() else contextlib.nullcontext():
+                yield
         finally:
-            policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs)
+            if self.args.gradient_checkpointing:
+                kwargs = self.args.gradient_checkpointing_kwargs
+                policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
 
     def _reference_logprobs(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor | None:
         if self.args.beta == 0.0:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from reasonrl.trainers.checkpoints import mark_complete, prune
+from reasonrl.trainers.checkpoints import mark_complete, prune, require_layout
 from reasonrl.trainers.drawn_files import write_held
 from reasonrl.trainers.health import finite_gradient
+from reasonrl.trainers.zero import layout_of
 
 if TYPE_CHECKING:
     from reasonrl.trainers.ppo import PPOTrainer
@@ -113,6 +114,7 @@ class CriticCallback(TrainerCallback):
     def on_train_begin(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         path = self.trainer.resume_path
         if path is not None:
+            require_layout(path, **layout_of(self.trainer.accelerator))
             self.trainer.lengths.restore(path)
             self.trainer.health.restore(path)
             if self.trainer.pool is not None:
@@ -141,15 +143,15 @@ class CriticCallback(TrainerCallback):
                     " resumed run draws its samples by the weights of the checkpoint",
                     state.global_step + 1,
                 )
+        if self.trainer.critic is not None:
+            self.trainer.critic.save(checkpoint / CRITIC_FOLDER)
+            accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            if self.trainer.critic is not None:
-                (checkpoint / CRITIC_FOLDER).mkdir(exist_ok=True)
-                self.trainer.critic.save(checkpoint / CRITIC_FOLDER)
             self.trainer.lengths.save(checkpoint)
             self.trainer.health.save(checkpoint)
             if self.trainer.pool is not None:
                 self.trainer.pool.save(checkpoint)
-            mark_complete(checkpoint, state.global_step)
+            mark_complete(checkpoint, state.global_step, **layout_of(accelerator))
             best = state.best_model_checkpoint
             prune(output, keep_last=self.trainer.keep_checkpoints, keep={Path(best)} if best else set())
         accelerator.wait_for_everyone()

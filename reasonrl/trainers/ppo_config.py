@@ -14,6 +14,7 @@ from reasonrl.recipe.advantage_rules import GROUPED, Advantage, advantage_proble
 from reasonrl.recipe.fields import Issue
 from reasonrl.recipe.option_rules import option_problems
 from reasonrl.recipe.sampling_rules import DEFAULT_HINT_TEMPLATE, DEFAULT_ROUNDS, sampling_problems
+from reasonrl.trainers.zero import ready_for_deepspeed
 
 
 @dataclass
@@ -118,6 +119,8 @@ class PPOConfig(GRPOConfig):
         self.gradient_accumulation_steps = 1
         self.generation_batch_size = None
         self.steps_per_generation = 1
+        if self.deepspeed:
+            ready_for_deepspeed()
         super().__post_init__()
         self.num_generations = samples
         self.generation_batch_size = self.rollout_size

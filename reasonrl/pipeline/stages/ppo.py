@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.errors import DataError
+from reasonrl.models.lora import Lora
 from reasonrl.observe import read_metrics
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import (
@@ -16,7 +17,6 @@ from reasonrl.pipeline.stages.common import (
     Watch,
     check_rewards,
     engine_options,
-    export_model,
     held_out_line,
     load_source,
     loading_options,
@@ -28,6 +28,8 @@ from reasonrl.pipeline.stages.common import (
     resume_point,
     vision_prompts,
 )
+from reasonrl.pipeline.stages.export import export_critic, export_policy
+from reasonrl.pipeline.stages.start import critic_to_train, engine_for_adapter, policy_to_train, sharding
 from reasonrl.recipe import PPOStage, Reference
 from reasonrl.rewards import get_rewards
 from reasonrl.rewards.pool import close_shared_pools
@@ -69,11 +71,10 @@ def run(config: PPOStage, context: StageContext) -> StageResult:
     if best is not None and trainer.critic is not None:
         # The Trainer has put the best policy back; its critic goes with it.
         trainer.critic.load(output / f"checkpoint-{best}" / CRITIC_FOLDER)
-    if context.is_main:
-        policy = trainer.accelerator.unwrap_model(trainer.model)
-        export_model(policy, trainer.processing_class, context.directory / "model")
-        if trainer.critic is not None:
-            export_model(trainer.critic.unwrapped, trainer.processing_class, context.directory / "critic")
+    tokenizer, start = trainer.processing_class, context.model_of(config.model)
+    export_policy(trainer, tokenizer, context.directory, start, Lora.of(config.lora))
+    if trainer.critic is not None:
+        export_critic(trainer.critic.unwrapped, tokenizer, context.directory / "critic", main=context.is_main)
     metrics: dict[str, Any] = {"steps": trainer.state.global_step, "prompts_too_long": dropped}
     if best is not None:
         metrics["best_step"] = best
@@ -124,28 +125,16 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     from datasets import Dataset
     from transformers import EarlyStoppingCallback, PrinterCallback
 
-    from reasonrl.models import ScalarHeadModel, load_policy, resolve_model
     from reasonrl.rollout import build_engine
     from reasonrl.trainers.ppo import PPOTrainer
 
-    name = context.model_of(config.model)
     one_device(context)
-    trust, options = loading_options(config.trl_args)
-    policy, tokenizer = load_policy(name, trust_remote_code=trust, **options)
-    critic = None
-    if config.advantage == "gae":
-        start = name if config.critic_model is None else context.model_of(config.critic_model)
-        critic = ScalarHeadModel.from_pretrained(
-            resolve_model(start),
-            init=config.value_head_init,
-            seed=context.seed,
-            dtype=policy.dtype,
-            trust_remote_code=trust,
-        )
+    policy, tokenizer, adapter = policy_to_train(config, context)
+    critic = critic_to_train(config, context, policy.dtype)
     rewards = get_rewards(_reward(config), base_dir=context.base_directory)
     source = load_source(config.data, context, required_columns(_reward(config)))
     check_rewards(rewards, source)
-    reader = vision_prompts(name, trust)
+    reader = vision_prompts(context.model_of(config.model), loading_options(config.trl_args)[0])
     rows, dropped = _prompt_rows(source, tokenizer, config, reader)
     validation = None
     if config.eval_data is not None:
@@ -153,7 +142,8 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         check_rewards(rewards, held_out)
         validation = Dataset.from_list(_prompt_rows(held_out, tokenizer, config, reader)[0])
     engine = engine_options(config.rollout, config.max_completion_length, context.directory)
-    if trust and config.rollout.engine in ("vllm", "servers"):
+    engine |= engine_for_adapter(config)
+    if loading_options(config.trl_args)[0] and config.rollout.engine in ("vllm", "servers"):
         engine["trust_remote_code"] = True
     if reader is not None:
         refuse_servers(config.rollout, rows)
@@ -176,6 +166,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         on_alarm=context.say,
         keep_checkpoints=config.save_total_limit,
         processing_class=tokenizer if reader is None else reader.processor,
+        **adapter,
     )
     trainer.remove_callback(PrinterCallback)
     if config.early_stopping_patience is not None:
@@ -255,6 +246,7 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         "remove_unused_columns": False,
         # A batch of text leaves a vision tower without gradients.
         "ddp_find_unused_parameters": sees,
+        **sharding(config, context),
     }
     return PPOConfig(**{**settings, **config.trl_args})
 
