@@ -84,6 +84,9 @@ class VLLMEngine:
         ModelError: vLLM is not installed or refuses the model or an option.
     """
 
+    #: On CPU it sets torch's global generator back after every step; see `_step`.
+    rewinds_generator = True
+
     def __init__(
         self,
         model: PreTrainedModel | None,

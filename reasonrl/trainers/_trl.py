@@ -25,6 +25,7 @@ from trl.trainer.utils import use_adapter
 
 from reasonrl.data_tools.pictures import COLUMNS as PICTURE_COLUMNS
 from reasonrl.models.lm_head import LogprobReader
+from reasonrl.rewards.combining import joined
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers.zero import zero_stage
 
@@ -210,7 +211,7 @@ class RolloutHooks(GRPOTrainer):
         self._reward_seconds = time.perf_counter() - started
         self._raw_rewards = rewards
         self._extra = {name: list(values) for name, values in self._pending_extra_logs.items()}
-        self._scalars = {name: sum(values) / len(values) for name, values in self._pending_metrics.items() if values}
+        self._scalars = {name: joined(name, values) for name, values in self._pending_metrics.items() if values}
         return rewards
 
 

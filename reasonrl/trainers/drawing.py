@@ -72,6 +72,8 @@ class Drawing:
 
     def __init__(self, engine: RolloutEngine, max_staleness: int, arrived: Arrived | None = None) -> None:
         self.engine, self.max_staleness, self.arrived = engine, max_staleness, arrived
+        #: What the engine said of itself when the samples that were taken last had been drawn; see `Drawn`.
+        self.figures: dict[str, float] | None = None
         self._ready: Drawn | None = None
         self._ahead: _Ahead | None = None
 
@@ -146,6 +148,7 @@ class Drawing:
                     f" {sample.weight_version}, {age} steps older than the step's version {step}; allowed are 0 to"
                     f" max_staleness = {self.max_staleness} -> the engine does not report or did not take its weights"
                 )
+        self.figures = drawn.figures
         return drawn
 
     def save(self, folder: Path, rank: int, ranks: int, *, stopping: bool = False) -> None:

@@ -37,7 +37,7 @@ from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.row_prompts import PromptRenderer, RowPrompts
 from reasonrl.trainers.run_lengths import RunLengths
 from reasonrl.trainers.sampler import PromptStream
-from reasonrl.trainers.sampling_watch import SamplingWatch
+from reasonrl.trainers.sampling_watch import SamplingWatch, refuse_dropout
 from reasonrl.trainers.step_metrics import equal_groups, seen_in, start_measuring, step_metrics
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
 from reasonrl.trainers.targets import Targets
@@ -123,6 +123,8 @@ class PPOTrainer(RolloutHooks):
                 " is trained meanwhile -> an engine with weights of its own: rollout.own_copy=true (transformers),"
                 " rollout.engine=servers or vllm"
             )
+        if args.max_staleness:
+            refuse_dropout(self.engine, (self.model, critic), self.accelerator.device)
         self.lengths = RunLengths(args.length_aware, self.prompts.tokenizer.decode)
         self.drawing = Drawing(self.engine, args.max_staleness, self._arrived)
         self._watch = SamplingWatch(
@@ -166,6 +168,7 @@ class PPOTrainer(RolloutHooks):
             return super().train(resume_from_checkpoint=str(self.resume_path) if self.resume_path else None, **kwargs)
         finally:
             self.drawing.close()
+            self.early.close()
 
     def training_step(
         self, model: torch.nn.Module, inputs: list[dict[str, Any]], num_items_in_batch: Any = None
@@ -392,7 +395,7 @@ class PPOTrainer(RolloutHooks):
         metrics |= self._transfer.metrics
         metrics |= self.lengths.observe(seen.rows, seen.samples)
         if (health := getattr(self.engine, "metrics", None)) is not None:
-            metrics |= health()
+            metrics |= health() if self.drawing.figures is None else health(self.drawing.figures)
         self._watch.check(metrics, self.state.global_step + 1)
         self.step_metrics = metrics
         self._hand_out_completions(collected, batch, targets)

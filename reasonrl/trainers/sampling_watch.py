@@ -7,7 +7,7 @@ what was drawn, whatever the engine. An engine that stopped taking weights is of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,33 @@ from reasonrl.rollout.agreement import LIMIT_FLOAT32, LIMIT_HALF
 from reasonrl.rollout.images import placeholder_ids
 
 NAME = "sampling/logprob_difference"
+
+
+def has_dropout(model: torch.nn.Module) -> bool:
+    """Whether a model draws random numbers while it trains."""
+    config = getattr(model, "config", None)
+    inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return bool(getattr(inner, "attention_dropout", 0.0)) or any(
+        isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()
+    )
+
+
+def refuse_dropout(engine: Any, models: Iterable[torch.nn.Module | None], device: torch.device) -> None:
+    """Refuse dropout beside an engine that draws in a thread of this process and sets torch's generator back.
+
+    vLLM's sampler on CPU draws from the global generator, and is made to leave it as it was. What a policy draws from
+    it meanwhile, in another thread, is set back too: the same masks again and again.
+
+    Raises:
+        ModelError: a model has dropout.
+    """
+    rewinds = getattr(engine, "rewinds_generator", False) and device.type == "cpu"
+    if rewinds and any(model is not None and has_dropout(model) for model in models):
+        raise ModelError(
+            "ppo: max_staleness = 1 with rollout.engine: vllm on CPU and a model with dropout: two threads would draw"
+            " from torch's one generator, and masks repeat -> set dropout to 0 (LoRA's too), or use"
+            " rollout.engine=servers"
+        )
 
 
 class SamplingWatch:
@@ -36,8 +63,7 @@ class SamplingWatch:
     def __init__(
         self, policy: Any, engine: Any, limit: float | None, *, half: bool = False, corrected: bool = False
     ) -> None:
-        dropout = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules())
-        rough = half or dropout or policy.dtype in (torch.bfloat16, torch.float16)
+        rough = half or has_dropout(policy) or policy.dtype in (torch.bfloat16, torch.float16)
         usual = max(LIMIT_HALF if rough else LIMIT_FLOAT32, getattr(engine, "max_logprob_gap", 0.0))
         if never := placeholder_ids(policy.config):
             usual -= 2 * math.log1p(-len(never) / policy.config.get_text_config().vocab_size)

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 
 from reasonrl.algorithms.groups import equal_fraction
 from reasonrl.algorithms.statistics import explained_variance, residual_moments
+from reasonrl.rewards.combining import joined
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Collected
 from reasonrl.trainers.batch import RolloutBatch
@@ -147,9 +148,9 @@ def _add_sums(
 
 
 def _logged_by_rewards(seen: Seen) -> dict[str, float]:
-    """Scalars that reward functions logged, averaged over the ranks that logged them."""
+    """Scalars that reward functions logged, averaged or added up over the ranks that logged them."""
     logged: dict[str, list[float]] = {}
     for scalars in gather_object([seen.scalars]):
         for name, value in scalars.items():
             logged.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in sorted(logged.items())}
+    return {name: joined(name, values) for name, values in sorted(logged.items())}

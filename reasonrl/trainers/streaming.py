@@ -26,7 +26,7 @@ from reasonrl.algorithms.losses import PolicySums
 from reasonrl.errors import ModelError
 from reasonrl.recipe.advantage_rules import GROUPED
 from reasonrl.rewards.combining import Journal
-from reasonrl.rewards.early import begin, can_begin, wants_whole_batch
+from reasonrl.rewards.early import begin, can_begin, forget, wants_whole_batch
 from reasonrl.rollout.assemble import Closed, StepAssembler, Unit, Wanted
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Scored, as_completion
@@ -59,6 +59,11 @@ class EarlyRewards:
         known |= {"finish_reason": sample.finish_reason, "completion_ids": list(sample.token_ids)}
         for function in self._functions:
             begin(function, prompt, as_completion(prompt, sample), known)
+
+    def close(self) -> None:
+        """Nobody will ask for what was begun and not taken: give it up."""
+        for function in self._functions:
+            forget(function)
 
 
 def check_streaming(trainer: PPOTrainer) -> None:

@@ -130,11 +130,12 @@ def test_a_server_killed_in_mid_batch_costs_no_sample_and_comes_back(engine, loa
     assert engine.metrics()["servers/1/retries"] > before["servers/1/retries"]
     assert all(gone(member) for member in members), "its engine process went with it"
     until = time.monotonic() + 400
-    while engine.metrics()["servers/up"] < 2:
+    restarts = before["servers/1/restarts"] + 1  # on a busy machine the loss is noticed late
+    while engine.metrics()["servers/up"] < 2 or engine.metrics()["servers/1/restarts"] < restarts:
         assert time.monotonic() < until, engine.health()
         time.sleep(0.2)
     print(f"back after {time.monotonic() - start:.1f} s")
-    assert engine.metrics()["servers/1/restarts"] == before["servers/1/restarts"] + 1
+    assert engine.metrics()["servers/1/restarts"] == restarts
     again = by_id(engine.stream(requests, params))
     assert {name: again[name].text for name in again} == {name: unbroken[name].text for name in again}
     assert engine.metrics()["servers/1/samples"] > before["servers/1/samples"] + 8

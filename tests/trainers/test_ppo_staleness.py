@@ -80,6 +80,61 @@ def test_without_overlap_an_engine_of_its_own_changes_nothing(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(own.policy.parameters(), shared.policy.parameters(), strict=True))
 
 
+def test_figures_are_those_of_the_batch_that_is_trained(tmp_path):
+    """What an engine says of itself while the next batch is being drawn is about that one."""
+    run = make_run(tmp_path, max_steps=3, **AHEAD)
+    engine = run.trainer.engine
+    original, begun = engine.stream, []
+
+    def counted(requests, params):
+        begun.append(1)
+        return original(requests, params)
+
+    engine.stream = counted
+    engine.figures = lambda: {"servers/batches": float(len(begun))}
+    engine.metrics = lambda figures=None: dict(engine.figures() if figures is None else figures)
+    run.trainer.train()
+    assert [line["servers/batches"] for line in run.metrics] == [1, 2, 3]
+
+
+def test_what_was_begun_and_not_taken_is_given_up_at_the_end(tmp_path):
+    class Begins:
+        __name__ = "begins"
+        kept = ended = 0
+
+        def begin(self, prompt, completion, row):
+            self.kept += 1
+
+        def forget(self):
+            self.kept, self.ended = 0, self.ended + 1
+
+        def __call__(self, completions, completion_ids, **columns):
+            return even_share(completions, completion_ids)
+
+    reward = Begins()
+    run = make_run(tmp_path, rewards=(reward,), max_steps=3, stop=lambda: True, **AHEAD)
+    run.trainer.train()
+    assert len(run.metrics) == 1 and reward.kept == 0 and reward.ended == 1
+
+
+def test_dropout_beside_an_engine_that_sets_the_generator_back_is_refused():
+    from reasonrl.models import load_policy
+    from reasonrl.rollout.vllm_engine import VLLMEngine
+    from reasonrl.trainers.sampling_watch import refuse_dropout
+
+    def policy(dropout):
+        model, _ = load_policy("tiny:qwen2")
+        model.config.attention_dropout = dropout
+        return model
+
+    cpu, wet = torch.device("cpu"), policy(0.1)
+    with pytest.raises(ModelError, match="masks repeat"):
+        refuse_dropout(VLLMEngine, (wet, None), cpu)
+    refuse_dropout(object(), (wet, None), cpu)
+    refuse_dropout(VLLMEngine, (policy(0.0), None), cpu)
+    refuse_dropout(VLLMEngine, (wet, None), torch.device("cuda"))
+
+
 def test_the_next_batch_is_known_ahead():
     stream = PromptStream(5, prompts_per_step=3, num_generations=2, steps=9, seed=1)
     whole = list(stream)
