@@ -275,6 +275,8 @@ def step_line(metrics: Mapping[str, Any], total: int | None = None) -> str:
         if name == "explained_variance" and not math.isfinite(value):
             continue  # all returns are equal: there is no variance to explain
         parts[name] = f"{label} {100 * value:.1f}%" if style == "percent" else f"{label} {format_number(value)}"
+    if raised := alarms_of(metrics):
+        parts["alarm"] = f"ALARM {', '.join(raised)}"
     seconds = metrics.get("time/step")
     if isinstance(seconds, int | float):
         parts["time"] = format_seconds(seconds)
@@ -289,6 +291,11 @@ def step_line(metrics: Mapping[str, Any], total: int | None = None) -> str:
             break
         parts.pop(name, None)
     return _joined(parts)
+
+
+def alarms_of(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the alarms that a step's line holds, in alphabetical order."""
+    return sorted(name.removeprefix("alarm/") for name, value in metrics.items() if name.startswith("alarm/") and value)
 
 
 def _joined(parts: Mapping[str, str]) -> str:

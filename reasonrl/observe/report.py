@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.observe.completions import completion_files, read_parquet
-from reasonrl.observe.metrics import format_number, format_seconds, is_time_field, write_atomically
+from reasonrl.observe.metrics import alarms_of, format_number, format_seconds, is_time_field, write_atomically
 from reasonrl.observe.plots import TRAINING_PLOTS, plot_eval_accuracy, plot_pass_at_k
 from reasonrl.observe.rundir import RunView, StageView
 
@@ -122,9 +122,22 @@ def _stage_section(stage: StageView, plots: Path) -> dict[str, Any]:
         "tables": _tables(stage),
         "pictures": _pictures(stage, plots),
         "last": _last_metrics(stage),
+        "alarms": alarm_lines(stage.metrics),
         "completions": _completions(stage),
         "notes": list(stage.table.get("notes", [])),
     }
+
+
+def alarm_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line an alarm that was raised: its name, in how many steps, the first and the last of them."""
+    steps: dict[str, list[int]] = {}
+    for record in records:
+        for name in alarms_of(record):
+            steps.setdefault(name, []).append(record["step"])
+    return [
+        f"{name}: in {len(raised)} of {len(records)} steps, first {raised[0]}, last {raised[-1]}"
+        for name, raised in sorted(steps.items())
+    ]
 
 
 def _pictures(stage: StageView, plots: Path) -> list[dict[str, str]]:

@@ -149,6 +149,7 @@ def test_step_line_shows_what_is_there_and_nothing_else() -> None:
     )
     assert step_line({"step": 7}) == "step 7"
     assert "unscored 2" in step_line({"step": 7, "unscored": 2})
+    assert step_line({"step": 7, "alarm/ratio": 1, "alarm/no_gradient": 1}) == "step 7  ALARM no_gradient, ratio"
 
 
 def test_step_line_fits_a_terminal() -> None:

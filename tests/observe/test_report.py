@@ -264,3 +264,15 @@ def test_compare_shows_figures_side_by_side_and_the_keys_that_differ(demo: Path,
     assert "equal" in compare_runs([demo, demo])
     last = read_metrics(second / "stages" / "rl" / "metrics.jsonl")[-1]["reward"]
     assert re.search(rf"rl: reward\s+{last:.3f}\s+{last:.3f}", text)
+
+
+def test_alarms_stand_in_the_report_with_their_steps(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "alarmed")
+    assert "Alarm" not in write_report(run).read_text()
+    lines = [json.loads(line) for line in (run / "stages" / "rl" / "metrics.jsonl").read_text().splitlines()]
+    for step, name in ((3, "truncation"), (9, "ratio"), (10, "ratio")):
+        lines[step - 1][f"alarm/{name}"] = 1
+    (run / "stages" / "rl" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_report(run).read_text()
+    assert "Alarm ratio: in 2 of 60 steps, first 9, last 10" in text
+    assert "Alarm truncation: in 1 of 60 steps, first 3, last 3" in text and text.count("Alarm ") == 2
