@@ -15,6 +15,8 @@ import torch
 from accelerate import Accelerator
 from helpers import make_run
 
+from reasonrl.recipe import option_rules
+from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.trainers.batch import RolloutBatch
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_config import PPOConfig
@@ -288,6 +290,12 @@ REFUSED = {
     ("cispo", "none"),
     ("sapo", "none"),
 }
+
+
+def test_stage_config_and_rules_agree_on_defaults(world):
+    config = world.config({"num_iterations": 1})
+    for name, default in option_rules._DEFAULTS.items():
+        assert PPOStage.model_fields[name].default == getattr(config, name) == default, name
 
 
 @pytest.mark.parametrize("name", ["plain", *OPTIONS])
