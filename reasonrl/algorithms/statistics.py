@@ -14,6 +14,14 @@ def residual_moments(values: torch.Tensor, returns: torch.Tensor, mask: torch.Te
     return torch.cat([masked_moments(returns - values, mask), masked_moments(returns, mask)])
 
 
+def value_and_return_means(moments: torch.Tensor) -> tuple[float, float]:
+    """Means of V and of R over counting tokens from `residual_moments`; NaN of none."""
+    count, residuals, _, _, returns, _ = moments.tolist()
+    if count == 0:
+        return float("nan"), float("nan")
+    return (returns - residuals) / count, returns / count
+
+
 def explained_variance(moments: torch.Tensor) -> float:
     """1 - Var(R - V) / Var(R) from `residual_moments`; 1 is a perfect critic, 0 one that knows only the mean, NaN
     when all returns are equal.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather_object
 
-from reasonrl.algorithms.groups import equal_fraction, varies
+from reasonrl.algorithms.groups import group_figures, varies
 from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Collected, Scored
@@ -138,7 +138,7 @@ class PromptPool:
         found: dict[str, float] = {}
         if self.args.num_generations > 1:
             scores = [score for group in self._unhinted for score in group.scores]
-            found["frac_reward_zero_std"] = equal_fraction(scores, self.args.num_generations)
+            found |= group_figures(scores, self.args.num_generations, self.args.positive_above)
         if self.args.dynamic_sampling:
             found |= {
                 "dynamic_sampling/rounds": self.rounds,

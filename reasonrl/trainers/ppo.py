@@ -389,7 +389,9 @@ class PPOTrainer(RolloutHooks):
     def _record(self, collected: Collected, batch: RolloutBatch, targets: Targets, seconds: float) -> None:
         seen = self.pool.seen() if self.pool is not None else seen_in(collected, batch)
         metrics = step_metrics(seen, batch, targets, self.meter, self.accelerator, self.state.global_step, seconds)
-        metrics |= self.pool.metrics() if self.pool is not None else equal_groups(seen, self.args.num_generations)
+        args = self.args
+        groups = (seen, args.num_generations, args.positive_above)
+        metrics |= self.pool.metrics() if self.pool is not None else equal_groups(*groups)
         if self.critic is not None:
             metrics["critic_learning_rate"] = self.critic.learning_rate
         metrics |= self._transfer.metrics

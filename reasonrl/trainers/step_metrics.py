@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from reasonrl.algorithms.groups import equal_fraction
-from reasonrl.algorithms.statistics import explained_variance, residual_moments
+from reasonrl.algorithms.groups import group_figures
+from reasonrl.algorithms.statistics import explained_variance, residual_moments, value_and_return_means
 from reasonrl.rewards.combining import joined
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers._trl import Collected
@@ -73,7 +73,9 @@ def step_metrics(
     metrics["reward_std"] = max(metrics.pop("reward_square", 0.0) - metrics.get("reward", 0.0) ** 2, 0.0) ** 0.5
     if targets.values is not None and targets.returns is not None:
         moments = residual_moments(targets.values, targets.returns, targets.mask)
-        metrics["explained_variance"] = explained_variance(accelerator.reduce(moments, reduction="sum"))
+        moments = accelerator.reduce(moments, reduction="sum")
+        metrics["explained_variance"] = explained_variance(moments)
+        metrics["value_mean"], metrics["return_mean"] = value_and_return_means(moments)
     if targets.importance is not None:
         largest = accelerator.gather(targets.importance.ratio.max().unsqueeze(0))
         metrics["sampling/importance_ratio_max"] = float(largest.max())
@@ -94,14 +96,14 @@ def step_metrics(
     }
 
 
-def equal_groups(seen: Seen, num_generations: int) -> dict[str, float]:
-    """The share of prompts whose samples all have the same score, under TRL's name; the samples of a prompt lie next to
-    each other, over all ranks. A collective call.
+def equal_groups(seen: Seen, num_generations: int, above: float) -> dict[str, float]:
+    """The shares of prompts whose samples all have the same score, are all right and are all wrong (`group_figures`);
+    the samples of a prompt lie next to each other, over all ranks. A collective call.
     """
     if num_generations < 2:
         return {}
     scores = gather_object(seen.scores.tolist())
-    return {"frac_reward_zero_std": equal_fraction(scores, num_generations)}
+    return group_figures(scores, num_generations, above)
 
 
 def start_measuring() -> None:

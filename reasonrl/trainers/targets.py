@@ -135,7 +135,9 @@ class TargetMaker(Passes):
         if values is not None:
             advantages, returns = self._gae(shaped, values, counts, last_values)
         else:
-            advantages = self._without_critic(rewards, shaped, counts, scored, baseline)
+            # What counts nowhere (its prompt was dropped) is no part of any baseline.
+            compared = scored & (batch.mask > 0).any(dim=1)
+            advantages = self._without_critic(rewards, shaped, counts, compared, baseline)
         mask = counts
         if args.mask_truncated_completions:
             # After the baselines: what a cut response scored is still an outcome of its prompt.
@@ -162,19 +164,21 @@ class TargetMaker(Passes):
         rewards: torch.Tensor,
         shaped: torch.Tensor,
         mask: torch.Tensor,
-        scored: torch.Tensor,
+        compared: torch.Tensor,
         baseline: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        """(B, T) advantages from (B, T) rewards and the same less the KL (`shaped`)."""
+        """(B, T) advantages from (B, T) rewards and the same less the KL (`shaped`); `compared`: (B,), which responses
+        the baselines are made of.
+        """
         kind = self.args.advantage
         if kind == "reinforce_pp":
             return rewards_to_go(shaped, mask, gamma=self.args.gamma)
         if kind == "reinforce_pp_baseline":
             # The group's mean is that of the task's reward; the KL of each token goes to those before it.
             total = rewards.sum(dim=1)
-            mean = total - baseline(torch.where(scored, total, torch.nan))
+            mean = total - baseline(torch.where(compared, total, torch.nan))
             return (rewards_to_go(shaped, mask, gamma=1.0) - mean.unsqueeze(1)) * mask
-        total = torch.where(scored, shaped.sum(dim=1), torch.nan)
+        total = torch.where(compared, shaped.sum(dim=1), torch.nan)
         return baseline(total).unsqueeze(1) * mask
 
     def _importance(self, batch: RolloutBatch, mask: torch.Tensor, logprobs: torch.Tensor | None) -> Importance | None:

@@ -21,6 +21,8 @@ from reasonrl.algorithms.advantages import (
     length_adaptive_lambda,
     rewards_to_go,
 )
+from reasonrl.algorithms.groups import group_figures
+from reasonrl.algorithms.statistics import residual_moments, value_and_return_means
 
 DOUBLE = torch.float64
 SPEC = importlib.util.spec_from_file_location("targets_oracle", Path(__file__).parents[1] / "oracles" / "targets.py")
@@ -138,6 +140,27 @@ def test_a_batch_with_one_score_or_none_gives_zeros():
         for scale in oracle_scales():
             got = group_advantages(torch.tensor(scores, dtype=DOUBLE), 2, kind="group", scale=scale)
             assert got.tolist() == [0.0] * 4
+
+
+def test_shares_of_groups_that_say_nothing():
+    nan = math.nan
+    scores = [1.0, 1.0, 0.0, 0.0, 0.0, 1.0, nan, 0.7, 0.6, 0.9, nan, nan, 0.5, nan]
+    # right/right, wrong/wrong, mixed, -/right, right but not equal, nothing, wrong/-
+    assert group_figures(scores, 2, 0.5) == {
+        "frac_reward_zero_std": pytest.approx(5 / 7),
+        "group/all_right_fraction": pytest.approx(3 / 7),
+        "group/all_wrong_fraction": pytest.approx(2 / 7),
+    }
+    assert group_figures(scores, 2, 0.8)["group/all_right_fraction"] == pytest.approx(1 / 7)
+
+
+def test_means_of_values_and_returns_add_up_over_ranks():
+    values, returns = [[0.5, 1.0, 9.0], [2.0, 9.0, 9.0]], [[1.0, 3.0, 9.0], [0.5, 9.0, 9.0]]
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    rows = [torch.tensor(x, dtype=DOUBLE) for x in (values, returns)]
+    moments = sum(residual_moments(*(x[i : i + 1] for x in rows), mask[i : i + 1]) for i in range(2))
+    assert value_and_return_means(moments) == (pytest.approx(3.5 / 3), pytest.approx(4.5 / 3))
+    assert all(math.isnan(x) for x in value_and_return_means(torch.zeros(6)))
 
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])

@@ -14,6 +14,8 @@ import pytest
 import torch
 from helpers import TINY, even_share, make_run, movement_gap
 from test_ppo_oracle import load_oracle
+from test_ppo_ranks import run_on
+from test_ppo_streaming import whole_float64  # noqa: F401
 
 from reasonrl.algorithms import advantages as advantages_module
 from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
@@ -277,10 +279,100 @@ def test_a_planted_fault_is_caught(tmp_path, monkeypatch, fault, name):
 # --- invariance
 
 
-@pytest.mark.parametrize("name", ["decoupled bootstrap", "reinforce_pp_baseline"])
-def test_the_split_into_micro_batches_changes_nothing(trained, tmp_path, name):
+def test_the_split_into_micro_batches_changes_nothing(trained, tmp_path):
+    name = "decoupled bootstrap"
     run, _ = trained(name)
     other, _ = train(tmp_path, **OPTIONS[name], **{"tokens_per_microbatch": 40})
     assert movement_gap(run.start, other.policy.state_dict(), run.policy.state_dict()) <= 1e-9
-    if run.critic is not None:
-        assert movement_gap(run.critic_start, other.critic.state_dict(), run.critic.state_dict()) <= 1e-9
+    assert movement_gap(run.critic_start, other.critic.state_dict(), run.critic.state_dict()) <= 1e-9
+
+
+STREAMED = {
+    "decoupled bootstrap": {"truncation_bootstrap": True, "lam": 0.8, "lam_value": 1.0},
+    "horizon overlong mask": {"mask_truncated_completions": True, "lam_horizon_fraction": 0.45},
+    "reinforce_pp_baseline": {"advantage": "reinforce_pp_baseline", "beta": 0.5},
+}
+
+
+@pytest.mark.usefixtures("whole_float64")
+@pytest.mark.parametrize("name", STREAMED)
+def test_training_while_samples_come_walks_the_same_path(tmp_path, name):
+    settings = {**STREAMED[name], "normalize_advantages": False, "tokens_per_microbatch": 60}
+    plain, _ = train(tmp_path / "plain", **settings)
+    run = make_run(
+        tmp_path / "streamed",
+        rewards=[some],
+        dtype=torch.float64,
+        **{**SETTINGS, **settings, "train_while_generating": True},
+    )
+    run.trainer.train()
+    assert movement_gap(plain.start, run.policy.state_dict(), plain.policy.state_dict()) <= 1e-9
+    if plain.critic is not None:
+        assert movement_gap(plain.critic_start, run.critic.state_dict(), plain.critic.state_dict()) <= 1e-9
+    for ours, theirs in zip(run.metrics, plain.metrics, strict=True):
+        for figure in ("advantage_mean", "advantage_std", "masked_fraction", "value_mean", "value_after_cut_mean"):
+            assert ours.get(figure) == pytest.approx(theirs.get(figure)), figure
+
+
+@pytest.mark.parametrize("name", ["decoupled bootstrap", "group overlong mask"])
+def test_figures_of_targets(trained, name):
+    """Against plain sums over what was trained on."""
+    run, seen = trained(name)
+    for line, (batch, made) in zip(run.metrics, seen, strict=True):
+        drawn, trained_on = int(batch.mask.sum()), int(made.mask.sum())
+        assert line["masked_fraction"] == pytest.approx(1 - trained_on / drawn) and line["masked_fraction"] > 0
+        groups = [batch.scores[i : i + 4].tolist() for i in range(0, 16, 4)]
+        wrong = sum(all(not x > 0.5 for x in group) for group in groups)
+        assert line["group/all_wrong_fraction"] == pytest.approx(wrong / 4)
+        if made.returns is None:
+            assert "value_mean" not in line and "value_after_cut_mean" not in line
+            continue
+        counted = [
+            (v, r)
+            for rows in zip(made.values, made.returns, made.mask, strict=True)
+            for v, r, m in zip(*rows, strict=True)
+            if m
+        ]
+        assert line["value_mean"] == pytest.approx(sum(float(v) for v, _ in counted) / len(counted))
+        assert line["return_mean"] == pytest.approx(sum(float(r) for _, r in counted) / len(counted))
+        cut = [
+            float(made.returns[i][batch.mask[i] > 0][-1])
+            for i in range(16)
+            if not batch.finished[i] and made.mask[i].any()
+        ]
+        # At the last token of a cut response the return of lam_value 1 is the value after it; the first step's critic.
+        assert line["value_after_cut_mean"] == pytest.approx(sum(cut) / len(cut))
+
+
+# --- ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"advantage": "group", "scale_rewards": "batch", "mask_truncated_completions": True},
+        {"advantage": "reinforce_pp_baseline", "beta": 0.2, "num_iterations": 2},
+        {"truncation_bootstrap": True, "reward_requires_stop": True, "lam": 0.8, "lam_value": 1.0, "critic_steps": 2},
+    ],
+    ids=["batch scale, mask", "reinforce_pp_baseline", "bootstrap"],
+)
+def test_two_ranks_equal_one(tmp_path, settings):
+    # Three samples a prompt and two prompts: a group lies on both ranks.
+    whole = {
+        "prompts_per_step": 2,
+        "num_generations": 3,
+        "max_steps": 3,
+        "max_completion_length": 7,
+        "learning_rate": 0.05,
+    }
+    whole |= {"adam_epsilon": 1.0, "max_grad_norm": 100.0, **settings}
+    one, lines_of_one = run_on(1, tmp_path / "one", whole)
+    two, lines_of_two = run_on(2, tmp_path / "two", whole)
+    assert movement_gap(one["start"], two["policy"], one["policy"]) <= 1e-9
+    if one["critic"]:
+        assert movement_gap(one["critic_start"], two["critic"], one["critic"]) <= 1e-9
+    names = ["advantage_mean", "advantage_std", "masked_fraction", "group/all_wrong_fraction", "frac_reward_zero_std"]
+    names += ["value_mean", "return_mean", "value_after_cut_mean"] if one["critic"] else []
+    for name in names:
+        assert [line[name] for line in lines_of_two] == pytest.approx([line[name] for line in lines_of_one]), name
