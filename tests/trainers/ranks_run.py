@@ -26,13 +26,9 @@ def some(completions, completion_ids, **columns):
 
 
 def plant(fault):
-    """Break one thing: every rank's exchange of gradients at every micro-batch, or the scale of the loss."""
-    if fault == "scale":
-        plain = update.backward
-        update.backward = lambda accelerator, model, loss: plain(accelerator, model, loss * 0.9)
-    if fault == "every micro-batch ends a step":
-        plain = update.accumulate
-        update.accumulate = lambda accelerator, model, last: plain(accelerator, model, True)
+    """Break one thing: the policy's gradients go the way of accelerate, which steps whenever it is told to add up."""
+    if fault == "a step at every micro-batch":
+        update.backward = lambda accelerator, model, loss: accelerator.backward(loss)
 
 
 def main():

@@ -41,8 +41,20 @@ def export_policy(trainer: Any, tokenizer: Any, directory: Path, start: str, lor
         export_model(Weights(base, state), tokenizer, directory / "model")
 
 
-def export_critic(critic: ScalarHeadModel, tokenizer: Any, target: Path, *, main: bool) -> None:
-    """Write a critic, whole; all processes call it."""
+def export_critic(
+    critic: ScalarHeadModel, tokenizer: Any, target: Path, start: str, lora: Lora | None, *, main: bool
+) -> None:
+    """Write a critic, whole; all processes call it. Over a quantised base the adapter is merged into the weights of
+    `start`.
+    """
+    if lora is not None and lora.quantised:
+        if main:
+            base = ScalarHeadModel.from_pretrained(start)
+            merged = merged_over(critic.backbone, base.backbone, trained_state(critic.backbone))
+            state = {f"backbone.{name}": tensor for name, tensor in merged.items()}
+            state |= {f"head.{name}": tensor for name, tensor in trained_state(critic.head).items()}
+            export_model(_Critic(base, state), tokenizer, target)
+        return
     state = critic.whole_state()
     if main:
         export_model(_Critic(critic, state), tokenizer, target)

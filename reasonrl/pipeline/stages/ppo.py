@@ -29,7 +29,7 @@ from reasonrl.pipeline.stages.common import (
     vision_prompts,
 )
 from reasonrl.pipeline.stages.export import export_critic, export_policy
-from reasonrl.pipeline.stages.start import critic_to_train, engine_for_adapter, policy_to_train, sharding
+from reasonrl.pipeline.stages.start import critic_start, critic_to_train, engine_for_adapter, policy_to_train, sharding
 from reasonrl.recipe import PPOStage, Reference
 from reasonrl.rewards import get_rewards
 from reasonrl.rewards.pool import close_shared_pools
@@ -74,7 +74,9 @@ def run(config: PPOStage, context: StageContext) -> StageResult:
     tokenizer, start = trainer.processing_class, context.model_of(config.model)
     export_policy(trainer, tokenizer, context.directory, start, Lora.of(config.lora))
     if trainer.critic is not None:
-        export_critic(trainer.critic.unwrapped, tokenizer, context.directory / "critic", main=context.is_main)
+        start, adapter = critic_start(config, context), Lora.of(config.critic_lora)
+        where = context.directory / "critic"
+        export_critic(trainer.critic.unwrapped, tokenizer, where, start, adapter, main=context.is_main)
     metrics: dict[str, Any] = {"steps": trainer.state.global_step, "prompts_too_long": dropped}
     if best is not None:
         metrics["best_step"] = best

@@ -25,15 +25,20 @@ def policy_to_train(config: PPOStage | SFTStage, context: StageContext) -> tuple
     return policy, tokenizer, {} if lora is None else {"peft_config": lora.peft_config()}
 
 
+def critic_start(config: PPOStage, context: StageContext) -> str:
+    """What the critic's backbone starts from: `critic_model`, or the policy's start."""
+    return context.model_of(config.model if config.critic_model is None else config.critic_model)
+
+
 def critic_to_train(config: PPOStage, context: StageContext, dtype: Any) -> ScalarHeadModel | None:
     """The critic, where the stage has one; `dtype` is the policy's."""
-    from reasonrl.models import ScalarHeadModel, resolve_model
+    from reasonrl.models import ScalarHeadModel
 
     if config.advantage != "gae":
         return None
     lora = Lora.of(config.critic_lora)
     critic = ScalarHeadModel.from_pretrained(
-        resolve_model(context.model_of(config.model if config.critic_model is None else config.critic_model)),
+        critic_start(config, context),
         init=config.value_head_init,
         seed=context.seed,
         dtype=dtype,
