@@ -55,13 +55,13 @@ def obstacle(model: nn.Module, read: Reader, batch: RolloutBatch, pad_token_id: 
         pad_token_id: fills padded inputs.
         half: whether it computes in half precision, whatever its weights are kept in.
     """
-    if (reason := enable_packing(model)) is not None:
-        return reason
     name = type(model).__name__
     rows = range(len(batch))
     was_training = model.training
     model.eval()
     try:
+        if (reason := enable_packing(model)) is not None:
+            return reason
         with torch.no_grad(), special_masks() as masks:
             padded = read(make_micro_batch(batch, rows, pad_token_id)).double() * batch.mask
             packed = read(make_packed_micro_batch(batch, rows)).double() * batch.mask
