@@ -8,9 +8,9 @@ of ours, which other load on the machine disturbs less. With two cores our proce
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -94,9 +94,17 @@ def hold(processes: list[psutil.Process], core: int) -> None:
             os.sched_setaffinity(thread.id, {core})
 
 
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="the first model alone, 2 rounds")
+    parser.add_argument("--rounds", type=int, help=f"rounds a case (default: {ROUNDS}, with --fast 2)")
+    return parser.parse_args()
+
+
 def main() -> None:
-    fast = "--fast" in sys.argv
-    rounds = 2 if fast else ROUNDS
+    options = arguments()
+    fast, rounds = options.fast, options.rounds or (2 if options.fast else ROUNDS)
     for size, model in list(MODELS.items())[: 1 if fast else None]:
         arms = Arms(model)
         print(f"{size} parameters, {rounds} rounds, a core a server; medians", flush=True)

@@ -8,9 +8,9 @@ log-probabilities, as `LLM.generate` does by default and as one would write it w
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -78,9 +78,17 @@ def measure(draw: Callable[..., list[tuple[int, ...]]], *arguments: Any) -> tupl
     return sum(map(len, drawn)) / (time.process_time() - start), drawn
 
 
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="the first model alone, 2 rounds")
+    parser.add_argument("--rounds", type=int, help=f"rounds a case (default: {ROUNDS}, with --fast 2)")
+    return parser.parse_args()
+
+
 def main() -> None:
-    fast = "--fast" in sys.argv
-    rounds = 2 if fast else ROUNDS
+    options = arguments()
+    fast, rounds = options.fast, options.rounds or (2 if options.fast else ROUNDS)
     for size, model in list(MODELS.items())[: 1 if fast else None]:
         arms = Arms(model)
         print(f"{size} parameters, 1 thread, {rounds} rounds; response tokens a CPU second, medians", flush=True)

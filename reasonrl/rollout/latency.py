@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from reasonrl.errors import DataError
 
 _MOMENTS = 0.01
+#: The median absolute error of a standard normal; the least standard deviation of a sample's relative error.
+_MEDIAN_OF_NORMAL, _LEAST_SCALE = 0.6745, 0.005
+_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ def fit_latency(spans: Iterable[Span], max_batch: int | None = None) -> LatencyC
 
     While b samples run each gains tokens at the rate 1/PTL(b), so a sample's tokens are the sum over b of its seconds
     at b times that rate: linear in the rates, which are found by non-negative least squares and forced to fall with b.
-    Each sample weighs by one over its tokens. Batches that never occurred get no point.
+    Errors are relative to the tokens that a sample should have. Samples that the curve misses by far more than most (a
+    server that stood still, another load) weigh less, or nothing: Huber's weights first, then Tukey's. Batches that
+    never occurred get no point.
 
     Args:
         spans: the samples; those of one server must be all that ran there.
@@ -123,12 +128,37 @@ def fit_latency(spans: Iterable[Span], max_batch: int | None = None) -> LatencyC
     tokens = np.array([span.tokens for spans in servers.values() for span in spans], dtype=np.float64)
     # A rate that falls with the batch is a sum of non-negative drops counted from the largest batch.
     falling = np.triu(np.ones((len(knots), len(knots))))
-    design = np.column_stack([(seconds @ falling) / tokens[:, None], np.ones(len(tokens))])
-    # The triangle of a QR decomposition has the same least squares with as many rows as there are knots.
-    triangle = np.asarray(np.linalg.qr(design, mode="r"))
-    drops, _ = nnls(triangle[:, :-1], triangle[:, -1])
+    design = np.column_stack([seconds @ falling, tokens])
+    # Errors are relative to what a sample should have gained, at first to its seconds: what was held up for long cannot
+    # outweigh the others.
+    rows = 1 / seconds.sum(axis=1)
+    for weigh in (_huber,) * _ROUNDS + (_bisquare,) * _ROUNDS:
+        # The triangle of a QR decomposition has the same least squares with as many rows as there are knots.
+        triangle = np.asarray(np.linalg.qr(design * rows[:, None], mode="r"))
+        drops, _ = nnls(triangle[:, :-1], triangle[:, -1])
+        expected = np.maximum(design[:, :-1] @ drops, 0.01 * tokens)  # a largest batch may get no rate at all
+        rows = np.sqrt(weigh(tokens / expected - 1)) / expected
     rates = falling @ drops
     return LatencyCurve(tuple((batch, float(1 / rate)) for batch, rate in zip(knots, rates, strict=True) if rate > 0))
+
+
+def _scale(errors: NDArray[np.float64]) -> float:
+    """The standard deviation of the errors, as their median tells it."""
+    return max(float(np.median(np.abs(errors))) / _MEDIAN_OF_NORMAL, _LEAST_SCALE)
+
+
+def _huber(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Huber's weights (1964): 1 up to 1.345 standard deviations, then falling with the error."""
+    weights: NDArray[np.float64] = np.minimum(1.0, 1.345 * _scale(errors) / np.maximum(np.abs(errors), 1e-12))
+    return weights
+
+
+def _bisquare(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tukey's weights (Beaton and Tukey 1974): none from 4.685 standard deviations on, so that what was held up for
+    long does not count at all.
+    """
+    weights: NDArray[np.float64] = np.square(1 - np.minimum(np.abs(errors) / (4.685 * _scale(errors)), 1) ** 2)
+    return weights
 
 
 def usual_batch(servers: Iterable[Sequence[Span]]) -> int:

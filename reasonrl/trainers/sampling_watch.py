@@ -21,7 +21,7 @@ NAME = "sampling/logprob_difference"
 
 def has_dropout(model: torch.nn.Module) -> bool:
     """Whether a model draws random numbers while it trains."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
     return bool(getattr(inner, "attention_dropout", 0.0)) or any(
         isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()

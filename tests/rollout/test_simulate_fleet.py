@@ -212,6 +212,25 @@ def test_the_curve_is_found_again_from_stamps(arrivals):
     assert seconds == sorted(seconds)
 
 
+def test_samples_that_something_else_held_up_do_not_bend_the_curve():
+    """One in eight samples took up to ten times as long as its tokens explain."""
+    generator = np.random.default_rng(1)
+    true = LatencyCurve(((1, 0.010), (8, 0.011), (64, 0.016), (256, 0.05)))
+    lengths = generator.lognormal(6, 0.7, 600).astype(int) + 1
+    jobs = [Job(Call(str(i), str(i), 1.0), int(n), 0.0) for i, n in enumerate(lengths)]
+    timeline = run_online(jobs, Fleet(3, true))
+    held = generator.permutation(600)[:75]
+    tokens = np.array([jobs[f.job].tokens for f in timeline.finishes], dtype=float)
+    tokens[held] /= generator.uniform(3, 10, 75)
+    spans = [
+        Span(str(f.server), f.started, f.finished, max(int(n), 1))
+        for f, n in zip(timeline.finishes, tokens, strict=True)
+    ]
+    fitted = fit_latency(spans)
+    for batch in (4, 16, 48, 100):
+        assert fitted(batch) == pytest.approx(true(batch), rel=0.05), batch
+
+
 def test_a_log_without_spans_cannot_be_fitted():
     with pytest.raises(DataError, match="--ptl"):
         fit_latency([Span("a", 2.0, 2.0, 5)])
