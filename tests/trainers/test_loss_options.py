@@ -15,8 +15,11 @@ import torch
 from accelerate import Accelerator
 from helpers import make_run
 
+from reasonrl.algorithms import losses
 from reasonrl.recipe import option_rules
 from reasonrl.recipe.ppo_stage import PPOStage
+from reasonrl.trainers import loss_terms
+from reasonrl.trainers import update as update_module
 from reasonrl.trainers.batch import RolloutBatch
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.ppo_config import PPOConfig
@@ -148,7 +151,7 @@ class World:
             **{"num_generations": 2, "tokens_per_microbatch": 40, **BASE, **options},
         )
 
-    def gradient(self, options):
+    def gradient(self, options, packed=False):
         """The gradient of the second pass over the batch, and the targets: the real update."""
         args = self.config(options)
         trainer = self.run.trainer
@@ -157,6 +160,9 @@ class World:
         update = PPOUpdate(args, accelerator, trainer.critic, trainer.forward_logprobs, Meter(accelerator), pad)
         self.policy.load_state_dict(self.start)
         self.jolt.zero_grad()
+        if packed:
+            update.choose_rows(self.policy, None, trainer.processing_class)
+            assert update.packed
         targets = update.targets(self.policy, self.batch, self.ref if args.beta else None, self.rewards)
         update.train_policy(self.policy, self.jolt, self.batch, targets, 0)
         return flat(self.policy), targets, args
@@ -303,3 +309,51 @@ def test_the_split_into_micro_batches_does_not_change_the_gradient(world, name):
     whole = world.gradient({**OPTIONS.get(name, {}), "tokens_per_microbatch": 1000})[0]
     parts = world.gradient({**OPTIONS.get(name, {}), "tokens_per_microbatch": 30})[0]
     assert gap(parts, whole) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["sequence", "sequence_token", "sequence_band", "top_entropy", "entropy_coef", "k3"])
+def test_packed_rows_give_the_same_gradient(world, name):
+    """What is made of whole responses, or of entropies, finds them in packed rows too."""
+    packed = world.gradient(OPTIONS[name], packed=True)[0]
+    assert gap(packed, world.alone(name)) <= 1e-9
+
+
+def rejected_tokens_in_the_denominator(monkeypatch):
+    original = update_module.local_counts
+
+    def of_all(targets, rows=None):
+        return original(dataclasses.replace(targets, kept=None), rows)
+
+    monkeypatch.setattr(update_module, "local_counts", of_all)
+
+
+def mean_over_the_padded_width(monkeypatch):
+    def padded(log_ratio, counts, level):
+        return log_ratio.mean(dim=1, keepdim=True).expand_as(log_ratio)
+
+    monkeypatch.setattr(losses, "level_log_ratios", padded)
+
+
+def bonus_without_gradient(monkeypatch):
+    original = loss_terms.weighted_sum
+    monkeypatch.setattr(loss_terms, "weighted_sum", lambda values, weights: original(values.detach(), weights))
+
+
+def correction_forgotten(monkeypatch):
+    original = loss_terms.policy_loss
+    monkeypatch.setattr(loss_terms, "policy_loss", lambda *tensors, scale, **rest: original(*tensors, **rest))
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [
+        (rejected_tokens_in_the_denominator, "token_band"),
+        (mean_over_the_padded_width, "sequence"),
+        (bonus_without_gradient, "entropy_coef"),
+        (correction_forgotten, "truncate"),
+    ],
+)
+def test_a_planted_fault_is_caught(world, monkeypatch, fault, name):
+    fault(monkeypatch)
+    ours, targets, args = world.gradient(OPTIONS[name])
+    assert gap(ours, world.expected(targets, args)) > 1e-4
