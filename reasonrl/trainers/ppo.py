@@ -24,11 +24,11 @@ from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transfer import Transfer, decodes_with, hand_over
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
-from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens, total_scores
+from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens
 from reasonrl.trainers.checkpoints import latest_complete
-from reasonrl.trainers.completion_rows import column_of, completion_rows
+from reasonrl.trainers.completion_rows import completion_rows
 from reasonrl.trainers.critic import CriticEngine
-from reasonrl.trainers.drawing import Drawing, Order, in_order
+from reasonrl.trainers.drawing import Drawing, Order
 from reasonrl.trainers.health import Health
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.pool import PromptPool
@@ -42,7 +42,7 @@ from reasonrl.trainers.step_metrics import equal_groups, seen_in, start_measurin
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import PPOUpdate
-from reasonrl.trainers.validation import Judged, summarize
+from reasonrl.trainers.validation import judge, summarize
 from reasonrl.trainers.zero import refuse_fsdp
 
 TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]
@@ -179,7 +179,7 @@ class PPOTrainer(RolloutHooks):
         started = time.perf_counter()
         self.meter.clear()
         start_measuring()
-        self.update.choose_rows(model, self.ref_model, self.processing_class)
+        self.update.choose_rows(model, self.ref_model, self.prompts.tokenizer)
         with self.meter.timed("time/generate"):
             self.drawing.wait()
             self._transfer = self._hand_over()
@@ -232,7 +232,7 @@ class PPOTrainer(RolloutHooks):
         if self.pool is not None:
             return self.pool.samples()
         step = self.state.global_step
-        with self.meter.timed("time/generate"), self._for_inference():
+        with self.meter.timed("time/generate"), self.for_inference():
             if not self.drawing.holds(step):
                 self.drawing.draw(self.order(step, rows))
             drawn = self.drawing.take(step, rows)
@@ -244,7 +244,7 @@ class PPOTrainer(RolloutHooks):
 
     def draw_rows(self, step: int, rows: Sequence[dict[str, Any]], places: Sequence[int]) -> list[Sample]:
         """One sample a row, here and now; `places` are theirs among all samples of the step."""
-        with self.meter.timed("time/generate"), self._for_inference():
+        with self.meter.timed("time/generate"), self.for_inference():
             self.drawing.draw(self.order_of(step, rows, places))
             return self.drawing.take(step, rows).samples
 
@@ -279,43 +279,20 @@ class PPOTrainer(RolloutHooks):
         share = -(-len(rows) // self.accelerator.num_processes)
         first = share * self.accelerator.process_index
         places = [min(place, len(rows) - 1) for place in range(first, first + share)]
-        judged = dict(sorted(gather_object(self._judge([(place, rows[place]) for place in places]))))
+        judged = dict(sorted(gather_object(judge(self, [(place, rows[place]) for place in places]))))
         metrics = summarize(list(judged.values()), samples_per_row, requires_stop=self.args.reward_requires_stop)
         metrics["eval_time"] = time.perf_counter() - started
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _judge(self, placed: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, Judged]]:
-        """Draw and score validation samples: this rank's, each with its place among all of them."""
-        rows = [row for _, row in placed]
-        # The same seeds at every evaluation: differences between steps are the policy's, not the draw's.
-        requests = [
-            Request(
-                id=str(number),
-                prompt_ids=prompt.ids,
-                seed=sample_seed(self.args.seed, self.args.stage_name, "eval", str(row["id"]), place),
-                images=prompt.images,
-            )
-            for number, ((place, row), prompt) in enumerate(zip(placed, self.prompts.render(rows), strict=True))
-        ]
-        params = SamplingParams(self.max_completion_length, self.temperature, self.top_p)
-        with self._for_inference():
-            samples = in_order(self._begin_rewards(self.engine.stream(requests, params), rows), len(rows))
-        scored = self.score(rows, samples)
-        verdicts = column_of(scored.extra, "verdict", len(rows)) or [None] * len(rows)
-        totals = total_scores(scored.rewards, self.reward_weights).tolist()
-        return [
-            (place, Judged(total, verdict, sample.finish_reason == "stop", len(sample.token_ids)))
-            for (place, _), total, verdict, sample in zip(placed, totals, verdicts, samples, strict=True)
-        ]
-
     def _arrived(self, order: Order, sample: Sample) -> None:
         self.early.begin(order.rows[int(sample.request.id)], sample)
         if self.streamed is not None:
             self.streamed.arrived(sample)
 
-    def _begin_rewards(self, samples: Iterator[Sample], rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+    def begin_rewards(self, samples: Iterator[Sample], rows: Sequence[dict[str, Any]]) -> Iterator[Sample]:
+        """Pass samples on, and let the rewards that can begin with each as it comes."""
         for sample in samples:
             self.early.begin(rows[int(sample.request.id)], sample)
             yield sample
@@ -341,7 +318,7 @@ class PPOTrainer(RolloutHooks):
         return decodes_with(self.engine, self.accelerator.unwrap_model(self.model))
 
     @contextlib.contextmanager
-    def _for_inference(self) -> Iterator[None]:
+    def for_inference(self) -> Iterator[None]:
         """The policy ready to decode, where the engine draws with it; gradient checkpointing can keep no key-value
         cache.
         """

@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reasonrl.errors import RewardError
+from reasonrl.rollout.engine import Request, SamplingParams
+from reasonrl.rollout.seeds import sample_seed
+from reasonrl.trainers.batch import total_scores
+from reasonrl.trainers.completion_rows import column_of
+from reasonrl.trainers.drawing import in_order
+
+if TYPE_CHECKING:
+    from reasonrl.trainers.ppo import PPOTrainer
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,31 @@ class Judged:
     def counts(self, requires_stop: bool) -> bool:
         """Whether the sample may earn anything: with `requires_stop`, one that its length cut may not."""
         return self.stopped or not requires_stop
+
+
+def judge(trainer: PPOTrainer, placed: Sequence[tuple[int, dict[str, Any]]]) -> list[tuple[int, Judged]]:
+    """Draw and score validation samples: this rank's, each with its place among all of them."""
+    rows = [row for _, row in placed]
+    # The same seeds at every evaluation: differences between steps are the policy's, not the draw's.
+    requests = [
+        Request(
+            id=str(number),
+            prompt_ids=prompt.ids,
+            seed=sample_seed(trainer.args.seed, trainer.args.stage_name, "eval", str(row["id"]), place),
+            images=prompt.images,
+        )
+        for number, ((place, row), prompt) in enumerate(zip(placed, trainer.prompts.render(rows), strict=True))
+    ]
+    params = SamplingParams(trainer.max_completion_length, trainer.temperature, trainer.top_p)
+    with trainer.for_inference():
+        samples = in_order(trainer.begin_rewards(trainer.engine.stream(requests, params), rows), len(rows))
+    scored = trainer.score(rows, samples)
+    verdicts = column_of(scored.extra, "verdict", len(rows)) or [None] * len(rows)
+    totals = total_scores(scored.rewards, trainer.reward_weights).tolist()
+    return [
+        (place, Judged(total, verdict, sample.finish_reason == "stop", len(sample.token_ids)))
+        for (place, _), total, verdict, sample in zip(placed, totals, verdicts, samples, strict=True)
+    ]
 
 
 def summarize(judged: Sequence[Judged], samples_per_row: int, *, requires_stop: bool) -> dict[str, float]:

@@ -43,7 +43,7 @@ def test_two_ranks_take_the_prompts_of_one(tmp_path):
         "num_generations": 2,
         "max_steps": 3,
         "actor_steps": 3,
-        "max_completion_length": 4,
+        "max_completion_length": 2,
     }
     settings |= {"dynamic_sampling": True, "dynamic_sampling_max_rounds": 1, "hint_column": "answer"}
     one, lines_of_one = run_on(1, tmp_path / "one", settings)
