@@ -72,11 +72,11 @@ def make_run(
         "save_strategy": "no",
         "reward_requires_stop": False,
         "gradient_checkpointing": False,
+        "bf16": False,
     }
     args = PPOConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
-        bf16=False,
         report_to=[],
         disable_tqdm=True,
         **{**base, **settings},
