@@ -292,7 +292,7 @@ def test_groups_are_scored_whole_and_each_sample_once(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"normalize_advantages": True}, "normalize_advantages = True.*-> normalize_advantages = False"),
+        ({"normalize_advantages": True}, "normalize_advantages is true.*-> set normalize_advantages: false"),
         ({"actor_steps": 2}, "actor_steps = 2 and num_iterations = 1.*-> 1 and 1"),
         ({"num_iterations": 2}, "num_iterations = 2"),
         ({"max_staleness": 1}, "max_staleness = 1.*-> max_staleness = 0"),
