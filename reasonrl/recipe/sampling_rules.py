@@ -11,7 +11,7 @@ from reasonrl.recipe.fields import Issue, Text
 
 AlarmName = Literal["ratio", "no_gradient", "equal_groups", "not_finite", "truncation", "acceptance"]
 ALARMS: tuple[str, ...] = get_args(AlarmName)
-AlarmNames = Annotated[tuple[Text, ...], BeforeValidator(lambda names: (names,) if names == "all" else names)]
+AlarmNames = Annotated[tuple[Text, ...], BeforeValidator(lambda names: (names,) if isinstance(names, str) else names)]
 
 DEFAULT_ROUNDS = 10
 DEFAULT_HINT_TEMPLATE = "{prompt}\n\nHint: {hint}"

@@ -36,6 +36,7 @@ NAMES = (
 )
 
 
+@pytest.mark.slow
 def test_two_ranks_take_the_prompts_of_one(tmp_path):
     """Three prompts of two samples on two ranks: every group of the middle lies on both."""
     settings = {
