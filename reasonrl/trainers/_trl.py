@@ -27,6 +27,7 @@ from reasonrl.data_tools.pictures import COLUMNS as PICTURE_COLUMNS
 from reasonrl.models.lm_head import LogprobReader
 from reasonrl.rewards.combining import joined
 from reasonrl.rollout.engine import Sample
+from reasonrl.trainers.checkpoint_names import LoadsByNames
 from reasonrl.trainers.zero import zero_stage
 
 #: Private names this file relies on, for the contract test.
@@ -79,7 +80,7 @@ class Scored:
     seconds: float
 
 
-class RolloutHooks(GRPOTrainer):
+class RolloutHooks(LoadsByNames, GRPOTrainer):
     """GRPOTrainer with its rollout opened up; the update is the subclass's own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

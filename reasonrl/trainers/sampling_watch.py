@@ -65,8 +65,9 @@ class SamplingWatch:
     ) -> None:
         rough = half or has_dropout(policy) or policy.dtype in (torch.bfloat16, torch.float16)
         usual = max(LIMIT_HALF if rough else LIMIT_FLOAT32, getattr(engine, "max_logprob_gap", 0.0))
-        if never := placeholder_ids(policy.config):
-            usual -= 2 * math.log1p(-len(never) / policy.config.get_text_config().vocab_size)
+        config: Any = policy.config
+        if never := placeholder_ids(config):
+            usual -= 2 * math.log1p(-len(never) / config.get_text_config().vocab_size)
         self.limit = limit if limit is not None else math.inf if corrected else usual
 
     def check(self, metrics: Mapping[str, Any], step: int) -> None:

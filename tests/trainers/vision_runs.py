@@ -12,21 +12,27 @@ import torch
 from datasets import Dataset
 from helpers import Run, even_share, ragged_engine
 
-from reasonrl.models import ScalarHeadModel
+from reasonrl.models import ScalarHeadModel, load_policy, load_processor
 from reasonrl.trainers.ppo import PPOTrainer
 from reasonrl.trainers.ppo_config import PPOConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rollout"))
-from vision_help import image_of, load_vision, small_qwen_vl
+from vision_help import image_of, wander
 
-LOADERS = {"llava": load_vision, "qwen2_5_vl": small_qwen_vl}
+SMALL = "hidden_size=64,intermediate_size=64,num_attention_heads=1,num_hidden_layers=1,vision_hidden_size=32"
+KINDS = {
+    "llava": f"tiny:llava:{SMALL},image_size=16",
+    "qwen2_5_vl": f"tiny:qwen2_5_vl:{SMALL},max_image_tokens=6",
+    "idefics3": f"tiny:idefics3:{SMALL},image_size=16,max_image_size=32",
+}
 _LOADED: dict[str, Any] = {}
 
 
 def load(kind: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """A fresh copy of a tiny vision-language model whose text wanders, and its processor."""
     if kind not in _LOADED:
-        _LOADED[kind] = LOADERS[kind]()
+        model, _ = load_policy(KINDS[kind])
+        _LOADED[kind] = wander(model), load_processor(KINDS[kind])
     model, processor = _LOADED[kind]
     return copy.deepcopy(model).to(dtype), processor
 
@@ -61,7 +67,7 @@ def critic_of(policy: Any, dtype: torch.dtype) -> ScalarHeadModel:
 
 
 def make_vision_run(
-    folder, kind="llava", data=None, dtype=torch.float32, rewards=(even_share,), stop=None, **settings
+    folder, kind="llava", data=None, dtype=torch.float32, rewards=(even_share,), stop=None, critic=None, **settings
 ) -> Run:
     """A PPO run on pictures that is ready to train; `settings` are PPOConfig's."""
     policy, processor = load(kind, dtype)
@@ -77,10 +83,14 @@ def make_vision_run(
         "reward_requires_stop": False,
         "gradient_checkpointing": False,
     }
+    if kind == "idefics3":
+        # Random weights this large make its image token likely, which no engine draws.
+        base["max_logprob_gap"] = 0.1
     args = PPOConfig(
         output_dir=str(folder), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, **{**base, **settings}
     )
-    critic = critic_of(policy, dtype) if args.advantage == "gae" else None
+    if args.advantage == "gae":
+        critic = critic or critic_of(policy, dtype)
     run = Run(
         trainer=None,  # type: ignore[arg-type]
         policy=policy,

@@ -41,6 +41,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
+    from reasonrl.trainers.checkpoint_names import LoadsByNames
     from reasonrl.trainers.picture_collator import PictureCollator
     from reasonrl.trainers.sft import SFTCallback
     from reasonrl.trainers.zero import layout_of, ready_for_deepspeed
@@ -64,7 +65,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         output, watch.line, context.should_stop, context.cpu_seconds, budget, config.save_total_limit
     )
     torch.manual_seed(context.seed)  # of an adapter's start
-    trainer = SFTTrainer(
+    trainer = type("SFTTrainer", (LoadsByNames, SFTTrainer), {})(
         model=model,
         args=_arguments(config, context, output, held_out is not None, pictured=reader is not None),
         train_dataset=Dataset.from_list(examples.rows),
