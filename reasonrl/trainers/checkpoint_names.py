@@ -56,7 +56,7 @@ class LoadsByNames(Base):
 
     def _load_best_model(self) -> None:
         own, best = self.accelerator.unwrap_model(self.model), self.state.best_model_checkpoint
-        if best is not None and has_other_names(own, best):
+        if best is not None and not self.is_deepspeed_enabled and has_other_names(own, best):
             load_by_names(own, best)
         else:
             super()._load_best_model()
