@@ -31,6 +31,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from reasonrl.models import build_tokenizer
+from reasonrl.models.packing import enable_packing
 from reasonrl.trainers.batch import RolloutBatch
 from reasonrl.trainers.ppo import PPOTrainer
 from reasonrl.trainers.ppo_config import PPOConfig
@@ -66,6 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--median", type=int, default=128, help="of the responses, tokens")
     parser.add_argument("--longest", type=int, default=1024, help="response, tokens")
     parser.add_argument("--budget", type=int, default=2048, help="tokens of a micro-batch")
+    parser.add_argument("--skip-trl", action="store_true", help="leave TRL out, which takes most of the time")
     parser.add_argument("--trl-batch", type=int, default=0, help="TRL's per_device_train_batch_size; 0: its fastest")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of the GPU, dense bf16 (H100 and H200: 989)")
     return parser.parse_args()
@@ -289,18 +291,21 @@ def main() -> None:
         padded = Ours(copy.deepcopy(model), tokenizer, options, out, packed=False)
         theirs = Theirs(copy.deepcopy(model), tokenizer, options, out)
     bare = Bare(copy.deepcopy(model), ours)
+    if enable_packing(bare.model) is not None:
+        raise SystemExit("the model cannot be packed")
     arms: dict[str, Arm] = {"ours": ours, "padded": padded, "TRL": theirs, "bare": bare}
     real, longest = sum(lengths) + PROMPT * len(lengths), PROMPT + max(lengths)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{options.size}: {size:.1f} M parameters, {device.type}, {model.config._attn_implementation}")
-    print(
-        f"{len(lengths)} sequences, {real:,} tokens, {longest * len(lengths) / real:.2f} x that when padded to {longest}"
-    )
+    print(f"{len(lengths)} sequences, {real:,} tokens; {longest * len(lengths) / real:.2f} x if padded to {longest}")
     micro = [len(arm.trainer.update.plan(data[0], range(len(lengths)))) for arm in (ours, padded)]
     print(f"{micro[0]} packed rows or {micro[1]} padded micro-batches of at most {options.budget} tokens")
-    fastest_batch(theirs, options, data)
+    if options.skip_trl:
+        del arms["TRL"]
+    else:
+        fastest_batch(theirs, options, data)
     reference = gradient_of(padded, *data)
-    for name in ("ours", "TRL", "bare"):
+    for name in [name for name in arms if name != "padded"]:
         gap = float((gradient_of(arms[name], *data) - reference).norm() / reference.norm())
         print(f"gradient of {name} against padded: relative {gap:.1e}")
     times: dict[str, list[float]] = {name: [] for name in arms}
@@ -313,11 +318,9 @@ def main() -> None:
             share = flops_of(model, lengths) / statistics.median(of_arm) / options.peak_tflops / 1e12
             line += f", MFU {share:.1%}"
         print(line)
-    for other, note in (
-        ("TRL", f" (bar 0.40), TRL with {theirs.rows} sequences a micro-batch"),
-        ("bare", " (bar 1.20)"),
-        ("padded", ""),
-    ):
+    notes = {"TRL": f" (bar 0.40), TRL with {theirs.rows} sequences a micro-batch", "bare": " (bar 1.20)", "padded": ""}
+    for other in [name for name in notes if name in arms]:
+        note = notes[other]
         ratios = [a / b for a, b in zip(times["ours"], times[other], strict=True)]
         print(f"ours / {other}: {quartiles(ratios)}{note}")
 
