@@ -28,10 +28,12 @@ def count_parameters(config: Any, lora: Lora | None) -> Parameters:
     """Of the language model of a transformers config, with an adapter in it or trained whole; nothing is allocated."""
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        text = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        model = (AutoModelForCausalLM if text else AutoModelForImageTextToText).from_config(config)
         if lora is not None:
             model = get_peft_model(model, lora.peft_config())
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]

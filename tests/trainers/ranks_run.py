@@ -26,9 +26,12 @@ def some(completions, completion_ids, **columns):
 
 
 def plant(fault):
-    """Break one thing: the policy's gradients go the way of accelerate, which steps whenever it is told to add up."""
-    if fault == "a step at every micro-batch":
-        update.backward = lambda accelerator, model, loss: accelerator.backward(loss)
+    """Break one thing: what the second rank found for the policy is lost."""
+    if fault == "a rank is lost":
+        plain = update.backward
+        update.backward = lambda accelerator, model, loss: plain(
+            accelerator, model, loss * (accelerator.process_index == 0)
+        )
 
 
 def main():
