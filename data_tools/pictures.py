@@ -101,7 +101,8 @@ def with_pictures(
     """A conversation in parts, as processors take it, with a place for every picture.
 
     `<image>` in a user's text is the place of the next picture, `<image2>` that of the second one (where it is named
-    first). Where no text has such a mark, the pictures stand before the first user's text.
+    first; a word where there is no second one, as in MATH-Vision, whose picture may show several). Where no text has such
+    a mark, the pictures stand before the first user's text.
 
     Args:
         messages: `{"role", "content"}`, contents as text or in parts; image parts are places too.
@@ -126,7 +127,7 @@ def with_pictures(
                 parts.append({"type": "image"})
                 order.append(len(order))
             elif marked and message["role"] == "user":
-                parts += _split(str(part.get("text", "")), order)
+                parts += _split(str(part.get("text", "")), order, len(pictures))
             else:
                 parts.append(dict(part))
         if pictures and message["role"] == "user" and not (order or marked or placed):
@@ -145,13 +146,13 @@ def _parts(content: Any) -> list[Mapping[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
-def _split(text: str, order: list[int]) -> Iterable[dict[str, Any]]:
+def _split(text: str, order: list[int], count: int) -> Iterable[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     start = 0
     for match in _MARK.finditer(text):
         place = int(match.group(1)) - 1 if match.group(1) else len(order)
-        if place in order:
-            continue  # named again: it stays a word
+        if place in order or (match.group(1) and place >= count):
+            continue  # named again, or part of a picture that shows several: it stays a word
         if text[start : match.start()]:
             parts.append({"type": "text", "text": text[start : match.start()]})
         parts.append({"type": "image"})

@@ -15,6 +15,7 @@ from helpers import movement_gap
 from PIL import Image
 from vision_runs import KINDS, critic_of, image_of, load, make_vision_run, png, rows
 
+from reasonrl.data_tools.pictures import with_pictures
 from reasonrl.errors import DataError, ModelError
 from reasonrl.models import ScalarHeadModel, load_policy, tiny_path
 from reasonrl.trainers import row_prompts as row_prompts_module
@@ -248,6 +249,18 @@ def test_a_text_model_refuses_pictures_and_a_text_critic_too(tmp_path):
     critic = ScalarHeadModel(text.model)
     with pytest.raises(ModelError, match=r"critic_model: a ScalarHeadModel cannot read row row0"):
         make_vision_run(tmp_path, critic=critic)
+
+
+def test_marks_say_where_pictures_stand():
+    def form(text, pictures):
+        (turn,), ordered = with_pictures([{"role": "user", "content": text}], pictures)
+        return "".join("*" if part["type"] == "image" else part["text"] for part in turn["content"]), ordered
+
+    assert form("what?", ["a", "b"]) == ("**what?", ["a", "b"])
+    assert form("x <image> y <image> z", ["a", "b"]) == ("x * y * z", ["a", "b"])
+    assert form("<image2> after <image1>, <image2>", ["a", "b"]) == ("* after *, <image2>", ["b", "a"])
+    assert form("<image1> shows <image2> and <image3>", ["a"]) == ("* shows <image2> and <image3>", ["a"])
+    assert form("<image> is a word", []) == ("<image> is a word", [])
 
 
 @pytest.mark.parametrize(
