@@ -100,9 +100,9 @@ def with_pictures(
 ) -> tuple[list[Message], list[Any]]:
     """A conversation in parts, as processors take it, with a place for every picture.
 
-    `<image>` in a user's text is the place of the next picture, `<image2>` that of the second one (where it is named
-    first; a word where there is no second one, as in MATH-Vision, whose picture may show several). Where no text has such
-    a mark, the pictures stand before the first user's text.
+    `<image>` in a user's text is the place of the next picture, `<image2>` that of the second one: where it is named
+    first, and a word where there is no second one, as in MATH-Vision, whose picture may show several. Where no text
+    has such a mark, the pictures stand before the first user's text.
 
     Args:
         messages: `{"role", "content"}`, contents as text or in parts; image parts are places too.
