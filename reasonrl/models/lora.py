@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from reasonrl.errors import ModelError
-from reasonrl.rollout.weights import checkpoint_weights, full, whole
+from reasonrl.models.weights import checkpoint_weights, full, whole
 
 BASE_PREFIX = "base_model.model."
 

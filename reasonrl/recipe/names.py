@@ -50,7 +50,7 @@ REWARDS: dict[str, frozenset[str]] = {
     "boxes": _SPATIAL | {"layout"},
     "points": _SPATIAL,
     "stop": frozenset({"eos_token_ids", "max_tokens"}),
-    "gate": frozenset({"parts"}),
+    "gate": frozenset({"parts", "begin_all"}),
     "route": frozenset({"rewards", "column", "default"}),
     "llm_verifier": _JUDGE | {"vote_rule", "gold", "reject_unsupported", "rule_first"},
     "pairwise": _JUDGE | {"reference", "scale", "length_penalty", "length_tolerance", "flags"},

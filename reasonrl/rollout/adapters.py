@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from reasonrl.errors import ModelError
-from reasonrl.rollout.weights import PEFT_PREFIX, checkpoint_weights, full, no_plain_delta, plain_name, whole
+from reasonrl.models.weights import PEFT_PREFIX, checkpoint_weights, full, no_plain_delta, plain_name, whole
 
 #: How a LoRA policy goes over: merged into whole weights at every step, or the base once and then the adapter alone.
 LoraTransfer = Literal["merge", "adapter"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
+from reasonrl.models.weights import checkpoint_names, checkpoint_weights
 from reasonrl.rollout.adapters import (
     ADAPTER_MARK,
     LoraTransfer,
@@ -21,7 +22,6 @@ from reasonrl.rollout.adapters import (
 )
 from reasonrl.rollout.servers_weights import WeightFolders, require_names, write_weights
 from reasonrl.rollout.vllm_start import write_skeleton
-from reasonrl.rollout.weights import checkpoint_names, checkpoint_weights
 
 if TYPE_CHECKING:
     import torch

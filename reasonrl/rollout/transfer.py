@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from reasonrl.models.weights import checkpoint_weights
 from reasonrl.rollout.engine import RolloutEngine
-from reasonrl.rollout.weights import checkpoint_weights
 
 
 @dataclass(frozen=True)

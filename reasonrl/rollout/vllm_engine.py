@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reasonrl.errors import ModelError
+from reasonrl.models.weights import checkpoint_names, checkpoint_weights
 from reasonrl.rollout.adapters import (
     LoraTransfer,
     Parts,
@@ -49,7 +50,6 @@ from reasonrl.rollout.vllm_start import (
     stop_engine,
     write_skeleton,
 )
-from reasonrl.rollout.weights import checkpoint_names, checkpoint_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -199,7 +199,7 @@ class PromptPool:
     # --- rounds ---
 
     def _start(self, step: int) -> None:
-        self._step = step
+        self._number = step
         self._groups: list[Group] = []
         self._unhinted: list[Group] = []
         self._held: dict[int, Held] = {}
@@ -245,7 +245,7 @@ class PromptPool:
         # Calls of rewards want equal shares: the last ranks fill up with the last sample, which counts once.
         places = [min(place, count - 1) for place in range(start, start + share)]
         rows = [self._row(*prompts[place // size]) for place in places]
-        samples = self.trainer.draw_rows(self._step, rows, [first + place for place in places])
+        samples = self.trainer.draw_rows(self._number, rows, [first + place for place in places])
         scored = self.trainer.score(rows, samples)
         self._seconds += scored.seconds
         if not rows[0]["hinted"]:
@@ -329,7 +329,7 @@ class PromptPool:
     def _unpack(self, place: int, group: Group, packed: dict[str, Any]) -> Held:
         # Row and request follow from the place; pictures need not travel.
         row = self._row(group.row, group.hinted)
-        request = self.trainer.order_of(self._step, [row], [place]).requests[0]
+        request = self.trainer.order_of(self._number, [row], [place]).requests[0]
         return Held(row, Sample(request=request, **packed["sample"]), packed["rewards"], packed["columns"])
 
 

@@ -263,9 +263,7 @@ COMBINATIONS = [
         problems=2,
     ),
     line("a critic's lambda without a critic", "lam_value: 1.0\n    advantage: reinforce_pp", "lam_value: is 1.0"),
-    line(
-        "two lambdas of the policy", "lam_horizon_fraction: 0.05\n    lam: 0.9", "@24", "lam: is 0.9", "use one of both"
-    ),
+    line("two lambdas of the policy", "lam: 0.9\n    lam_horizon_fraction: 0.05", "lam: is 0.9", "use one of both"),
     line("a horizon beyond the response", "lam_horizon_fraction: 2", "is 2; allowed: a number of at most 1"),
     line("an alien lambda", "lam_critic: 1.0", "did you mean 'lam_value'?"),
     line(

@@ -49,9 +49,10 @@ def test_which_fields_are_what():
         "tokens_per_microbatch",
         "padding_free",
         "log_completions_steps",
+        "stop_on",
     }
     assert marked(PPOStage, FieldClass.EXTENSIBLE) == {"max_steps"}
-    assert marked(LaunchConfig, FieldClass.OPERATIONAL) == {"num_processes"}
+    assert marked(LaunchConfig, FieldClass.OPERATIONAL) == {"num_processes", "deepspeed"}
     assert marked(RolloutConfig, FieldClass.IDENTITY) == {"engine", "dtype"}
     assert marked(RolloutConfig, FieldClass.EXTENSIBLE) == set()
 

@@ -15,9 +15,9 @@ from peft import LoraConfig, get_peft_model
 sys.path.insert(0, str(Path(__file__).parent))
 from vllm_help import small_policy
 
+from reasonrl.models.weights import checkpoint_weights
 from reasonrl.rollout.adapters import adapter_weights, base_weights
 from reasonrl.rollout.transformers_copy import TransformersCopyEngine
-from reasonrl.rollout.weights import checkpoint_weights
 
 
 def policy(adapter: bool):

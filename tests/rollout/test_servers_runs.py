@@ -29,9 +29,9 @@ from vllm_help import requests_of, small_policy, worst_gap
 
 from reasonrl.errors import ModelError
 from reasonrl.models import load_policy, resolve_model
+from reasonrl.models.weights import checkpoint_weights
 from reasonrl.rollout import SamplingParams, build_engine
 from reasonrl.rollout.transformers_engine import TransformersEngine
-from reasonrl.rollout.weights import checkpoint_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from reasonrl.errors import ModelError
+from reasonrl.models.weights import checkpoint_weights
 from reasonrl.rollout import SamplingParams, build_engine
 from reasonrl.rollout.agreement import LIMIT_FLOAT32, gap_between, reading_ids, teacher_forced
 from reasonrl.rollout.transformers_engine import TransformersEngine
-from reasonrl.rollout.weights import checkpoint_weights
 
 pytest.importorskip("vllm", reason="vLLM is not installed (docs/servers.md)", exc_type=ImportError)
 sys.path.insert(0, str(Path(__file__).parent))

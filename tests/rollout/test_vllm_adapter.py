@@ -12,9 +12,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from reasonrl.errors import ModelError
+from reasonrl.models.weights import checkpoint_weights
 from reasonrl.rollout import SamplingParams, build_engine
 from reasonrl.rollout.transfer import hand_over
-from reasonrl.rollout.weights import checkpoint_weights
 
 pytest.importorskip("vllm", reason="vLLM is not installed (docs/rollout.md, vLLM on CPU)", exc_type=ImportError)
 sys.path.insert(0, str(Path(__file__).parent))

@@ -397,7 +397,7 @@ def test_a_copy_takes_all_weights_or_none():
     from helpers import TINY
 
     from reasonrl.models import load_policy
-    from reasonrl.rollout.weights import checkpoint_weights
+    from reasonrl.models.weights import checkpoint_weights
 
     policy, tokenizer = load_policy(TINY)
     engine = build_engine("transformers", policy, tokenizer, own_copy=True)

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 
 from reasonrl.errors import ModelError
 from reasonrl.models import load_policy
+from reasonrl.models.weights import checkpoint_names, checkpoint_weights
 from reasonrl.rollout.agreement import gap_between, reading_ids, require_agreement, teacher_forced
-from reasonrl.rollout.weights import checkpoint_names, checkpoint_weights
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
