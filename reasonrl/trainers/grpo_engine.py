@@ -6,14 +6,14 @@ engine of ours, so that TRL's step, its importance-sampling correction and its m
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from reasonrl.errors import ModelError
 from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transfer import hand_over
+from reasonrl.trainers.recompute import checkpointing
 
 
 class EngineBackend:
@@ -59,7 +59,7 @@ class EngineBackend:
         ]
         self._calls += 1
         params = SamplingParams(trainer.max_completion_length, trainer.temperature, trainer.top_p)
-        with profiler, self._for_inference():
+        with profiler, checkpointing(self._policy(), self.trainer.args, on=False):
             drawn: dict[str, Sample] = {sample.request.id: sample for sample in self.engine.stream(requests, params)}
         if len(drawn) < len(requests):
             raise ModelError(f"rollout: the engine gave {len(drawn)} samples for {len(requests)} requests")
@@ -73,19 +73,6 @@ class EngineBackend:
 
     def _policy(self) -> Any:
         return self.trainer.accelerator.unwrap_model(self.trainer.model)
-
-    @contextlib.contextmanager
-    def _for_inference(self) -> Iterator[None]:
-        """Gradient checkpointing off where it is on: it cannot keep a key-value cache."""
-        policy = self._policy()
-        if not policy.is_gradient_checkpointing:
-            yield
-            return
-        policy.gradient_checkpointing_disable()
-        try:
-            yield
-        finally:
-            policy.gradient_checkpointing_enable(self.trainer.args.gradient_checkpointing_kwargs)
 
 
 def use_engine(trainer: Any, engine: RolloutEngine) -> EngineBackend:

@@ -34,6 +34,7 @@ from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.pool import PromptPool
 from reasonrl.trainers.ppo_callbacks import CriticCallback, StepCallback
 from reasonrl.trainers.ppo_config import PPOConfig
+from reasonrl.trainers.recompute import checkpointing
 from reasonrl.trainers.row_prompts import PromptRenderer, RowPrompts
 from reasonrl.trainers.run_lengths import RunLengths
 from reasonrl.trainers.sampler import PromptStream
@@ -113,6 +114,23 @@ class PPOTrainer(RolloutHooks):
         self.args: PPOConfig
         refuse_fsdp(self.accelerator)
         self.prompts.complete(self.processing_class)
+        self._build(critic, engine)
+        self.early = EarlyRewards(reward_funcs)
+        self.streamed: StreamedStep | None = None
+        if args.train_while_generating:
+            check_streaming(self)
+        self.pool = PromptPool(self) if args.dynamic_sampling or args.hint_column is not None else None
+        self.health = Health(args.stop_on, on_alarm if self.accelerator.is_main_process else None)
+        self.step_metrics: dict[str, Any] = {}
+        self.resume_path: Path | None = None
+        self.keep_checkpoints = keep_checkpoints
+        self._on_completions = on_completions
+        self.add_callback(StepCallback(self, on_metrics or (lambda metrics: None), should_stop or (lambda: False)))
+        self.add_callback(CriticCallback(self))
+
+    def _build(self, critic: ScalarHeadModel | None, engine: RolloutEngine | None) -> None:
+        """What draws and what trains, over the prepared policy."""
+        args = self.args
         self.critic = CriticEngine(critic, args, self.accelerator) if critic is not None else None
         self.engine = engine or TransformersEngine(
             self.accelerator.unwrap_model(self.model), self.prompts.tokenizer, processor=self.prompts.processor
@@ -143,18 +161,6 @@ class PPOTrainer(RolloutHooks):
             self.meter,
             self.prompts.tokenizer.pad_token_id,
         )
-        self.early = EarlyRewards(reward_funcs)
-        self.streamed: StreamedStep | None = None
-        if args.train_while_generating:
-            check_streaming(self)
-        self.pool = PromptPool(self) if args.dynamic_sampling or args.hint_column is not None else None
-        self.health = Health(args.stop_on, on_alarm if self.accelerator.is_main_process else None)
-        self.step_metrics: dict[str, Any] = {}
-        self.resume_path: Path | None = None
-        self.keep_checkpoints = keep_checkpoints
-        self._on_completions = on_completions
-        self.add_callback(StepCallback(self, on_metrics or (lambda metrics: None), should_stop or (lambda: False)))
-        self.add_callback(CriticCallback(self))
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint` is a checkpoint folder of this trainer, or True for the latest whole one."""
@@ -322,16 +328,9 @@ class PPOTrainer(RolloutHooks):
         """The policy ready to decode, where the engine draws with it; gradient checkpointing can keep no key-value
         cache.
         """
-        policy = self.accelerator.unwrap_model(self.model)
-        if self.args.gradient_checkpointing:
-            policy.gradient_checkpointing_disable()
-        try:
-            with self.gathered(self.model_wrapped) if self._engine_is_policy() else contextlib.nullcontext():
-                yield
-        finally:
-            if self.args.gradient_checkpointing:
-                kwargs = self.args.gradient_checkpointing_kwargs
-                policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+        gathered = self.gathered(self.model_wrapped) if self._engine_is_policy() else contextlib.nullcontext()
+        with checkpointing(self.accelerator.unwrap_model(self.model), self.args, on=False), gathered:
+            yield
 
     def _reference_logprobs(self, model: torch.nn.Module, batch: RolloutBatch) -> torch.Tensor | None:
         if self.args.beta == 0.0:

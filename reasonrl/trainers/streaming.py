@@ -33,6 +33,7 @@ from reasonrl.trainers._trl import Scored, as_completion
 from reasonrl.trainers.batch import RolloutBatch, batch_of_samples
 from reasonrl.trainers.loss_masks import reads_engine_ratio
 from reasonrl.trainers.loss_terms import Counts, local_counts, loss_weights
+from reasonrl.trainers.recompute import checkpointing
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import POLICY_SUMS
 
@@ -184,14 +185,10 @@ class StreamedStep:
         policy, args = self.policy, self.trainer.args
         was_training = policy.training
         policy.train()
-        if args.gradient_checkpointing:
-            policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with checkpointing(policy, args, on=True), torch.inference_mode(False), torch.enable_grad():
                 yield
         finally:
-            if args.gradient_checkpointing:
-                policy.gradient_checkpointing_disable()
             policy.train(was_training)
 
     # --- rewards ---
