@@ -230,7 +230,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
     for settings, message in [
         ({"actor_steps": 3}, "actor_steps = 3 does not divide"),
         ({"critic_steps": 5}, "critic_steps = 5 does not divide"),
-        ({"advantage": "group", "num_generations": 1}, "num_generations = 1"),
+        ({"advantage": "group", "num_generations": 1}, "num_generations is 1"),
         ({"gamma": 1.5}, "both must lie in"),
     ]:
         with pytest.raises(ValueError, match=message):
