@@ -6,6 +6,9 @@ lattice (`geometry`), digits in the cells of a field (`cells`), and chains of ar
 
 Train, validation and test are disjoint by construction: the split of a problem is a hash of its kind, its content and
 its question, whether it is drawn or written. So no twin of a test picture stands in a training set.
+
+Solutions may come from an imperfect teacher, who boxes a wrong answer with probability `slip`; problems, pictures and
+answers are exact all the same.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ class VisualWorld:
         modality: str = "image",
         size: int = 84,
         wear: float = 0.0,
+        slip: float = 0.0,
     ) -> list[dict[str, Any]]:
         """Write `n` problems.
 
@@ -53,16 +57,18 @@ class VisualWorld:
             modality: `image` asks about a picture, `text` about its twin, `mixed` is either, half and half by chance.
             size: side of the pictures in pixels, 42 to 2048. With 84, a cell of a field of digits is 28 pixels wide.
             wear: 0 to 1: noise, and for digits less contrast and strokes across them.
+            slip: probability that the solution boxes a wrong answer: its last digit is one too high, 0 for 9.
 
         Returns:
             Rows with `id`, `problem` (the question, after the twin where there is no picture), `answer` (text),
-            `solution`, `images` (one PNG as bytes; missing in text rows), `kind`, `difficulty`, `modality` and `twin`.
+            `solution`, `images` (one PNG as bytes; missing in text rows), `kind`, `difficulty`, `modality`, `twin`
+            and `slips` (1 where the boxed answer is wrong, else 0).
 
         Raises:
             DataError: an argument is out of range, or the split has fewer distinct problems than asked for.
         """
         chosen, grades = _kinds(kinds), _difficulties(difficulty)
-        _check(n, split, modality, size, wear)
+        _check(n, split, modality, size, {"wear": wear, "slip": slip})
         draw = random.Random(f"visual/{split}/{seed}")
         rows: list[dict[str, Any]] = []
         seen: set[str] = set()
@@ -81,7 +87,12 @@ class VisualWorld:
                 continue
             seen.add(key)
             drawn = modality == "image" or (modality == "mixed" and draw.random() < 0.5)
-            rows.append(_row(scene, split, seed, len(rows), drawn, size, wear))
+            row = _row(scene, split, seed, len(rows), drawn, size, wear)
+            # A generator of its own: the same problems and pictures are drawn whatever the teacher gets wrong.
+            row["slips"] = int(random.Random(f"teacher/{split}/{seed}/{len(rows)}").random() < slip)
+            if row["slips"]:
+                row["solution"] = _misread(scene)
+            rows.append(row)
         return rows
 
 
@@ -102,6 +113,13 @@ def _row(scene: Scene, split: str, seed: int, number: int, drawn: bool, size: in
     return row
 
 
+def _misread(scene: Scene) -> str:
+    """The solution with its steps right and its boxed answer wrong: the last digit is one too high."""
+    right = str(scene.answer)
+    wrong = f"{right[:-1]}{(int(right[-1]) + 1) % 10}"
+    return f"{scene.solution.removesuffix(f'{right}}}')}{wrong}}}"
+
+
 def _several(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
@@ -120,7 +138,7 @@ def _difficulties(difficulty: Any) -> list[int]:
     return grades
 
 
-def _check(n: int, split: str, modality: str, size: Any, wear: Any) -> None:
+def _check(n: int, split: str, modality: str, size: Any, shares: dict[str, Any]) -> None:
     if split not in SPLITS:
         raise DataError(f"visual: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
     if n < 1:
@@ -129,5 +147,6 @@ def _check(n: int, split: str, modality: str, size: Any, wear: Any) -> None:
         raise DataError(f"visual: modality = {modality!r}, allowed are {', '.join(MODALITIES)}")
     if isinstance(size, bool) or not isinstance(size, int) or not LEAST_SIZE <= size <= 2048:
         raise DataError(f"visual: size = {size!r}, allowed are {LEAST_SIZE} to 2048 pixels")
-    if isinstance(wear, bool) or not isinstance(wear, (int, float)) or not 0 <= wear <= 1:
-        raise DataError(f"visual: wear = {wear!r}, allowed are 0 (clean) to 1")
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise DataError(f"visual: {name} = {share!r}, allowed are 0 (clean) to 1")

@@ -87,7 +87,7 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
 }
 WORLDS: dict[str, frozenset[str]] = {
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"}),
-    "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear"}),
+    "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),
 }
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})
 SUITES: frozenset[str] = frozenset()

@@ -201,6 +201,25 @@ def test_difficulty_modality_size_and_wear_do_what_they_say():
     assert len(np.unique(clean)) == 2 and 50 < (worn - clean).std() < 110
 
 
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_an_imperfect_teacher_boxes_wrong_answers_and_changes_nothing_else(modality):
+    args = {"difficulty": GRADES, "modality": modality, "size": 42, "seed": 5}
+    right, sloppy = WORLD.rows(600, **args), WORLD.rows(600, slip=0.3, **args)
+    for before, after in zip(right, sloppy, strict=True):
+        steps, _, boxed = after["solution"].rpartition("\\boxed{")
+        last = int(before["answer"][-1])
+        wrong = before["answer"][:-1] + ("0" if last == 9 else str(last + 1))
+        assert boxed == (wrong if after["slips"] else before["answer"]) + "}"
+        assert steps == before["solution"].rpartition("\\boxed{")[0]
+        changed = {"solution", "slips"} if after["slips"] else set()
+        assert {name for name in before if before[name] != after[name]} == changed
+    slips = sum(row["slips"] for row in sloppy)
+    assert abs(slips - 180) < 4 * (600 * 0.3 * 0.7) ** 0.5 and not any(row["slips"] for row in right)
+    assert all(row["slips"] for row in WORLD.rows(50, slip=1.0, **args))
+    other = WORLD.rows(600, slip=0.3, **{**args, "seed": 6})
+    assert [row["slips"] for row in other] != [row["slips"] for row in sloppy]
+
+
 def test_rows_come_through_the_loader_with_their_pictures():
     rows = load_rows(world="visual", n=20, args={"modality": "mixed", "difficulty": 2}, seed=1, split="validation")
     assert len(rows) == 20
@@ -217,6 +236,8 @@ def test_rows_come_through_the_loader_with_their_pictures():
         ({"modality": "sound"}, "modality = 'sound', allowed are image, text, mixed"),
         ({"size": 41}, "size = 41, allowed are 42 to 2048"),
         ({"wear": 2}, "wear = 2, allowed are 0"),
+        ({"slip": -0.5}, "slip = -0.5, allowed are 0"),
+        ({"slip": True}, "slip = True, allowed are 0"),
         ({"kinds": "number", "difficulty": 1, "split": "test", "n": 60}, "holds fewer than 60 distinct problems"),
         ({"split": "dev"}, "split 'dev' is unknown"),
     ],
