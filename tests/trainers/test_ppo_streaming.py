@@ -14,7 +14,7 @@ from reasonrl.rewards import get_reward
 from reasonrl.rewards.pool import close_shared_pools, shared_pool
 from reasonrl.rollout.engine import Sample
 from reasonrl.rollout.length_bias import length_bias
-from reasonrl.trainers import streaming
+from reasonrl.trainers import loss_terms, streaming
 from reasonrl.trainers.ppo_config import PPOConfig
 
 STREAMED = {
@@ -140,13 +140,13 @@ def says_the_same(run, plain):
 
 def count_so_far(monkeypatch):
     """Each micro-batch weighs by the number of tokens that have come, as if there were no others."""
-    weigh, seen = streaming.token_weights, []
+    weigh, seen = loss_terms.token_weights, []
 
     def weights(mask, **settings):
         seen.append(float(mask.sum()))
         return weigh(mask, **{**settings, "total_tokens": sum(seen)})
 
-    monkeypatch.setattr(streaming, "token_weights", weights)
+    monkeypatch.setattr(loss_terms, "token_weights", weights)
     monkeypatch.setattr(streaming, "counted_by", lambda *counts: 1.0)
 
 
@@ -365,7 +365,7 @@ def trained_lengths(tmp_path, while_generating):
     trained, original = [], run.trainer.update.policy_micro_batch
 
     def note(model, batch, targets, micro, weights):
-        trained.extend(int((weights[row] > 0).sum()) for row in micro.rows)
+        trained.extend(int((weights.policy[row] > 0).sum()) for row in micro.rows)
         return original(model, batch, targets, micro, weights)
 
     run.trainer.update.policy_micro_batch = note

@@ -231,7 +231,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
         ({"actor_steps": 3}, "actor_steps = 3 does not divide"),
         ({"critic_steps": 5}, "critic_steps = 5 does not divide"),
         ({"advantage": "group", "num_generations": 1}, "num_generations is 1"),
-        ({"gamma": 1.5}, "both must lie in"),
+        ({"gamma": 1.5}, "gamma is 1.5; allowed: 0 to 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             PPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, prompts_per_step=4, **settings)

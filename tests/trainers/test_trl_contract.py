@@ -77,7 +77,7 @@ def test_the_list_of_private_names_is_complete_and_no_other_file_uses_one(run):
 #: What our classes override on purpose.
 OVERRIDDEN = {"_calculate_rewards", "_get_train_sampler", "training_step", "train", "evaluate"}
 #: Attributes of TRL's and transformers' trainers that ours set on purpose.
-REASSIGNED = {"args", "beta", "num_iterations", "control"}
+REASSIGNED = {"args", "beta", "num_iterations", "control", "mask_truncated_completions"}
 
 
 def test_our_names_do_not_shadow_names_of_trl_by_accident(tmp_path):
