@@ -21,26 +21,14 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.endpoints.loop import BackgroundLoop, background_loop
 from reasonrl.errors import ModelError
 from reasonrl.rollout.adapters import LoraTransfer, adapter_room
-from reasonrl.rollout.agreement import (
-    LIMIT_FLOAT32,
-    LIMIT_HALF,
-    Gap,
-    reading_ids,
-)
+from reasonrl.rollout.agreement import LIMIT_FLOAT32, LIMIT_HALF, Gap, reading_ids
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
 from reasonrl.rollout.request_rules import refuse_requests
-from reasonrl.rollout.servers_checks import (
-    key_of,
-    refuse_far_servers,
-    refuse_images,
-    require_loaders,
-    root_of,
-    sample_of,
-    warn_of_open_doors,
-)
+from reasonrl.rollout.servers_checks import check_given, key_of, refuse_far_servers, root_of, sample_of
 from reasonrl.rollout.servers_drawing import Arrival, Drawing, Expectation, next_arrival
 from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Limits, ServerApi
+from reasonrl.rollout.servers_images import Outgoing, Pictures
 from reasonrl.rollout.servers_logprobs import reading_of, require_agreement_of_all, require_processed
 from reasonrl.rollout.servers_outbox import Outbox
 from reasonrl.rollout.servers_prefix import PrefixWatch
@@ -48,7 +36,7 @@ from reasonrl.rollout.servers_process import VLLM, ServerProcess
 from reasonrl.rollout.servers_ranks import Board, Ranks, combined
 from reasonrl.rollout.servers_start import default_options, finish, plan_processes
 from reasonrl.rollout.servers_state import Reading, Server, figures_of, in_words
-from reasonrl.rollout.servers_weights import WeightFolders, bytes_of, read_weights
+from reasonrl.rollout.servers_weights import WeightFolders, bytes_of
 from reasonrl.rollout.stamps import now
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of
@@ -91,6 +79,7 @@ class ServersEngine:
         lora: how a LoRA policy goes over: `merge` sends merged weights at every step; `adapter` the base once, then the
             adapter alone. Servers at `urls` need `--enable-lora` for it.
         max_lora_rank: room for the adapter, where the policy gets its LoRA layers after the engine is built.
+        processor: a vision-language model's, of transformers; needed for such a model.
         limits: time limits and retries.
         command: program and first arguments of a server, in place of `python -m vllm.entrypoints.openai.api_server`.
         trust_remote_code: run code that the checkpoint ships.
@@ -118,6 +107,7 @@ class ServersEngine:
         log_dir: str | None = None,
         lora: LoraTransfer = "merge",
         max_lora_rank: int | None = None,
+        processor: Any = None,
         limits: Limits | None = None,
         command: Sequence[str] = VLLM,
         trust_remote_code: bool = False,
@@ -131,6 +121,7 @@ class ServersEngine:
         self.last_gap: Gap | None = None
         self.limits = limits or Limits()
         self._trainer, self._path = model, path
+        self._pictures = Pictures(model, path, processor, trust_remote_code=trust_remote_code)
         self._closed, self._streaming = False, False
         self._arrivals: queue.SimpleQueue[Arrival | BaseException | None] | None = None
         self._labels = (f"v{number}-{os.urandom(4).hex()}" for number in itertools.count())
@@ -155,13 +146,14 @@ class ServersEngine:
         needed, leads = 0 if model is None else bytes_of(model), self._ranks.leads
         self._folders = self._ranks.together(lambda: WeightFolders(weights_dir, needed) if leads else None)
         room = adapter_room(lora, model, max_lora_rank)
-        self._outbox = Outbox(model, self._folders, self._labels, lora)
+        self._outbox = Outbox(model, self._folders, self._labels, lora, processor)
         self._filled = model is None
         self._loop = background_loop()
         self._processes: list[ServerProcess] = []
         self._finish = weakref.finalize(self, finish, self._processes, self._folders)
         try:
             if start:
+                options |= self._pictures.options(model, path)
                 options |= {"max_num_seqs": batch_size, "trust_remote_code": trust_remote_code or None}
                 self._start(start, command, {**default_options(), **options, **room, "dtype": dtype}, log_dir)
             else:
@@ -185,8 +177,8 @@ class ServersEngine:
                 numbers, a server refuses a request, a sample failed too often, or no server could draw for too long.
         """
         self._require_open()
-        refuse_images(requests)
         refuse_requests(requests, params, self.max_model_len, "the servers hold")
+        outgoing = self._pictures.of(requests)
         if not self._filled:
             assert self._trainer is not None
             self.sync_weights(self.weights_of(self._trainer), self.weight_version)
@@ -199,7 +191,7 @@ class ServersEngine:
             if self._fleet.label is not None:
                 self._wait(self._fleet.check())
             self._wait(self._prefix.begin(self._fleet.able()))
-            work = self._loop.submit(self._draw(requests, params, arrivals))
+            work = self._loop.submit(self._draw(requests, params, arrivals, outgoing))
             while (arrival := next_arrival(arrivals, self._loop.thread, _LOOK)) is not None:
                 if isinstance(arrival, BaseException):
                     raise arrival
@@ -221,7 +213,7 @@ class ServersEngine:
     def held_weights(self) -> Iterator[tuple[str, torch.Tensor]] | None:
         """In the first process: what servers draw with, as `sync_weights` takes it; None where that is an adapter."""
         folder = self._fleet.folder
-        return None if folder is None or self._fleet.base else read_weights(sorted(folder.glob("*.safetensors")))
+        return None if folder is None or self._fleet.base else self._outbox.read(folder)
 
     def weights_of(self, policy: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """What `sync_weights` takes of a policy now: all weights, merged; with `lora="adapter"` the base, the first
@@ -348,9 +340,7 @@ class ServersEngine:
 
         def look() -> str:
             self._wait(self._fleet.begin())
-            if self._trainer is not None:
-                require_loaders(self._fleet.servers)
-            self._wait(warn_of_open_doors(self._fleet.servers))
+            self._wait(check_given(self._fleet.servers, self._trainer is not None, self._pictures.processor))
             self._wait(require_processed(self._fleet.servers, reading_ids(self.tokenizer), self.limits.stall))
             if self._path is not None:
                 self._wait(self._fleet.serve(self._path, next(self._labels)))
@@ -371,14 +361,18 @@ class ServersEngine:
         self._wait(self._fleet.begin())
 
     def _reading(self, version: int) -> Reading | None:
-        return reading_of(self._trainer, self.tokenizer, self.max_model_len, self.max_logprob_gap, version)
+        limits = self.max_model_len, self.max_logprob_gap
+        return reading_of(self._trainer, self.tokenizer, self._pictures, *limits, version)
 
     def _verify(self, reading: Reading | None) -> None:
         if reading is not None:
             self.last_gap = self._wait(require_agreement_of_all(self._fleet, reading))
 
-    async def _draw(self, requests: Sequence[Request], params: SamplingParams, out: queue.SimpleQueue[Any]) -> None:
-        mine = Drawing(self._fleet, requests, params, self.stop_ids, self._most_open, self._expectation, out)
+    async def _draw(
+        self, requests: Sequence[Request], params: SamplingParams, out: queue.SimpleQueue[Any], outgoing: Outgoing
+    ) -> None:
+        told = (self.stop_ids, self._most_open, self._expectation, out, outgoing)
+        mine = Drawing(self._fleet, requests, params, *told)
         self._drawing = mine
         try:
             await mine.run()

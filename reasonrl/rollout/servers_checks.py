@@ -10,23 +10,34 @@ from typing import Any
 
 from reasonrl.endpoints.config import is_local
 from reasonrl.errors import ModelError
-from reasonrl.rollout.engine import Request, Sample
+from reasonrl.rollout.engine import Sample
 from reasonrl.rollout.servers_barrier import find_loader
 from reasonrl.rollout.servers_drawing import Arrival
-from reasonrl.rollout.servers_http import ServerApi, ServerFault
+from reasonrl.rollout.servers_http import ServerApi, ServerFault, StatusFault, no_endpoint
+from reasonrl.rollout.servers_images import GENERATE
 from reasonrl.rollout.servers_state import Server
 
 _log = logging.getLogger(__name__)
 
 
-def refuse_images(requests: Sequence[Request]) -> None:
-    """Raises ModelError for requests with images."""
-    for request in requests:
-        if request.images:
-            raise ModelError(
-                f"rollout: request {request.id!r} has {len(request.images)} images, but servers are sent token ids"
-                " only -> use rollout.engine=vllm or rollout.engine=transformers (docs/images.md)"
-            )
+async def check_given(servers: Sequence[Server], trains: bool, processor: Any) -> None:
+    """What servers at `urls` lack for a policy in training, or for one that reads images; raises ModelError."""
+    if trains:
+        require_loaders(servers)
+    await require_endpoint(servers, processor)
+    await warn_of_open_doors(servers)
+
+
+async def require_endpoint(servers: Sequence[Server], processor: Any) -> None:
+    """Raises ModelError where the model reads images (it has a processor) and a server has no endpoint for them."""
+    for server in servers if processor is not None else ():
+        try:
+            await server.api.ask("GET", GENERATE, timeout=server.api.limits.probe)  # it takes POST only
+        except StatusFault as fault:
+            if fault.status == 404:
+                raise no_endpoint(server.api) from None
+        except ServerFault as fault:
+            raise ModelError(f"rollout: {server.name} does not answer: {fault} -> see its log") from None
 
 
 def refuse_far_servers(urls: Sequence[str]) -> None:

@@ -19,14 +19,17 @@ from typing import Any
 from reasonrl.errors import ModelError
 from reasonrl.rollout.dispatch import Call, EngineLoad, least_outstanding
 from reasonrl.rollout.engine import Request, SamplingParams, Stamp, longest_first
+from reasonrl.rollout.images import PromptKey
 from reasonrl.rollout.servers_fleet import Fleet
 from reasonrl.rollout.servers_http import Drawn, ServerFault, StatusFault, refusal
+from reasonrl.rollout.servers_images import Outgoing
 from reasonrl.rollout.servers_lanes import Lanes, dispatch_of
 from reasonrl.rollout.servers_state import OpenCall, Server
 from reasonrl.rollout.stamps import now
 
 #: Tokens that a server may gather before it sends them on: few enough to see what it still owes.
 STREAM_INTERVAL = 16
+_OF_TEXT = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 _LOOK = 1.0
 _NEWEST = 0.02
 
@@ -83,6 +86,7 @@ class Drawing:
         most_open: requests that one server is given at once.
         expectation: of lengths.
         out: where arrivals go, at last None, or the error that ended it.
+        outgoing: the requests' images, as they go out.
     """
 
     def __init__(
@@ -94,20 +98,21 @@ class Drawing:
         most_open: int,
         expectation: Expectation,
         out: queue.SimpleQueue[Arrival | BaseException | None],
+        outgoing: Outgoing,
     ) -> None:
         self.fleet, self.params, self.most_open, self.expectation, self.out = fleet, params, most_open, expectation, out
         self.wake = asyncio.Event()
-        self._body = _body(params, stop_ids)
+        self._sampling, self._outgoing = _sampling(params, stop_ids, outgoing.never), outgoing
         self._waiting, self._lanes = deque[_Wanted](), self._lanes_of(requests)
         if self._lanes is None:
             # Requests of one prompt side by side, in the order in which prompts first come.
-            groups: dict[tuple[int, ...], list[_Wanted]] = {}
+            groups: dict[PromptKey, list[_Wanted]] = {}
             for request in longest_first(requests):
-                groups.setdefault(request.prompt_ids, []).append(_Wanted(request))
+                groups.setdefault(outgoing.key(request), []).append(_Wanted(request))
             self._waiting.extend(wanted for group in groups.values() for wanted in group)
         expectation.long_servers = self._lanes.long_servers if self._lanes is not None else 0
         self._running: set[asyncio.Task[None]] = set()
-        self._home: dict[tuple[int, ...], Server] = {}
+        self._home: dict[PromptKey, Server] = {}
         self._numbers = 0
         self._failed: ModelError | None = None
 
@@ -177,7 +182,7 @@ class Drawing:
             able = [server for server in able if server is not wanted.avoid]
         expected = self.expectation.of(wanted.request, self.params)
         owed = [sum(call.outstanding for call in server.open.values()) for server in able]
-        home = self._home.get(wanted.request.prompt_ids)
+        home = self._home.get(self._outgoing.key(wanted.request))
         share = (sum(owed) + len(self._waiting) * expected) / len(able)
         place = least_outstanding(
             Call(wanted.request.id, "", expected, len(wanted.request.prompt_ids)),
@@ -189,7 +194,7 @@ class Drawing:
         return None if place is None else able[place]
 
     def _send(self, wanted: _Wanted, server: Server) -> None:
-        self._home.setdefault(wanted.request.prompt_ids, server)
+        self._home.setdefault(self._outgoing.key(wanted.request), server)
         self._numbers += 1
         task = asyncio.create_task(self._attempt(wanted, server, self._numbers))
         started = asyncio.get_running_loop().time()
@@ -215,10 +220,12 @@ class Drawing:
 
         request = wanted.request
         # vLLM keeps seeds in signed 64 bits.
-        body = {**self._body, "prompt": request.prompt_ids, "seed": request.seed & (2**63 - 1)}
-        body["model"] = self.fleet.model_of(server)
+        sampling = {**self._sampling, "seed": request.seed & (2**63 - 1)}
+        prompt = self._outgoing.prompt(request)
+        body = {**sampling, **_OF_TEXT, "prompt": request.prompt_ids} if prompt is None else prompt.body(sampling)
+        body |= {"model": self.fleet.model_of(server), "stream": True}
         try:
-            drawn = await server.api.draw(body, heard)
+            drawn = await server.api.draw(body, heard, prompt)
         except asyncio.CancelledError:
             if not call.recalled:
                 raise
@@ -230,6 +237,8 @@ class Drawing:
                 self._failure(wanted, server, call, fault)
         except ServerFault as fault:
             self._failure(wanted, server, call, fault)
+        except ModelError as problem:
+            self._failed = problem
         except Exception as problem:  # a fault of ours: the reader gets it, instead of waiting for a sample
             self._failed = ModelError(f"rollout: {server.name}: {type(problem).__name__}: {problem}")
             self._failed.__cause__ = problem
@@ -258,8 +267,8 @@ class Drawing:
     def _again(self, wanted: _Wanted, server: Server, why: str) -> None:
         server.health.retries += 1
         wanted.last, wanted.avoid = why, server
-        if self._home.get(wanted.request.prompt_ids) is server:
-            del self._home[wanted.request.prompt_ids]
+        if self._home.get(self._outgoing.key(wanted.request)) is server:
+            del self._home[self._outgoing.key(wanted.request)]
         self._waiting.appendleft(wanted)
 
 
@@ -277,8 +286,8 @@ def next_arrival(arrivals: queue.SimpleQueue[Any], thread: threading.Thread, pat
                 raise ModelError("rollout: the thread that talks to the servers is gone") from None
 
 
-def _body(params: SamplingParams, stop_ids: frozenset[int]) -> Mapping[str, Any]:
-    """Of `/v1/completions`, without model, prompt and seed."""
+def _sampling(params: SamplingParams, stop_ids: frozenset[int], never: Mapping[str, float]) -> Mapping[str, Any]:
+    """How to draw, in both endpoints' words, without the seed."""
     return {
         "max_tokens": params.max_tokens,
         "temperature": params.temperature,
@@ -286,13 +295,11 @@ def _body(params: SamplingParams, stop_ids: frozenset[int]) -> Mapping[str, Any]
         "stop_token_ids": sorted(stop_ids),
         "ignore_eos": True,  # the end tokens are among ours
         "logprobs": 0,
-        "stream": True,
         "stream_interval": STREAM_INTERVAL,
-        "return_token_ids": True,
-        "return_tokens_as_token_ids": True,
         # What a checkpoint's generation config might bring.
         "top_k": 0,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "skip_special_tokens": False,
+        **({"logit_bias": never} if never else {}),
     }

@@ -21,6 +21,7 @@ from reasonrl.rollout.adapters import ADAPTER_MARK, ADAPTER_NAME
 from reasonrl.rollout.agreement import gap_between, require_agreement
 from reasonrl.rollout.servers_barrier import find_loader, held_label, load_weights
 from reasonrl.rollout.servers_http import Limits, ServerApi, ServerFault, StatusFault, read_text, refusal, served_models
+from reasonrl.rollout.servers_images import PictureReading
 from reasonrl.rollout.servers_process import start_error
 from reasonrl.rollout.servers_ranks import Board, Ranks
 from reasonrl.rollout.servers_state import Reading, Server
@@ -181,12 +182,12 @@ class Fleet:
         await asyncio.gather(*(self._load(server) for server in self.servers if server.ready))
         self._holding = False
 
-    async def readings(self, ids: list[int]) -> list[tuple[Server, list[float]]]:
-        """How each server in service reads a text; who fails to is taken out."""
+    async def readings(self, ids: list[int], picture: PictureReading | None = None) -> list[tuple[Server, list[float]]]:
+        """How each server in service reads a text, after a picture; who fails to is taken out."""
 
         async def read(server: Server) -> tuple[Server, list[float]] | None:
             try:
-                return server, await read_text(server.api, self.model_of(server), ids, self.limits.stall)
+                return server, await read_text(server.api, self.model_of(server), ids, self.limits.stall, picture)
             except ServerFault as fault:
                 self._out(server, str(fault))
                 return None
@@ -389,7 +390,7 @@ class Fleet:
     async def _compare(self, server: Server) -> None:
         reading = self.reading
         if reading is not None:
-            values = await read_text(server.api, self.model_of(server), reading.ids, self.limits.stall)
+            values = await read_text(server.api, self.model_of(server), reading.ids, self.limits.stall, reading.picture)
             require_agreement(gap_between(values, reading.trainer), reading.limit, reading.version, server.name)
 
 

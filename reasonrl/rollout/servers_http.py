@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.endpoints.config import is_local
 from reasonrl.errors import ModelError
+from reasonrl.rollout.servers_images import GENERATE, ImagePrompt, PictureReading, require_same_prompt
 
 if TYPE_CHECKING:
     import aiohttp
 
 _HEAD = 300
+_COMPLETIONS = "/v1/completions"
 _LARGEST_EVENT = 64 * 2**20
 
 
@@ -79,26 +81,31 @@ class ServerApi:
         self.key = key
         self._session: aiohttp.ClientSession | None = None
 
-    async def draw(self, body: Mapping[str, Any], on_tokens: Callable[[int], None]) -> Drawn:
+    async def draw(
+        self, body: Mapping[str, Any], on_tokens: Callable[[int], None], prompt: ImagePrompt | None = None
+    ) -> Drawn:
         """Draw one sample.
 
         Args:
-            body: of `/v1/completions`.
+            body: of `/v1/completions`, or of the endpoint for images where `prompt` has some.
             on_tokens: told how many tokens have just come.
+            prompt: with images; the server has to have read its token ids.
 
         Raises:
             ServerFault: no whole sample came.
-            ModelError: the server does not take such requests.
+            ModelError: the server has read other token ids than those of `prompt`.
         """
         ids: list[int] = []
         logprobs: list[float] = []
         reason: str | None = None
         try:
             async with asyncio.timeout(self.limits.request):
-                async for event in self._events("/v1/completions", body):
+                async for event in self._events(_COMPLETIONS if prompt is None else GENERATE, body):
                     choice = _choice(event)
                     if choice is None:
                         continue
+                    if prompt is not None and not ids:  # the first event alone says it
+                        require_same_prompt(prompt, event.get("prompt_token_ids"), self.url)
                     new_ids, new_logprobs, reason = _delta(choice)
                     ids += new_ids
                     logprobs += new_logprobs
@@ -223,6 +230,11 @@ class StatusFault(ServerFault):
         self.path, self.status = path, status
 
     @property
+    def of_model(self) -> bool:
+        """True where the server knows the path, and not the model that it was asked for."""
+        return self.status == 404 and "does not exist" in str(self)
+
+    @property
     def hopeless(self) -> bool:
         """True where asking again, here or elsewhere, gives the same."""
         return self.status in (400, 401, 403, 404, 405, 413, 422) or 300 <= self.status < 400
@@ -237,6 +249,8 @@ async def refusal(api: ServerApi, fault: StatusFault, model: str) -> ModelError:
             f"rollout: server {api.url} is not vLLM's (it has no /version), and samples go to and from vLLM's server as"
             " token ids -> start it with `vllm serve` (docs/servers.md)"
         )
+    elif fault.status == 404 and fault.path == GENERATE and not fault.of_model:
+        return no_endpoint(api)
     elif fault.status == 404:
         try:
             served = await served_models(api)
@@ -252,6 +266,14 @@ async def refusal(api: ServerApi, fault: StatusFault, model: str) -> ModelError:
     return ModelError(f"rollout: server {api.url} refuses the request: {fault} -> {fix}")
 
 
+def no_endpoint(api: ServerApi) -> ModelError:
+    """Where a server does not take images."""
+    return ModelError(
+        f"rollout: server {api.url} has no endpoint {GENERATE}, through which images go -> start it with"
+        " --enable-scale-out, and without --skip-tokenizer-init (docs/servers.md)"
+    )
+
+
 async def served_models(api: ServerApi) -> list[dict[str, Any]]:
     """What `/v1/models` lists."""
     reply = await api.ask("GET", "/v1/models", timeout=api.limits.probe)
@@ -261,13 +283,23 @@ async def served_models(api: ServerApi) -> list[dict[str, Any]]:
         raise ServerFault(f"/v1/models is not the API's: {str(reply)[:_HEAD]}") from None
 
 
-async def read_text(api: ServerApi, model: str, ids: list[int], timeout: float) -> list[float]:
-    """Natural log-probability at temperature 1 of every token but the first, by the server's weights."""
-    body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-    body |= {"return_token_ids": True, "return_tokens_as_token_ids": True, "ignore_eos": True}
-    reply = await api.ask("POST", "/v1/completions", body, timeout=timeout)
+async def read_text(
+    api: ServerApi, model: str, ids: list[int], timeout: float, picture: PictureReading | None = None
+) -> list[float]:
+    """Natural log-probability at temperature 1 of every token but the first, by the server's weights; of those after
+    `picture`, where the text has one.
+    """
+    how = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "ignore_eos": True}
+    body = {"model": model, "prompt": ids, "return_token_ids": True, "return_tokens_as_token_ids": True, **how}
+    if picture is not None:
+        body = {"model": model, **picture.prompt.body(how)}
+    reply = await api.ask("POST", _COMPLETIONS if picture is None else GENERATE, body, timeout=timeout)
     try:
-        rows = reply["choices"][0]["prompt_logprobs"][1:]
+        if picture is not None:
+            require_same_prompt(picture.prompt, reply["prompt_token_ids"], api.url)
+            ids, rows = ids[picture.start :], reply["prompt_logprobs"][picture.start + 1 :]
+        else:
+            rows = reply["choices"][0]["prompt_logprobs"][1:]
         return [_number(row[str(token)]["logprob"]) for token, row in zip(ids[1:], rows, strict=True)]
     except (TypeError, KeyError, IndexError, ValueError) as problem:
         raise ServerFault(
@@ -301,7 +333,8 @@ def _choice(event: dict[str, Any]) -> dict[str, Any] | None:
 
 def _delta(choice: dict[str, Any]) -> tuple[list[int], list[float], str | None]:
     ids = choice.get("token_ids") or []
-    logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+    said = choice.get("logprobs") or {}
+    logprobs = said.get("token_logprobs") or [one.get("logprob") for one in said.get("content") or []]
     if len(ids) != len(logprobs) or not all(isinstance(token, int) for token in ids):
         raise ServerFault(f"{len(ids)} token ids came with {len(logprobs)} log-probabilities: {str(choice)[:_HEAD]}")
     return ids, [_number(value) for value in logprobs], choice.get("finish_reason")

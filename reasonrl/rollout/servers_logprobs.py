@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
-from reasonrl.rollout.agreement import Gap, gap_between, reading_ids, require_agreement, teacher_forced
+from reasonrl.rollout.agreement import TEXT, Gap, gap_between, reading_ids, require_agreement, teacher_forced
 from reasonrl.rollout.servers_http import ServerFault, StatusFault, read_text
+from reasonrl.rollout.servers_images import Pictures, picture_reading
 from reasonrl.rollout.servers_state import Reading, Server
 
 if TYPE_CHECKING:
@@ -26,12 +27,18 @@ _LEAST = 0.2
 _ATTEMPTS = 3
 
 
-def reading_of(trainer: Any, tokenizer: Any, room: int | None, limit: float, version: int) -> Reading | None:
-    """What the trainer reads of a short text that servers must read the same (`room`: tokens they hold); None without a
-    trainer.
+def reading_of(
+    trainer: Any, tokenizer: Any, pictures: Pictures, room: int | None, limit: float, version: int
+) -> Reading | None:
+    """What the trainer reads of a short text, after a picture if it reads pictures, that servers must read the same
+    (`room`: tokens they hold); None without a trainer.
     """
     if trainer is None:
         return None
+    if pictures.processor is not None:
+        picture = picture_reading(pictures, trainer.device, (room or 10**6) - 1, TEXT)
+        ids = list(picture.prompt.prompt_ids)
+        return Reading(ids, teacher_forced(trainer, ids, picture.inputs)[picture.start :], limit, version, picture)
     ids = reading_ids(tokenizer, most=(room or 10**6) - 1)
     return Reading(ids, teacher_forced(trainer, ids), limit, version)
 
@@ -46,7 +53,10 @@ async def require_agreement_of_all(fleet: Fleet, reading: Reading) -> Gap:
     Raises:
         ModelError: a server reads something else, or none reads.
     """
-    found = [(server, gap_between(read, reading.trainer)) for server, read in await fleet.readings(reading.ids)]
+    found = [
+        (server, gap_between(read, reading.trainer))
+        for server, read in await fleet.readings(reading.ids, reading.picture)
+    ]
     if not found:
         raise ModelError(f"rollout: no server could read the text of the self-test: {fleet.told()}")
     server, worst = max(found, key=lambda entry: entry[1].mean)

@@ -20,7 +20,8 @@ from reasonrl.rollout.adapters import (
     require_adapter,
     write_adapter,
 )
-from reasonrl.rollout.servers_weights import WeightFolders, require_names, write_weights
+from reasonrl.rollout.servers_weights import WeightFolders, read_weights, require_names, write_weights
+from reasonrl.rollout.vllm_images import file_names
 from reasonrl.rollout.vllm_start import write_skeleton
 
 if TYPE_CHECKING:
@@ -37,9 +38,18 @@ class Outbox:
         folders: where to write; None in a process that writes nothing, but takes part in gathering.
         labels: a new one for each folder.
         lora: `adapter` writes the base once, then only adapters.
+        processor: written beside the weights, for servers whose model reads images.
     """
 
-    def __init__(self, policy: Any, folders: WeightFolders | None, labels: Iterator[str], lora: LoraTransfer) -> None:
+    def __init__(
+        self,
+        policy: Any,
+        folders: WeightFolders | None,
+        labels: Iterator[str],
+        lora: LoraTransfer,
+        processor: Any = None,
+    ) -> None:
+        self._processor = processor
         self._policy, self._folders, self._labels, self.lora = policy, folders, labels, lora
         #: Label and folder of the base, once it is written; the folder is None where nothing is.
         self.base: tuple[str, Path | None] | None = None
@@ -96,11 +106,18 @@ class Outbox:
                 pass
             return label, None
         folder = self._folders.new(label)
-        seen = write_weights(weights, folder)
+        theirs = file_names(self._policy)
+        seen = write_weights(((theirs(name), tensor) for name, tensor in weights), folder)
         if self._policy is not None:
-            write_skeleton(self._policy, folder)
-            require_names(seen, checkpoint_names(self._policy))
+            write_skeleton(self._policy, folder, self._processor)
+            require_names(seen, frozenset(map(theirs, checkpoint_names(self._policy))))
         return label, folder
+
+    def read(self, folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        """What was written there, under the names that `write` takes."""
+        ours = {} if self._policy is None else {file_names(self._policy)(n): n for n in checkpoint_names(self._policy)}
+        for name, tensor in read_weights(sorted(folder.glob("*.safetensors"))):
+            yield ours.get(name, name), tensor
 
 
 @contextlib.contextmanager

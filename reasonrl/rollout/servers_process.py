@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -167,7 +168,7 @@ def flags(options: Mapping[str, Any]) -> list[str]:
         elif value is False:
             found.append(f"--no-{flag}")
         elif value is not None:
-            found += [f"--{flag}", str(value)]
+            found += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return found
 
 

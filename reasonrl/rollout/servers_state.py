@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reasonrl.rollout.servers_http import ServerApi
+from reasonrl.rollout.servers_images import PictureReading
 from reasonrl.rollout.servers_process import ServerProcess
 
 
@@ -98,13 +99,14 @@ class Server:
 @dataclass(frozen=True)
 class Reading:
     """What the trainer reads where servers must read the same: token ids, log-probabilities, largest mean difference
-    (nats a token), and the version.
+    (nats a token), and the version; with a picture, log-probabilities are those of the tokens after it.
     """
 
     ids: list[int]
     trainer: list[float]
     limit: float
     version: int
+    picture: PictureReading | None = None
 
 
 def figures_of(servers: Sequence[Server]) -> dict[str, float]:

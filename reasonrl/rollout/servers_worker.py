@@ -44,11 +44,15 @@ class LoadFromFiles:
         import torch
 
         from reasonrl.rollout.vllm_engine import refresh_packed_heads
+        from reasonrl.rollout.vllm_images import tower_names_among
 
         self._reasonrl_version = "half loaded"
+        model = self.get_model()  # type: ignore[attr-defined]
+        theirs = tower_names_among([name for name, _ in model.named_parameters()])
+        weights = ((theirs(name), tensor) for name, tensor in _tensors(Path(folder)))
         with torch.no_grad():
-            self.reload_weights(weights_iterator=_tensors(Path(folder)))  # type: ignore[attr-defined]
-            refresh_packed_heads(self.get_model())  # type: ignore[attr-defined]
+            self.reload_weights(weights_iterator=weights)  # type: ignore[attr-defined]
+            refresh_packed_heads(model)
         self._reasonrl_version = version
         return self.reasonrl_weights()
 

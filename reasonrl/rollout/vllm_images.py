@@ -11,8 +11,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PIL import Image
-
 from reasonrl.errors import ModelError
 from reasonrl.rollout.agreement import TEXT, Gap, gap_between, teacher_forced
 from reasonrl.rollout.engine import Request
@@ -23,6 +21,7 @@ NEVER = -100.0
 #: Tokens of a picture and a text that engine and trainer compare at most; a picture may have hundreds.
 _READ = 1024
 _TOWER, _NESTED = "vision_tower.", "vision_tower.vision_model."
+_NESTED_TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
 def text_prompt(ids: Sequence[int]) -> Any:
@@ -56,6 +55,7 @@ def vision_gap(engine: Any, model: Any, processor: Any) -> Gap:
     weights shows in it, which a text alone would not tell.
     """
     import torch
+    from PIL import Image
 
     picture = Image.linear_gradient("L").convert("RGB").resize((96, 64))
     text = placeholder_text(processor, 1) + TEXT
@@ -125,6 +125,19 @@ def _find(request: Request, run: list[int], start: int) -> int:
 def tower_names(vllm: Any) -> Callable[[str], str]:
     """How vLLM calls a weight: its towers have one more level (`vision_model`) than those of transformers 5."""
     (names,) = vllm.apply_model(_parameter_names)
+    return tower_names_among(names)
+
+
+def file_names(model: Any) -> Callable[[str], str]:
+    """How the weights of a policy are called in files that vLLM starts from: it finds some towers there only under the
+    names of their first release.
+    """
+    tower = getattr(getattr(getattr(model, "config", None), "vision_config", None), "model_type", None)
+    return tower_names_among([_NESTED] if tower in _NESTED_TOWERS else [])
+
+
+def tower_names_among(names: Sequence[str]) -> Callable[[str], str]:
+    """How the model with these weights calls one of a checkpoint's."""
     if not any(_NESTED in name for name in names):
         return str
     return lambda name: name if _NESTED in name else name.replace(_TOWER, _NESTED, 1)

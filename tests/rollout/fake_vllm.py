@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import hashlib
+import io
 import json
 import logging
 import os
@@ -34,6 +36,22 @@ def drawn(seed: int, prompt: list[int], weights: str, most: int, greedy: bool = 
 
 def logprob(token: int, temperature: float = 1.0) -> float:
     return (-1.0 - token / 256) / (temperature or 1.0)
+
+
+def digest_of(url: str) -> int:
+    """Of the pixels of a PNG in a data URL."""
+    from PIL import Image
+
+    head, _, data = url.partition(",")
+    assert head == "data:image/png;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    return pixels(image)
+
+
+def pixels(image) -> int:
+    """Of mode, size and pixels."""
+    text = f"{image.mode}{image.size}".encode() + image.tobytes()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
 def fingerprint(folder: Path) -> str:
@@ -111,6 +129,30 @@ class Server:
         logprobs = {"token_logprobs": [logprob(token, temperature) for token in tokens]}
         return {"choices": [{"token_ids": tokens, "logprobs": logprobs, "finish_reason": reason}]}
 
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """Tokens and images: each first placeholder becomes that image's tokens."""
+        if request.method != "POST":
+            raise web.HTTPMethodNotAllowed(request.method, ["POST"])
+        body = await request.json()
+        how, pictures, ids = body["sampling_params"], [digest_of(part["url"]) for part in body["content_parts"]], []
+        for token in body["token_ids"]:
+            ids += [token] * (self.arguments.image_tokens if token == self.arguments.image_token else 1)
+        self.seen.append({"prompt": ids, "seed": how["seed"], "pictures": pictures, "bias": how["logit_bias"]})
+        reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await reply.prepare(request)
+        tokens = drawn(how["seed"], [*ids, *pictures], self.weights, how["max_tokens"])
+        for number, token in enumerate(tokens):
+            if self.faults and number == 1:
+                await self.misbehave(self.faults.pop(0), request, reply)
+                return reply
+            said = {"content": [{"token": f"token_id:{token}", "logprob": logprob(token)}]}
+            last = ("stop" if token == STOP else "length") if number == len(tokens) - 1 else None
+            event = {"choices": [{"index": 0, "token_ids": [token], "logprobs": said, "finish_reason": last}]}
+            event |= {"prompt_token_ids": ids} if number == 0 else {}
+            await reply.write(f"data: {json.dumps(event)}\n\n".encode())
+        await reply.write(b"data: [DONE]\n\n")
+        return reply
+
     async def misbehave(self, fault: str, request: web.Request, reply: web.StreamResponse) -> None:
         if fault == "reset":
             request.transport.abort()
@@ -182,6 +224,8 @@ class Server:
         app.router.add_post("/script", self.control)
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_get("/metrics", self.metrics)
+        if self.arguments.enable_scale_out:
+            app.router.add_route("*", "/inference/v1/generate", self.generate)
         for path in ("/health", "/version", "/v1/models"):
             if path != "/version" or self.arguments.version != "none":
                 app.router.add_get(path, self.simple)
@@ -204,6 +248,9 @@ def main() -> None:
     parser.add_argument("--token-seconds", type=float, default=0.0)
     parser.add_argument("--dies-at-start", action="store_true")
     parser.add_argument("--raw", action="store_true")
+    parser.add_argument("--enable-scale-out", action="store_true")
+    parser.add_argument("--image-token", type=int, default=-1)
+    parser.add_argument("--image-tokens", type=int, default=1)
     arguments, _ = parser.parse_known_args()
     if arguments.dies_at_start:
         print("no such model architecture", file=sys.stderr)

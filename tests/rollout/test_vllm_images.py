@@ -1,5 +1,6 @@
-"""vLLM in process on pictures. vLLM's vision models import torchvision, whose builds do not fit the CPU build of torch:
-its Python half suffices, from a folder that the variable REASONRL_TORCHVISION names (`make test-vllm` sets it).
+"""vLLM on pictures, in process and on servers. vLLM's vision models import torchvision, whose builds do not fit the
+CPU build of torch: its Python half suffices, from a folder that the variable REASONRL_TORCHVISION names (`make
+test-vllm` sets it).
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ with open(os.path.join(_folder, "__init__.py")) as _file:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
-def test_vllm_on_pictures(tmp_path, kind):
+@pytest.mark.parametrize("cases", ["vllm_images_cases.py", "servers_images_cases.py"])
+def test_vllm_on_pictures(tmp_path, cases, kind):
     folder = os.environ.get("REASONRL_TORCHVISION")
     if folder is None:
         pytest.skip("REASONRL_TORCHVISION names no folder with torchvision (docs/rollout.md, vLLM on CPU)")
@@ -38,11 +41,11 @@ def test_vllm_on_pictures(tmp_path, kind):
     here = Path(__file__).parent
     paths = [str(tmp_path), folder, str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here / "vllm_images_cases.py")],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(here / cases)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "REASONRL_VISION_KIND": kind},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]

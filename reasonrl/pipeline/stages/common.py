@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from reasonrl.data_tools.loading import Rows, load_rows
-from reasonrl.data_tools.pictures import pictures_of
 from reasonrl.data_tools.prompts import Message, as_messages, prompt_ids
 from reasonrl.errors import RunError
 from reasonrl.observe import CompletionsWriter, MetricsWriter, Trackers, step_line
@@ -156,7 +155,7 @@ def evaluation_engine(rollout: RolloutConfig, model_name: str, max_tokens: int, 
     options = engine_options(rollout, max_tokens, directory)
     pictures = vision_prompts(model_name, False)
     processor = pictures.processor if pictures is not None else None
-    if processor is not None and rollout.engine != "servers":
+    if processor is not None:
         options["processor"] = processor
     if rollout.engine in ("vllm", "servers"):
         tokenizer = load_tokenizer(model_name)
@@ -205,16 +204,6 @@ def prompt_lengths(tokenizer: Any, pictures: Any = None) -> Callable[[Mapping[st
         return lambda row: len(prompt_ids(tokenizer, row["prompt"]))
     length: Callable[[Mapping[str, Any]], int] = pictures.length
     return length
-
-
-def refuse_servers(rollout: RolloutConfig, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises RunError where rows have pictures and the engine sends token ids only."""
-    pictured = next((row for row in rows if pictures_of(row)), None)
-    if rollout.engine == "servers" and pictured is not None:
-        raise RunError(
-            f"rollout.engine: servers takes no pictures, and row {pictured.get('id', '?')} has some -> transformers or"
-            " vllm"
-        )
 
 
 def check_rewards(rewards: Sequence[Any], source: Source) -> None:

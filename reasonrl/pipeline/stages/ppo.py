@@ -23,7 +23,6 @@ from reasonrl.pipeline.stages.common import (
     one_device,
     prompt_lengths,
     quiet_libraries,
-    refuse_servers,
     required_columns,
     resume_point,
     vision_prompts,
@@ -148,7 +147,6 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     if loading_options(config.trl_args)[0] and config.rollout.engine in ("vllm", "servers"):
         engine["trust_remote_code"] = True
     if reader is not None:
-        refuse_servers(config.rollout, rows)
         engine["processor"] = reader.processor
     if config.rollout.own_copy:
         engine["own_copy"] = True
