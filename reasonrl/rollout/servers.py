@@ -39,6 +39,7 @@ from reasonrl.rollout.servers_state import Reading, Server, figures_of, in_words
 from reasonrl.rollout.servers_weights import WeightFolders, bytes_of
 from reasonrl.rollout.stamps import now
 from reasonrl.rollout.stop_tokens import stop_tokens_of
+from reasonrl.rollout.vllm_folder import startable
 from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of
 
 if TYPE_CHECKING:
@@ -310,8 +311,7 @@ class ServersEngine:
             assert self._folders is not None
             owned, logs = self._folders.root, None if log_dir is None else Path(log_dir)
             self._processes += plan_processes(count, command, options, owned, logs, self._ranks.count)
-            model = self._path if folder is None else folder
-            assert model is not None
+            model = folder if folder is not None else startable(str(self._path), owned)
 
             async def start_all() -> None:  # in the loop's thread, which lives as long as the process
                 for process in self._processes:

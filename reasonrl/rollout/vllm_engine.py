@@ -42,6 +42,7 @@ from reasonrl.rollout.request_rules import refuse_requests
 from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_adapter import AdapterSlot
+from reasonrl.rollout.vllm_folder import startable
 from reasonrl.rollout.vllm_images import NEVER, VisionPrompts, tower_names, vision_gap, vision_options
 from reasonrl.rollout.vllm_start import (
     checkpoint_dtype,
@@ -130,7 +131,7 @@ class VLLMEngine:
             assert path is not None
             self.stop_ids = stop_tokens_of(generation_config_of(path, trust_remote_code=trust_remote_code), tokenizer)
             options["dtype"] = dtype or checkpoint_dtype(path, trust_remote_code=trust_remote_code)
-            self._vllm = start_engine(path, options)
+            self._vllm = start_engine(startable(path, Path(self._folder.name)), options)
         self._processor, self._prompts = processor, VisionPrompts(self._vllm, processor)
         config = self._vllm.model_config
         self._never = dict.fromkeys(placeholder_ids(config.hf_config), NEVER)

@@ -21,7 +21,8 @@ NEVER = -100.0
 #: Tokens of a picture and a text that engine and trainer compare at most; a picture may have hundreds.
 _READ = 1024
 _TOWER, _NESTED = "vision_tower.", "vision_tower.vision_model."
-_NESTED_TOWERS = ("clip_vision_model", "siglip_vision_model")
+#: Towers that vLLM finds in files only under the names of their first release.
+NESTED_TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
 def text_prompt(ids: Sequence[int]) -> Any:
@@ -129,11 +130,13 @@ def tower_names(vllm: Any) -> Callable[[str], str]:
 
 
 def file_names(model: Any) -> Callable[[str], str]:
-    """How the weights of a policy are called in files that vLLM starts from: it finds some towers there only under the
-    names of their first release.
-    """
-    tower = getattr(getattr(getattr(model, "config", None), "vision_config", None), "model_type", None)
-    return tower_names_among([_NESTED] if tower in _NESTED_TOWERS else [])
+    """How the weights of a policy are called in files that vLLM starts from."""
+    return file_names_of(getattr(getattr(getattr(model, "config", None), "vision_config", None), "model_type", None))
+
+
+def file_names_of(tower: str | None) -> Callable[[str], str]:
+    """The same of a model with this kind of tower, None for a text model."""
+    return tower_names_among([_NESTED] if tower in NESTED_TOWERS else [])
 
 
 def tower_names_among(names: Sequence[str]) -> Callable[[str], str]:
