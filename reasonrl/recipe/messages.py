@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,8 +39,12 @@ _BOUNDS = {
 }
 
 
-def explain(error: ValidationError, tree: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Every error as (dotted key, message, fix); `tree` is the plain tree that was validated."""
+def explain(
+    error: ValidationError, tree: Mapping[str, Any], root: type[BaseModel] | None = None
+) -> list[tuple[str, str, str]]:
+    """Every error as (dotted key, message, fix); `tree` is the plain tree that was validated, as a recipe or as
+    `root`.
+    """
     found = []
     details = error.errors(include_url=False)
     for detail in details:
@@ -49,7 +53,7 @@ def explain(error: ValidationError, tree: Mapping[str, Any]) -> list[tuple[str, 
             continue  # pydantic does not count the items that are wrong by themselves
         if detail["type"] == "union_tag_invalid":
             key += ".kind"
-        message, fix = _explain(detail, key, tree)
+        message, fix = _explain(detail, key, tree, root)
         found.append((key, message, fix))
     return found
 
@@ -64,10 +68,10 @@ def dotted_key(loc: tuple[int | str, ...]) -> str:
     return ".".join(part for part in parts if not part.startswith("@") and part != "[key]")
 
 
-def _explain(detail: Any, key: str, tree: Mapping[str, Any]) -> tuple[str, str]:
+def _explain(detail: Any, key: str, tree: Mapping[str, Any], root: type[BaseModel] | None = None) -> tuple[str, str]:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
-    name = key.rsplit(".", 1)[-1]
-    model = model_at(key.rpartition(".")[0], tree)
+    name, above = key.rsplit(".", 1)[-1], key.rpartition(".")[0]
+    model = model_at(above, tree) if root is None else model_below(root, above)
     if kind == "reasonrl":
         return context["message"], context.get("fix", "")
     if kind == "missing":
@@ -211,3 +215,22 @@ def model_at(key: str, tree: Mapping[str, Any]) -> type[BaseModel] | None:
         case ["stages", _, *rest] if "reward" in rest:
             return RewardTerm
     return None
+
+
+def model_below(root: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The model that validates the mapping at a key below `root`, by the types of the fields."""
+    model: type[BaseModel] | None = root
+    parts = key.split(".") if key else []
+    while parts and model is not None:
+        field = model.model_fields.get(parts.pop(0))
+        inner = _models_in(field.annotation) if field is not None else []
+        model = inner[0] if len(inner) == 1 else None
+        if model is not None and field is not None and get_origin(field.annotation) is dict:
+            parts = parts[1:]  # the entry's name in a mapping of models
+    return model
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
