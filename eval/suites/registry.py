@@ -4,6 +4,8 @@ over their defaults.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -47,6 +49,15 @@ class Suite(SuiteConfig):
     name: str
     entry: SuiteEntry | None = None
     check: bool = True
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that says what is asked and how it is judged: of the suite's settings without where its file
+        lies, how many samples are drawn and what is told about it.
+        """
+        told = {"about", "settings_from", "used_by", "rows_from", "notes", *SAMPLING}
+        kept = self.model_dump(mode="json", exclude={"n": True, "k": True, "entry": told, "data": {"path"}})
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def load(self, seed: int = 0, base_dir: str | Path | None = None) -> tuple[Rows, RowCheck | None]:
         """The rows to be asked, and how they compare with the entry (None without one).

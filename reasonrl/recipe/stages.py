@@ -148,7 +148,12 @@ class SuiteConfig(Config):
 
 
 class EvalStage(Stage):
-    """Evaluation of one model on suites; the sampling settings may stand at stage level as the suites' defaults."""
+    """Evaluation of one model on suites; the sampling settings may stand at stage level as the suites' defaults.
+
+    Attributes:
+        suites: suites by name, or a list of names (of shipped suites, or `my.yaml`), whose own settings hold.
+        protocol: whose sampling settings the named suites are sampled with.
+    """
 
     kind: Literal["eval"] = "eval"
     model: ModelSource
@@ -157,6 +162,7 @@ class EvalStage(Stage):
         | Annotated[tuple[Text, ...], Field(min_length=1), Tag("@list")],
         Discriminator(lambda value: "@list" if isinstance(value, (list, tuple)) else "@mapping"),
     ]
+    protocol: Text | None = None
     n: Annotated[Count | None, EXTENSIBLE] = None
     temperature: NonNegative | None = None
     top_p: PositiveFraction | None = None
@@ -183,6 +189,9 @@ class EvalStage(Stage):
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         rollout = given.get("rollout", {})
+        if given.get("protocol") is not None and isinstance(given.get("suites"), Mapping):
+            text = f"is {given['protocol']!r}, and belongs to suites that are named: [math500, aime24]"
+            return [Issue("protocol", text, "remove it, or name the suites in a list")]
         there = rollout if isinstance(rollout, Mapping) else {key: getattr(rollout, key) for key in TRAINING_OPTIONS}
         return [
             Issue(f"rollout.{key}", f"is {there[key]}, which means something in training only", "remove it")

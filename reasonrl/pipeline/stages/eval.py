@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from reasonrl.errors import RunError
 from reasonrl.pipeline.context import StageContext, StageResult
 
 if TYPE_CHECKING:
@@ -24,7 +23,8 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
         The figures by `<suite>/<metric>`; `data` is the `results.json`, next to which each suite has its folder.
 
     Raises:
-        RunError: a suite's samples on disk were made with other settings, or a named suite is not there.
+        RunError: a suite's samples on disk were made with other settings.
+        RecipeError: a named suite is not there.
     """
     from reasonrl.eval.run import run_suite
     from reasonrl.rewards.pool import close_shared_pools
@@ -88,29 +88,26 @@ def dry_run(config: EvalStage, context: StageContext) -> list[str]:
 
 
 def suites_of(config: EvalStage) -> dict[str, SuiteConfig]:
-    """The suites by name; a name alone is looked up among the installed suites, with the stage's settings as defaults.
+    """The suites by name; names alone are resolved (`reasonrl.eval.suites`), the stage's settings laid over theirs.
 
     Raises:
-        RunError: there is no suite of a name.
+        RecipeError: there is no suite of a name, or its entry is wrong.
     """
-    from reasonrl.plugins import entry_point_names, load_entry_point, near
-    from reasonrl.recipe import SuiteConfig
+    from reasonrl.eval.suites import resolve
 
     if isinstance(config.suites, Mapping):
         return dict(config.suites)
     given = {key: getattr(config, key) for key in _DEFAULTS if getattr(config, key) is not None}
-    found: dict[str, SuiteConfig] = {}
-    for name in config.suites:
-        suite = load_entry_point(name, "reasonrl.suites", error=RunError)
-        if suite is None:
-            raise RunError(f"there is no suite {name!r}{near(name, entry_point_names('reasonrl.suites'))}")
-        found[name] = SuiteConfig.model_validate({**(suite() if callable(suite) else suite), **given})
-    return found
+    return {**resolve(config.suites, config.protocol, given)}
 
 
 def _source(suite: SuiteConfig, context: StageContext) -> Source:
-    from reasonrl.pipeline.stages.common import load_source, required_columns
+    from reasonrl.eval.suites import Suite
+    from reasonrl.pipeline.stages.common import Source, load_source, required_columns
 
+    if isinstance(suite, Suite):
+        rows, _ = suite.load(context.seed, context.base_directory)
+        return Source(rows, suite.data.system_prompt, suite.data.template)  # type: ignore[union-attr]
     return load_source(suite.data, context, required_columns(suite.reward))
 
 
@@ -122,8 +119,12 @@ def _engine(config: EvalStage, model_name: str, max_tokens: int, directory: Path
 
 
 def identity_extra(config: EvalStage) -> dict[str, Any]:
-    """Versions of the rules in composed rewards: their samples cannot be judged again from what is stored."""
-    return {name: version for reward in _rewards(config) if reward != "math" for name, version in _versions(reward)}
+    """Versions of the rules in composed rewards: their samples cannot be judged again from what is stored; and what the
+    named suites are.
+    """
+    rules = {name: version for reward in _rewards(config) if reward != "math" for name, version in _versions(reward)}
+    named = {} if isinstance(config.suites, Mapping) else suites_of(config)
+    return rules | {f"suite {name}": getattr(suite, "identity", "") for name, suite in named.items()}
 
 
 def extensible_extra(config: EvalStage) -> dict[str, Any]:
