@@ -38,6 +38,16 @@ _BOUNDS = {
     "less_than_equal": ("le", "a number of at most {}"),
 }
 
+_MEANT = {
+    ("advantage", "grpo"): "write group",
+    ("advantage", "ppo"): "write gae",
+    ("advantage", "dr_grpo"): "write group, with scale_rewards: none and loss_type: dr_grpo",
+    ("advantage", "reinforce++"): "write reinforce_pp",
+    ("loss_type", "gspo"): "set importance_sampling_level: sequence; loss_type weighs tokens",
+    ("loss_type", "ppo"): "write dapo: one mean over all tokens",
+}
+"""What values that are names elsewhere are written as here, by key."""
+
 
 def explain(
     error: ValidationError, tree: Mapping[str, Any], root: type[BaseModel] | None = None
@@ -92,6 +102,8 @@ def _explain(detail: Any, key: str, tree: Mapping[str, Any], root: type[BaseMode
     if kind in _TYPES:
         if isinstance(value, str) and value.startswith(("${stage:", "${previous:")):
             return f"is {value!r}; a reference is not possible here, allowed: {_TYPES[kind]}", ""
+        if name in ("lora", "critic_lora") and value is True:
+            return f"is {_shown(value)}; allowed: {_TYPES[kind]}", f"write {name}: {{r: 16}}"
         return f"is {_shown(value)}; allowed: {_TYPES[kind]}", _type_fix(kind, value)
     return str(detail["msg"]), ""
 
@@ -109,6 +121,8 @@ def _missing(key: str, name: str, tree: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _unknown(name: str, model: type[BaseModel] | None, key: str) -> tuple[str, str]:
+    if model is LaunchConfig and name.startswith("fsdp"):
+        return f"unknown key {name!r}: FSDP is not supported", "set deepspeed: zero2 or zero3, which split the same"
     allowed = [field for field in model.model_fields if field != "trl_args"] if model else []
     config = model.trl_config if model is not None and issubclass(model, TrainingStage) else ""
     passing = passing_args(config) if config else []
@@ -152,10 +166,12 @@ def _choice(
         match = near(kind, (*AVAILABLE, *LATER))
         return f"unknown kind {kind!r}; available: {', '.join(AVAILABLE)}", f"did you mean {match!r}?" if match else ""
     field = model.model_fields.get(name) if model else None
+    meant = _MEANT.get((name, str(value)))
     choices = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
     match = near(str(value), choices)
     what = "is" if field is not None or key.startswith("report_to") else "has the name"
-    return f"{what} {_shown(value)}; allowed: {', '.join(choices)}", f"did you mean {match!r}?" if match else ""
+    fix = meant or (f"did you mean {match!r}?" if match else "")
+    return f"{what} {_shown(value)}; allowed: {', '.join(choices)}", fix
 
 
 def _type_fix(kind: str, value: Any) -> str:
@@ -214,6 +230,9 @@ def model_at(key: str, tree: Mapping[str, Any]) -> type[BaseModel] | None:
             return LaunchConfig
         case ["stages", _, *rest] if "reward" in rest:
             return RewardTerm
+        case ["stages", name, *rest]:
+            stage = model_at(f"stages.{name}", tree)
+            return model_below(stage, ".".join(rest)) if stage is not None else None
     return None
 
 

@@ -242,7 +242,7 @@ class LaunchConfig(Config):
 
     num_processes: Annotated[Count, OPERATIONAL] = 1
     deepspeed: Annotated[Text | None, OPERATIONAL] = None
-    hints: ClassVar[Mapping[str, str]] = {"zero": "deepspeed", "nproc": "num_processes", "fsdp": "deepspeed"}
+    hints: ClassVar[Mapping[str, str]] = {"zero": "deepspeed", "nproc": "num_processes"}
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
