@@ -1,19 +1,23 @@
-"""Accuracy, pass@k, maj@k and differences, each with an interval that treats the problem, not the sample, as the unit.
+"""Intervals of accuracy, pass@k, maj@k and of differences; what one problem's samples say is in
+`reasonrl.eval.estimates`.
 
-Two kinds of interval, never mixed: over problems within one run (how far the figure would move with other problems of
-this kind) and over paired seeds (how far it would move with another training run).
+Three kinds of interval, never mixed and always named: clustered by problem (how far the figure would move with other
+problems of this kind), within problems (how far it would move with other samples of these very problems), and over
+paired seeds (how far it would move with another training run).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from statistics import NormalDist
 from typing import Any, TypeVar
 
 import numpy
+
+from reasonrl.eval.estimates import maj_at_k as maj_at_k  # importable from here, too
+from reasonrl.eval.estimates import pass_at_k as pass_at_k
 
 ProblemId = TypeVar("ProblemId", bound=Hashable)
 
@@ -22,6 +26,12 @@ RESAMPLES = 10_000
 
 FEWEST_VARYING = 5
 """With fewer problems that are neither all right nor all wrong alike, their spread is no estimate of anything."""
+
+CLUSTERED = "mid-p, clustered by problem"
+"""Name of the interval for other problems of the same kind."""
+
+WITHIN = "mid-p, within problems"
+"""Name of the interval for other samples of the same problems."""
 
 FEWEST_DIFFERING = 10
 """With fewer problems that differ, the bootstrap of a paired difference is too narrow (zero wide when none differs)."""
@@ -59,32 +69,16 @@ def _quantile(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right, from n samples of which `correct` are.
-
-    1 - C(n - c, k) / C(n, k), as a product that neither overflows nor cancels (Chen et al. 2021, arXiv 2107.03374, Eq.
-    1).
-
-    Raises:
-        ValueError: k is not in 1..n (never filled up with samples that do not exist) or `correct` is not in 0..n.
-    """
-    if not 1 <= k <= n:
-        raise ValueError(f"pass@k needs 1 <= k <= n samples of each problem, got k={k} with n={n}")
-    if not 0 <= correct <= n:
-        raise ValueError(f"of {n} samples, {correct} cannot be right")
-    if n - correct < k:
-        return 1.0
-    return float(1.0 - numpy.prod(1.0 - k / numpy.arange(n - correct + 1, n + 1)))
-
-
 def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean over problems of values in [0, 1] (its accuracy, pass@k) with an interval over problems.
+    """Mean over problems of values in [0, 1] (its accuracy, pass@k) with an interval clustered by problem.
 
-    Wilson's interval for an effective number of independent answers p(1-p)/se², se being the standard error over
-    problems (the design-effect form of Wilson 1927 used for clustered surveys, Dean & Pagano 2015). With one sample a
-    problem it *is* Wilson's interval; with many problems it tends to p ± z·se; it lies in [0, 1] and holds p. Where
-    fewer than 5 problems differ from all right (all wrong), the spread says nothing: each problem then counts as one
-    answer (30 problems with 64 right samples each are as sure as 30 right answers), and no interval is zero wide.
+    The mid-p form of Clopper and Pearson's interval (Lancaster 1961; Berry & Armitage 1995) for an effective number of
+    independent answers m = p(1-p)/se² (z/t)², se being the standard error over problems and t Student's quantile with
+    one degree of freedom less than problems, as in clustered surveys (Korn & Graubard 1998). With one sample a problem
+    it *is* the mid-p interval of the right answers; with many problems it tends to p ± z·se; it lies in [0, 1] and
+    holds p. Where fewer than 5 problems differ from all right (all wrong), the spread says nothing: each problem then
+    counts as one answer (30 problems with 64 right samples each are as sure as 30 right answers), and no interval is
+    zero wide. `benchmarks/interval_coverage.py` measures its coverage.
 
     Args:
         values: one value in [0, 1] a problem, length P.
@@ -96,27 +90,98 @@ def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> In
     Raises:
         ValueError: no values, or one outside [0, 1].
     """
-    array = numpy.asarray(values, dtype=float)
-    if array.size == 0:
-        raise ValueError("an interval needs at least one problem, got none")
-    if not ((array >= 0) & (array <= 1)).all():
-        raise ValueError(f"values must lie in [0, 1], got {array[~((array >= 0) & (array <= 1))][0]!r}")
+    from scipy.stats import t
+
+    array = _shares(values)
     problems, mean = int(array.size), float(array.mean())
     se = float(array.std(ddof=1) / math.sqrt(problems)) if problems > 1 else None
     varying = min(numpy.count_nonzero(array < 1), numpy.count_nonzero(array > 0))
     answers = float(problems)
     if se and varying >= FEWEST_VARYING:
+        wider = _quantile(confidence) / float(t.ppf(0.5 + confidence / 2, problems - 1))
         # Never fewer than the problems: values in [0, 1] cannot spread more than right and wrong answers do.
+        answers = max(answers, mean * (1 - mean) / se**2 * wider**2)
+    low, high = mid_p(mean, answers, confidence)
+    return Interval(mean, low, high, se, confidence, CLUSTERED, problems)
+
+
+def within_interval(right: Sequence[int], samples: Sequence[int], confidence: float = 0.95) -> Interval:
+    """Mean over problems of the share of right samples with an interval for these very problems, within problems.
+
+    How far the figure would move if the same problems were sampled again: se² = sum of s_q²/n_q over P², s_q² being the
+    unbiased variance p_q(1-p_q) n_q/(n_q-1) of one problem's samples; the interval is the mid-p one for p(1-p)/se²
+    independent answers, and never for fewer than there are samples. It says nothing about other problems: compare it
+    with the clustered one. Where fewer than 5 problems have both right and wrong samples, it is the mid-p interval over
+    all samples, which is wider than need be. Problems with one sample take the mean variance of the others.
+
+    Args:
+        right: right samples of each problem, length P.
+        samples: scored samples of each problem, length P, each at least 1.
+
+    Returns:
+        The interval; its ends and `se` are None where no problem has two samples: one sample tells nothing of a spread.
+
+    Raises:
+        ValueError: no problems, lengths differ, or a count is not in 0..samples.
+    """
+    hits, sizes = numpy.asarray(right, dtype=float), numpy.asarray(samples, dtype=float)
+    if hits.shape != sizes.shape or hits.size == 0:
+        raise ValueError(f"counts of right samples of {hits.size} problems and of samples of {sizes.size}")
+    if (sizes < 1).any() or (hits < 0).any() or (hits > sizes).any():
+        raise ValueError("of each problem, 0 <= right <= samples and samples >= 1 must hold")
+    problems, shares = int(hits.size), hits / sizes
+    mean, several = float(shares.mean()), sizes > 1
+    if not several.any():
+        return Interval(mean, None, None, None, confidence, WITHIN, problems)
+    spread = numpy.zeros(problems)
+    spread[several] = (shares * (1 - shares) * sizes / numpy.maximum(sizes - 1, 1))[several]
+    spread[~several] = spread[several].mean()
+    se = math.sqrt(float((spread / sizes).sum())) / problems
+    # Of equally many samples each, independent answers are at least as many as samples; of unequal ones, weighted.
+    answers = problems**2 / float((1 / sizes).sum())
+    if numpy.count_nonzero((shares > 0) & (shares < 1)) >= FEWEST_VARYING:
         answers = max(answers, mean * (1 - mean) / se**2)
-    low, high = _wilson(mean, answers, _quantile(confidence))
-    return Interval(mean, low, high, se, confidence, "wilson by problem", problems)
+    low, high = mid_p(mean, answers, confidence)
+    return Interval(mean, low, high, se, confidence, WITHIN, problems)
 
 
-def _wilson(mean: float, answers: float, z: float) -> tuple[float, float]:
-    """Wilson's interval for a share of `answers` independent answers; rounding cannot push it off the mean."""
-    centre = (answers * mean + z * z / 2) / (answers + z * z)
-    half = z / (answers + z * z) * math.sqrt(answers * mean * (1 - mean) + z * z / 4)
-    return max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+def _shares(values: Sequence[float]) -> numpy.ndarray:
+    array = numpy.asarray(values, dtype=float)
+    if array.size == 0:
+        raise ValueError("an interval needs at least one problem, got none")
+    outside = array[~((array >= 0) & (array <= 1))]
+    if outside.size:
+        raise ValueError(f"values must lie in [0, 1], got {float(outside[0])!r}")
+    return array
+
+
+def mid_p(share: float, answers: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Ends of the mid-p interval of a share of `answers` independent answers (any positive number, not only whole).
+
+    An end is the rate at which a result this far off or further, half of this very result counted, has half the chance
+    that the confidence leaves over; binomial tails of fractional counts are regularised incomplete beta functions.
+    """
+    from scipy.optimize import brentq
+
+    tail = (1 - confidence) / 2
+    if not 0 < tail < 0.5:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    hits, misses = share * answers, (1 - share) * answers
+
+    def root(excess: Callable[[float], float]) -> float:
+        return float(brentq(excess, 0.0, 1.0, xtol=1e-12))
+
+    low = 0.0 if hits < 1e-9 else root(lambda rate: _at_least(hits, misses, rate) - tail)
+    high = 1.0 if misses < 1e-9 else root(lambda rate: tail - _at_least(misses, hits, 1 - rate))
+    return max(0.0, min(low, share)), min(1.0, max(high, share))
+
+
+def _at_least(hits: float, misses: float, rate: float) -> float:
+    """Chance of more than `hits`, and half of that of exactly so many, of hits + misses answers right at `rate`."""
+    from scipy.special import betainc
+
+    more = float(betainc(hits + 1, misses, rate)) if misses > 1e-9 else 0.0
+    return (more + float(betainc(hits, misses + 1, rate))) / 2
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -212,53 +277,3 @@ def _bootstrap_means(values: numpy.ndarray, generator: numpy.random.Generator, r
         draws = generator.integers(0, values.size, size=(min(block, resamples - start), values.size))
         parts.append(values[draws].mean(axis=1))
     return numpy.concatenate(parts)
-
-
-def maj_at_k(
-    answers: Sequence[Hashable | None],
-    correct: Sequence[bool],
-    k: int | None = None,
-    *,
-    seed: int = 0,
-    draws: int = 2_000,
-) -> float:
-    """Expected share of right majority answers among k of the n samples of one problem.
-
-    Samples without an answer (None) do not vote; when none votes, the result is wrong. Tied classes share the vote
-    equally. The expectation is over
-    all subsets of size k where there are at most `draws`, else over `draws` seeded ones: never just the first k.
-
-    Args:
-        answers: the extracted answer (or its class) of each sample, length n.
-        correct: whether each sample counts as right, length n.
-        k: votes; None for all n.
-
-    Raises:
-        ValueError: lengths differ, or k is not in 1..n.
-    """
-    n = len(answers)
-    k = n if k is None else k
-    if len(correct) != n:
-        raise ValueError(f"{n} answers but {len(correct)} verdicts")
-    if not 1 <= k <= n:
-        raise ValueError(f"maj@k needs 1 <= k <= n samples of each problem, got k={k} with n={n}")
-    if math.comb(n, k) <= draws:
-        subsets: list[Sequence[int]] = list(combinations(range(n), k))
-    else:
-        generator = numpy.random.default_rng(seed)
-        subsets = [generator.choice(n, size=k, replace=False).tolist() for _ in range(draws)]
-    return math.fsum(_majority(answers, correct, subset) for subset in subsets) / len(subsets)
-
-
-def _majority(answers: Sequence[Hashable | None], correct: Sequence[bool], subset: Sequence[int]) -> float:
-    classes: dict[Hashable, list[bool]] = {}
-    for index in subset:
-        answer = answers[index]
-        if answer is not None:
-            classes.setdefault(answer, []).append(bool(correct[index]))
-    if not classes:
-        return 0.0
-    most = max(len(votes) for votes in classes.values())
-    # Within one class the verdicts agree, except where a right answer was cut off and so counts as wrong.
-    winners = [float(any(votes)) for votes in classes.values() if len(votes) == most]
-    return sum(winners) / len(winners)
