@@ -143,7 +143,7 @@ def launch_command(run_directory: Path, stage: str, processes: int) -> list[str]
     Everything that accelerate would else ask its user's own config file for is given.
     """
     return [
-        *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"),
+        *(sys.executable, "-m", "accelerate.commands.launch"),  # not `accelerate launch`: it imports all its commands
         "--multi_gpu",  # also on a host without GPUs: the only way of accelerate's to more than one process without MPI
         *("--num_processes", str(processes), "--num_machines", "1", "--machine_rank", "0", "--main_process_port", "0"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--gpu_ids", "all"),

@@ -1,9 +1,9 @@
 """A stage module for tests: counts to max_steps, saves a checkpoint a step, and resumes from the newest one.
 
 What it makes depends on its learning rate, its seed and its input model, as a training's weights do. Environment
-variables make it misbehave: COUNT_SLEEP (seconds a step), COUNT_KILL_AT (kill -9 in that step), COUNT_FAIL_AT (raise in
-that step), COUNT_DEAF (never asks whether to stop), COUNT_QUIET (prints nothing), COUNT_LOG (a file that gets one line
-per step actually done).
+variables make it misbehave: COUNT_SLEEP (seconds a step), COUNT_HANG_AT (sleep for good in that step), COUNT_KILL_AT
+(kill -9 in that step), COUNT_FAIL_AT (raise in that step), COUNT_DEAF (never asks whether to stop), COUNT_QUIET (prints
+nothing), COUNT_LOG (a file that gets one line per step actually done).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(config, context: StageContext) -> StageResult:
         if "COUNT_DEAF" not in os.environ:
             context.raise_if_stopping()
         step += 1
-        time.sleep(_number("COUNT_SLEEP"))
+        time.sleep(3600 if step == _number("COUNT_HANG_AT") else _number("COUNT_SLEEP"))
         if step == _number("COUNT_KILL_AT"):
             os.kill(os.getpid(), signal.SIGKILL)
         if step == _number("COUNT_FAIL_AT"):

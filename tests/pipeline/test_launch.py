@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 
 import psutil
 import pytest
@@ -45,15 +46,14 @@ def test_failing_worker_is_reported_with_the_end_of_its_log(pair):
     assert failed.returncode == 1
     assert "stage 'first' failed in its processes" in failed.stderr
     assert "step 2 went wrong on rank" in failed.stderr
-    pair.ok()
-    assert pair.log == STEPS
+    assert pair.log == STEPS[:1]
 
 
 def test_stop_is_passed_to_all_ranks(pair):
     process = pair.start(COUNT_SLEEP=0.5)
     pair.wait_for(lambda: len(pair.log) >= 1)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
     assert "carry on with: " in err
     assert 1 <= len(pair.log) < 4
@@ -67,27 +67,37 @@ def family(process) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def assert_gone(workers: list[psutil.Process]) -> None:
+    """Left alone the workers would hang for an hour; on a machine full of work they may take many seconds to go."""
+
+    def alive() -> list[psutil.Process]:
+        return [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+
+    deadline = time.monotonic() + 60
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive()
+
+
 def test_workers_die_with_the_run(pair):
-    process = pair.start(COUNT_SLEEP=5, COUNT_QUIET=1)  # else they would die of a closed pipe
+    process = pair.start(COUNT_HANG_AT=2, COUNT_QUIET=1)  # else they would die of a closed pipe
     pair.wait_for(lambda: len(pair.log) >= 1)
     workers = family(process)
     assert len(workers) >= 3, "the launcher and two ranks"
     process.kill()
-    process.communicate(timeout=30)
-    psutil.wait_procs(workers, timeout=4)
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    process.communicate(timeout=120)
+    assert_gone(workers)
     assert "taking over" in pair.ok()
     assert pair.log == STEPS
 
 
 def test_second_signal_kills_the_workers_too(pair):
-    process = pair.start(COUNT_SLEEP=30)
+    process = pair.start(COUNT_HANG_AT=1)
     pair.wait_for(lambda: len(family(process)) >= 3)
     workers = family(process)
     process.send_signal(signal.SIGINT)
     pair.wait_for(lambda: (pair.output / "stages/first/stop").exists())
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == -signal.SIGINT
-    psutil.wait_procs(workers, timeout=5)
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert_gone(workers)
