@@ -4,37 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
 
 import reasonrl
-from reasonrl.errors import ReasonRLError, RecipeError
-
-P = ParamSpec("P")
-
-
-def _reports_errors(command: Callable[P, Any]) -> Callable[P, None]:
-    """Turn the library's errors into a message on stderr and their exit status."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except RecipeError as error:
-            count = len(error.problems)
-            click.echo(f"the recipe has {count} problem{'' if count == 1 else 's'}:", err=True)
-            for problem in error.problems:
-                click.echo(f"  {problem}", err=True)
-            sys.exit(error.exit_status)
-        except ReasonRLError as error:
-            click.echo(f"reasonrl: {error}", err=True)
-            sys.exit(error.exit_status)
-
-    return run
+from reasonrl.cli_eval import COMMANDS, reports_errors
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,7 +32,7 @@ def main() -> None:
 @click.option(
     "--restart-stage", "restart_stages", metavar="NAME", multiple=True, help="Start a stage over; repeatable."
 )
-@_reports_errors
+@reports_errors
 def train(
     recipe: str,
     overrides: tuple[str, ...],
@@ -125,7 +101,7 @@ def _not_said_already(record: logging.LogRecord) -> bool:
 @click.option("--pred-column", metavar="NAME", help="Column of the responses (default: pred, response or completion).")
 @click.option("--restart", is_flag=True, help="Throw away the verdicts in --out and start over.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Another file of verdicts: show what differs.")
-@_reports_errors
+@reports_errors
 def verify(pairs: Path | None, gold: str | None, response: str | None, explain: bool, **options: Any) -> None:
     """Grade PAIRS, a JSONL file of golds and responses, or one pair given by --gold and --response.
 
@@ -154,7 +130,7 @@ def recipes() -> None:
 
 
 @recipes.command("ls")
-@_reports_errors
+@reports_errors
 def recipes_ls() -> None:
     """List the shipped recipes with their first comment line."""
     from reasonrl.recipe.shipped import describe_recipes
@@ -164,7 +140,7 @@ def recipes_ls() -> None:
 
 @recipes.command("show")
 @click.argument("name")
-@_reports_errors
+@reports_errors
 def recipes_show(name: str) -> None:
     """Print the recipe NAME as it is written."""
     from reasonrl.recipe.shipped import shipped_recipe
@@ -175,7 +151,7 @@ def recipes_show(name: str) -> None:
 @recipes.command("cp")
 @click.argument("name")
 @click.argument("destination", type=click.Path(path_type=Path), default=Path("."))
-@_reports_errors
+@reports_errors
 def recipes_cp(name: str, destination: Path) -> None:
     """Copy the recipe NAME, with the files it is based on, to DESTINATION (a folder or a file; never overwritten)."""
     from reasonrl.recipe.shipped import copy_recipe
@@ -196,7 +172,7 @@ def recipes_cp(name: str, destination: Path) -> None:
 @click.option("--train-seconds", type=float, help="Training time of a step; the log's if absent.")
 @click.option("--seed", default=0, show_default=True, help="Of the resampling behind the intervals.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@_reports_errors
+@reports_errors
 def plan(rollout_log: Path, as_json: bool, **options: Any) -> None:
     """Replay a rollout log over a fleet of engines: makespan, idle time and gain of every dispatch policy."""
     from reasonrl.rollout.simulate_table import plan_report
@@ -211,7 +187,7 @@ def runs() -> None:
 
 @runs.command("ls")
 @click.argument("root", type=click.Path(path_type=Path), default=Path("runs"))
-@_reports_errors
+@reports_errors
 def runs_ls(root: Path) -> None:
     """List the runs under ROOT (default: runs) with their state and last figures."""
     from reasonrl.observe.runs import list_runs
@@ -223,7 +199,7 @@ def runs_ls(root: Path) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-n", "--lines", default=10, show_default=True, help="How many of the last steps to show.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as new steps are written, until Ctrl-C.")
-@_reports_errors
+@reports_errors
 def runs_tail(run: Path, lines: int, follow: bool) -> None:
     """Show the last steps of the run directory RUN."""
     from reasonrl.observe.runs import tail_run
@@ -234,7 +210,7 @@ def runs_tail(run: Path, lines: int, follow: bool) -> None:
 
 @runs.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
-@_reports_errors
+@reports_errors
 def runs_report(run: Path) -> None:
     """Write report.html and the pictures of the run directory RUN anew; it may be running or half done."""
     from reasonrl.observe.report import write_report
@@ -244,13 +220,16 @@ def runs_report(run: Path) -> None:
 
 @runs.command("compare")
 @click.argument("paths", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
-@_reports_errors
+@reports_errors
 def runs_compare(paths: tuple[Path, ...]) -> None:
     """Compare what differs between runs: settings, and the last figures."""
     from reasonrl.observe.runs import compare_runs
 
     click.echo(compare_runs(list(paths)))
 
+
+for command in COMMANDS:
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

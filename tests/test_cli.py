@@ -101,24 +101,24 @@ def test_an_unknown_study_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("error", "status"), [(RunError("changed"), 2), (Interrupted("stopped"), 130)])
 def test_errors_of_the_library_become_messages_and_statuses(error, status):
     """The wrapper around every command, on a function that raises what the pipeline raises."""
-    from reasonrl.cli import _reports_errors
+    from reasonrl.cli_eval import reports_errors
 
     def command() -> None:
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        _reports_errors(command)()
+        reports_errors(command)()
     assert stop.value.code == status
 
 
 def test_errors_that_are_ours_alone_are_caught():
-    from reasonrl.cli import _reports_errors
+    from reasonrl.cli_eval import reports_errors
 
     def command() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        _reports_errors(command)()
+        reports_errors(command)()
 
 
 def test_recipes_ls_and_show():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from reasonrl.rewards.judges.verdicts import Unreadable
 
 if TYPE_CHECKING:
     from reasonrl.endpoints import EndpointClient
+
+_LOOK = 5.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,35 @@ def ask_all(
             raise outcome
         answers.append(outcome)
     return answers
+
+
+def stream_answers(
+    client: EndpointClient, questions: Iterable[Question], sampling: Sampling
+) -> Iterator[tuple[Question, Answer]]:
+    """Each question with its answer as it comes, in no order; for more questions than memory should hold.
+
+    Questions are taken as there is room (twice the endpoint's `max_concurrency`). What is under way when the caller
+    stops iterating is dropped.
+
+    Raises:
+        EndpointSettingsError, BudgetSpent, Rejected: as `ask_all`.
+    """
+    room = 2 * client.config.max_concurrency
+    waiting: dict[concurrent.futures.Future[Answer], Question] = {}
+    source = iter(questions)
+    try:
+        while True:
+            while len(waiting) < room and (question := next(source, None)) is not None:
+                waiting[client.start(_ask(client, question, sampling))] = question
+            if not waiting:
+                return
+            done, _ = concurrent.futures.wait(waiting, _LOOK, concurrent.futures.FIRST_COMPLETED)
+            # An error that ends it all is raised after the answers that came with it: they are paid for.
+            for future in sorted(done, key=lambda future: future.exception() is not None):
+                yield waiting.pop(future), future.result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 async def _ask(client: EndpointClient, question: Question, sampling: Sampling) -> Answer:

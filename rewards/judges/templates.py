@@ -21,7 +21,7 @@ class JudgePrompt:
 
     Args:
         path: a file of the user's; None is ours.
-        own: name of our file.
+        own: name of our file in this folder, or the path of one elsewhere.
         needed: the places that it must have.
         may: further ones that it may have, besides `fenced(label, text)` and `code`.
 
@@ -29,11 +29,11 @@ class JudgePrompt:
         RewardError: no such file, broken syntax, a place that is missing or unknown.
     """
 
-    def __init__(self, path: str | None, own: str, needed: Collection[str], may: Collection[str] = ()) -> None:
+    def __init__(self, path: str | None, own: str | Path, needed: Collection[str], may: Collection[str] = ()) -> None:
         from jinja2 import TemplateSyntaxError, meta
 
-        file = Path(path).expanduser() if path is not None else Path(__file__).with_name(own)
-        self.name = str(path) if path is not None else own
+        file = Path(path).expanduser() if path is not None else Path(__file__).parent / own
+        self.name = str(path) if path is not None else file.name
         try:
             self.text = file.read_text(encoding="utf-8")
             places = meta.find_undeclared_variables(_environment().parse(self.text))

@@ -28,8 +28,9 @@ FLOORS = {
     "trainers": 4,
     "eval": 4,
     "pipeline": 5,
-    "cli": 6,
-    "__main__": 7,
+    "cli_eval": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 GROUND = {"errors", "expressions", "plugins", "latex", "__init__"}
 """Single modules below the rooms, of the standard library and small third parties: everybody may import them."""

@@ -1,0 +1,77 @@
+"""The commands of evaluation: argument parsing and nothing else. `cli` puts `COMMANDS` into its group."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+
+from reasonrl.errors import ReasonRLError, RecipeError
+
+P = ParamSpec("P")
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+def reports_errors(command: Callable[P, Any]) -> Callable[P, None]:
+    """Turn the library's errors into a message on stderr and their exit status."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except RecipeError as error:
+            count = len(error.problems)
+            click.echo(f"the recipe has {count} problem{'' if count == 1 else 's'}:", err=True)
+            for problem in error.problems:
+                click.echo(f"  {problem}", err=True)
+            sys.exit(error.exit_status)
+        except ReasonRLError as error:
+            click.echo(f"reasonrl: {error}", err=True)
+            sys.exit(error.exit_status)
+
+    return run
+
+
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("folders", nargs=-1, required=True, metavar="[LABEL=]DIR…")
+@click.option("--endpoint", metavar="URL", help="Address of the judge, up to /v1; none: patterns alone.")
+@click.option("--model", metavar="NAME", help="The judge's model, as its server calls it.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the endpoint; repeatable.")
+@click.option("--name", default="judge", show_default=True, help="What the judge's counts are called on disk.")
+@click.option("--votes", default=1, show_default=True, help="How often each question is asked.")
+@click.option("--temperature", type=float, help="Of the judge (default: 0 for one vote, else 1).")
+@click.option("--max-tokens", default=2048, show_default=True, help="Of one reply of the judge.")
+@click.option("--seed", default=0, show_default=True, help="Of the first vote.")
+@click.option("--re-asks", default=2, show_default=True, help="How often a reply without a count is asked for again.")
+@click.option(
+    "--reply", default="json_schema", show_default=True, help="Form asked of the server: that, json_object or text."
+)
+@click.option("--prompt", type=click.Path(path_type=Path), help="A prompt of your own.")
+@click.option("--catalogue", type=click.Path(path_type=Path), help="Behaviours of your own, in YAML.")
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable.")
+@click.option("--language", metavar="SUITE", help="Suite that the language side is counted on.")
+@click.option("--vision", metavar="SUITE", help="Suite that the vision side is counted on.")
+@click.option("--greedy", is_flag=True, help="Read the greedy responses rather than the samples.")
+@click.option("--per-problem", type=click.IntRange(min=0), default=1, show_default=True, help="Responses; 0: all.")
+@click.option("--quoted", is_flag=True, help="Count only what the judge quotes rightly.")
+@click.option(
+    "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True
+)
+@click.option("--out", type=click.Path(path_type=Path), help="A folder for the tables of all DIRs together.")
+@click.option("--restart", is_flag=True, help="Count anew; the judge's old counts are kept under another name.")
+@reports_errors
+def behaviours(folders: tuple[str, ...], **options: Any) -> None:
+    """Count cognitive behaviours in the responses of evaluations: CBR, and how they transfer to vision (BTR)."""
+    from reasonrl.eval.behaviours_command import JudgeArguments, Selection, count_behaviours
+
+    own = {name: options.pop(name) for name in ("catalogue", "out", "confidence", "quoted")}
+    metric = "greedy" if options.pop("greedy") else "sample"
+    chosen = {name: options.pop(name) for name in ("suites", "language", "vision", "per_problem")}
+    count_behaviours(folders, Selection(metric=metric, **chosen), JudgeArguments(**options), say=click.echo, **own)
+
+
+COMMANDS: tuple[click.Command, ...] = (behaviours,)
