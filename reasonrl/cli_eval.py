@@ -74,4 +74,29 @@ def behaviours(folders: tuple[str, ...], **options: Any) -> None:
     count_behaviours(folders, Selection(metric=metric, **chosen), JudgeArguments(**options), say=click.echo, **own)
 
 
-COMMANDS: tuple[click.Command, ...] = (behaviours,)
+@click.group()
+def suites() -> None:
+    """The suites and protocols of evaluation."""
+
+
+@suites.command("ls")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of local files (default: REASONRL_DATA).")
+@reports_errors
+def suites_ls(data: Path | None) -> None:
+    """List the shipped suites, and whether their files are there, and the protocols."""
+    from reasonrl.eval.suites.listing import suites_table
+
+    click.echo(suites_table(data))
+
+
+@suites.command("show")
+@click.argument("name")
+@reports_errors
+def suites_show(name: str) -> None:
+    """Print what the suite or protocol NAME (or a file of suites, my.yaml) says, as YAML."""
+    from reasonrl.eval.suites.listing import describe
+
+    click.echo(describe(name))
+
+
+COMMANDS: tuple[click.Command, ...] = (behaviours, suites)

@@ -52,12 +52,14 @@ class SuiteSource(Config):
         path: relative to the data root, or to the YAML file that names it.
         format: as in a recipe's data source.
         hub, name, split, revision: as in a recipe's data source.
+        names: configurations of the hub's data set that make the suite together.
     """
 
     path: Text | None = None
     format: Text | None = None
     hub: Text | None = None
     name: Text | None = None
+    names: tuple[Text, ...] | None = None
     split: Text | None = None
     revision: Text | None = None
     hints: ClassVar[Mapping[str, str]] = {
@@ -74,7 +76,7 @@ class SuiteSource(Config):
             return [Issue("", "has neither path nor hub", "add path: FILE")]
         return [
             Issue(key, f"belongs to a hub source, and there is no hub (it is {given[key]!r})", f"remove {key}")
-            for key in ("name", "revision")
+            for key in ("name", "names", "revision")
             if given.get(key) is not None and "hub" in given and given["hub"] is None
         ]
 
@@ -86,9 +88,11 @@ class SuiteEntry(Config):
         about: what it is, in a line.
         source: where the rows are.
         columns: our column -> theirs (problem, answer, solution, prompt, id, images).
+        question: what is asked in every row, where the pictures hold the questions.
         images: columns that hold pictures, in order, where there are several.
         options: the column with a question's options, or one column an option.
         gold: how the answer names its option: by `letter`, by `index` (from 0), by its `text`, or it is the `first`.
+        gold_values: the data's word for an answer -> the answer.
         shuffle_options: options in an order drawn from the problem's text (GPQA keeps the right one first).
         options_listed: the problem's text lists the options already.
         only: column -> value, or list of values, that a row has to have.
@@ -115,9 +119,11 @@ class SuiteEntry(Config):
     about: Text
     source: SuiteSource
     columns: dict[Literal[COLUMNS], Text] = Field(default_factory=dict)  # type: ignore[valid-type]
+    question: Text | None = None
     images: Names | None = None
     options: Names | None = None
     gold: Literal["letter", "index", "text", "first"] = "letter"
+    gold_values: dict[str, Text] = Field(default_factory=dict)
     shuffle_options: Flag = False
     options_listed: Flag = False
     only: dict[str, Any] = Field(default_factory=dict)

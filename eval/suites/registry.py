@@ -4,6 +4,7 @@ over their defaults.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -56,7 +57,7 @@ class Suite(SuiteConfig):
         lies, how many samples are drawn and what is told about it.
         """
         told = {"about", "settings_from", "used_by", "rows_from", "notes", *SAMPLING}
-        kept = self.model_dump(mode="json", exclude={"n": True, "k": True, "entry": told, "data": {"path"}})
+        kept = self.model_dump(mode="json", exclude={"n": True, "k": True, "entry": told, "data": {"path", "format"}})
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def load(self, seed: int = 0, base_dir: str | Path | None = None) -> tuple[Rows, RowCheck | None]:
@@ -155,7 +156,7 @@ def local_file(entry: SuiteEntry, root: str | Path | None = None) -> Path | None
     if folder is None or entry.source.path is None:
         return None
     path = Path(folder) / entry.source.path
-    return path if path.exists() else None
+    return path if path.exists() or glob.glob(str(path)) else None
 
 
 def _entries_of(name: str, root: Path, base: Path) -> dict[str, tuple[SuiteEntry | Mapping[str, Any], Path]]:
@@ -266,5 +267,8 @@ def _source(entry: SuiteEntry, folder: Path) -> dict[str, Any]:
         path = folder / Path(source.path).expanduser()
         if source.hub is None or path.exists():
             split = {"split": source.split} if path.is_dir() and source.split else {}
-            return {"path": str(path), "format": source.format, **split}
+            # A reader of ours, which needs no installed entry point.
+            ours = Path(__file__).parent / f"{source.format}.py"
+            own = f"{ours}:rows" if source.format == "livecodebench" else source.format
+            return {"path": str(path), "format": own, **split}
     return {"hub": source.hub, "name": source.name, "split": source.split or "test", "revision": source.revision}

@@ -57,8 +57,10 @@ def suite_rows(name: str, entry: SuiteEntry, source: Mapping[str, Any], check: b
             ones, or an answer names none of its options.
     """
     # A code suite has tests instead of an answer.
-    require = ("problem",) if entry.answer == "code" else ("problem", "answer")
-    rows = load_rows(**source, columns=entry.columns, require=require)
+    require = tuple(
+        column for column, needed in (("problem", entry.question is None), ("answer", entry.answer != "code")) if needed
+    )
+    rows = _read(entry, source, require)
     kept = [row for row in rows if _wanted(name, entry, row)]
     if not kept:
         raise DataError(
@@ -66,11 +68,29 @@ def suite_rows(name: str, entry: SuiteEntry, source: Mapping[str, Any], check: b
             " and text_only -> check the entry's columns and values"
         )
     made = [_ready(name, entry, row) for row in kept]
-    found = RowCheck(len(made), content_of(made), "unverified")
+    # Over the data's own words: how options are shown is no matter of the file's.
+    content = content_of([{**row, "options": _options(name, entry, row)} for row in kept])
+    found = RowCheck(len(made), content, "unverified")
     if check:
         found = _checked(name, entry, found, rows, from_hub=source.get("hub") is not None)
     rows.report.kept, rows.report.filtered = len(made), rows.report.filtered + len(rows) - len(made)
     return Rows(made, rows.report), found
+
+
+def _read(entry: SuiteEntry, source: Mapping[str, Any], require: Sequence[str]) -> Rows:
+    """The rows of the file, or of all configurations of a hub's data set that make the suite."""
+    if source.get("hub") is None or entry.source.names is None:
+        return load_rows(**source, columns=entry.columns, require=require)
+    parts = [
+        load_rows(**{**source, "name": name}, columns=entry.columns, require=require) for name in entry.source.names
+    ]
+    report = parts[0].report
+    for part in parts[1:]:
+        report.read, report.kept = report.read + part.report.read, report.kept + part.report.kept
+        for reason, count in part.report.dropped.items():
+            report.dropped[reason] = report.dropped.get(reason, 0) + count
+            report.examples.setdefault(reason, part.report.examples[reason])
+    return Rows([row for part in parts for row in part], report)
 
 
 def content_of(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -112,6 +132,10 @@ def _wanted(name: str, entry: SuiteEntry, row: Mapping[str, Any]) -> bool:
 
 def _ready(name: str, entry: SuiteEntry, row: dict[str, Any]) -> dict[str, Any]:
     made = dict(row)
+    if entry.question is not None:
+        made["problem"] = entry.question
+    if entry.gold_values:
+        made["answer"] = _value(name, entry, row)
     if entry.text_only:
         made.pop("images", None)
     if entry.images is not None:
@@ -175,6 +199,16 @@ def _listed(name: str, row: Mapping[str, Any], cell: str) -> Any:
     if found is None:
         raise DataError(f"suite {name!r}: row {row.get('id')}: no options can be read from {cell[:80]!r}")
     return found
+
+
+def _value(name: str, entry: SuiteEntry, row: Mapping[str, Any]) -> str:
+    answer = str(row["answer"]).strip()
+    if answer not in entry.gold_values:
+        raise DataError(
+            f"suite {name!r}: row {row.get('id')}: the answer {answer[:60]!r} is none of gold_values"
+            f" ({', '.join(entry.gold_values)}) -> add it there"
+        )
+    return entry.gold_values[answer]
 
 
 def _gold(name: str, entry: SuiteEntry, row: Mapping[str, Any], options: list[str]) -> tuple[str, list[str]]:
