@@ -12,7 +12,7 @@ from typing import Any
 from reasonrl.errors import RunError
 from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
 from reasonrl.eval.results import metric_values, read_results
-from reasonrl.observe import read_parquet
+from reasonrl.eval.samples import CURRENT, PROBLEMS, SAMPLES, read_samples, verdicts_path
 
 _CONTEXT = (
     "mean_length",
@@ -113,9 +113,11 @@ class Comparison:
 
 
 @lru_cache(maxsize=64)
-def _samples(path: Path, stamp: int) -> list[dict[str, Any]]:
-    # Only what the figures need is read; `stamp` is the file's time, so that a rewritten file is read again.
-    return read_parquet(path, ("id", "metric", "index", "correct"))
+def _samples(folder: Path, n: int | None, *stamps: int) -> list[dict[str, Any]]:
+    # Only what the figures need is kept; `stamps` are the files' times, so that a file that grew is read again.
+    names = ("id", "metric", "index", "correct")
+    rows = [{name: row[name] for name in names} for row in read_samples(folder)]
+    return [row for row in rows if n is None or row["metric"] != "sample" or row["index"] < n]
 
 
 def suite_values(directory: Path, suite: str, metric: str) -> dict[str, float]:
@@ -124,10 +126,14 @@ def suite_values(directory: Path, suite: str, metric: str) -> dict[str, float]:
     Raises:
         RunError: the suite's samples are not there.
     """
-    path = directory / suite / "samples.parquet"
-    if not path.exists():
-        raise RunError(f"{path} does not exist: suite {suite!r} was not finished -> run the evaluation again")
-    return metric_values(_samples(path, path.stat().st_mtime_ns), metric)
+    folder = directory / suite
+    files = [folder / PROBLEMS, folder / SAMPLES, verdicts_path(folder, CURRENT)]
+    if not files[1].exists():
+        raise RunError(f"{files[1]} does not exist: suite {suite!r} was not finished -> run the evaluation again")
+    # The record may hold more samples than the results were made of: an evaluation with a smaller n came after.
+    n = read_results(directory)["suites"].get(suite, {}).get("decoding", {}).get("n")
+    stamps = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]
+    return metric_values(_samples(folder, n, *stamps), metric)
 
 
 def _metric_names(entry: Mapping[str, Any]) -> list[str]:
@@ -143,7 +149,7 @@ def compare_evaluations(
     """Compares finished evaluations on the suites they share with the baseline.
 
     Args:
-        rows: directory of an evaluation (with `results.json` and the suites' `samples.parquet`) by row label, in the
+        rows: directory of an evaluation (with `results.json` and the suites' folders) by row label, in the
             table's order.
         baseline: the label of the row to compare with.
         confidence: of every interval.

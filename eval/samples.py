@@ -1,4 +1,8 @@
-"""Samples of one suite on disk: shards while it runs, one file at the end; a killed evaluation goes on from them."""
+"""The record of one suite on disk: `settings.json`, `problems.jsonl`, `samples.jsonl`, and re-judgings in `verdicts/`.
+
+`samples.jsonl` only ever grows, by one line a finished and judged sample; `docs/evaluation.md` names its fields. A
+killed evaluation goes on from it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,24 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from reasonrl.errors import RunError
-from reasonrl.observe import read_parquet, write_atomically, write_parquet
+from reasonrl.observe import write_atomically
+from reasonrl.observe.records import RecordWriter, encode_record, iter_records, read_records
 
 Key: TypeAlias = tuple[str, str, int]
 """(problem id, `sample` or `greedy`, sample index)."""
+
+SAMPLES, PROBLEMS, SETTINGS, UNJUDGED = "samples.jsonl", "problems.jsonl", "settings.json", "unjudged.jsonl"
+
+CURRENT = "current"
+"""The re-judging by a newer grader that the results stand on; `read_samples` lays it over unless told otherwise."""
+
+OWN = "own"
+"""What `read_samples` calls the verdicts that stand in `samples.jsonl` itself."""
+
+JUDGED = ("extracted", "class", "verdict", "reason", "right", "correct", "score", "grader")
+"""The fields of a sample that a grader fills, and a re-grade anew."""
+
+_METRICS = {"sample": 0, "greedy": 1}
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
@@ -19,58 +37,169 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return row["id"], row["metric"], row["index"]
 
 
-class SampleStore:
-    """The samples of one suite under `directory`: `samples/shard_000001.parquet`, ... and, when done,
-    `samples.parquet`.
+def read_problems(directory: str | Path) -> dict[str, dict[str, Any]]:
+    """The problems of a suite's folder by id, in their order.
+
+    Raises:
+        RunError: the folder holds no evaluation of a suite.
+    """
+    path = Path(directory) / PROBLEMS
+    if not path.exists():
+        raise RunError(f"{path} does not exist -> name the folder of one suite of an evaluation, as in <run>/math500")
+    return {row["id"]: row for row in iter_records(path)}
+
+
+def read_samples(directory: str | Path, verdicts: str | None = None) -> list[dict[str, Any]]:
+    """The samples of a suite's folder, sorted by (order of the problems, `sample` before `greedy`, index).
+
+    Samples of problems that the evaluation no longer has are left out.
+
+    Args:
+        directory: the suite's folder; it may be half done.
+        verdicts: name of a re-grade in `verdicts/`, whose verdicts are laid over; `own` for those of `samples.jsonl`
+            as they are; None for those that the results stand on (`current` where there is one).
+
+    Raises:
+        RunError: there is no such folder or re-grade, or a sample is there twice.
+    """
+    folder = Path(directory)
+    order = {name: place for place, name in enumerate(read_problems(folder))}
+    samples = _by_key(folder / SAMPLES)
+    if verdicts != OWN:
+        name = CURRENT if verdicts is None else verdicts
+        path = verdicts_path(folder, name)
+        if verdicts is not None and not path.exists():
+            there = sorted(found.stem for found in path.parent.glob("*.jsonl"))
+            raise RunError(f"{path} does not exist; there: {', '.join([OWN, *there])} -> name one of them")
+        for key, row in _by_key(path).items():
+            if key in samples:
+                samples[key] |= row
+    rows = [row for row in samples.values() if row["id"] in order]
+    return sorted(rows, key=lambda row: (order[row["id"]], _METRICS.get(row["metric"], 2), row["index"]))
+
+
+def verdicts_path(directory: str | Path, name: str) -> Path:
+    """Where a re-grade of this name lies; its settings are beside it with the ending `.json`."""
+    return Path(directory) / "verdicts" / f"{name}.jsonl"
+
+
+def write_verdicts(
+    directory: str | Path, name: str, rows: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> Path:
+    """Writes a re-grade whole, at once: the keys and `JUDGED` fields of its rows.
 
     Args:
         directory: the suite's folder.
-        settings: what makes two sets of samples mixable (decoding settings, seed, model, reward); kept in
+        name: of the re-grade; `current` is the one that the results stand on.
+        rows: samples with their new verdicts; other fields are not written.
+        settings: what judged, for `verdicts/<name>.json`.
+    """
+    path = verdicts_path(directory, name)
+    lines = [
+        encode_record({field: row[field] for field in ("id", "metric", "index", *JUDGED)})
+        for row in sorted(rows, key=key_of)
+    ]
+    write_atomically(path.with_suffix(".json"), json.dumps(settings, indent=2, ensure_ascii=False).encode())
+    write_atomically(path, b"".join(lines))
+    return path
+
+
+def _by_key(path: Path) -> dict[Key, dict[str, Any]]:
+    found: dict[Key, dict[str, Any]] = {}
+    for number, row in enumerate(iter_records(path), start=1):
+        key = key_of(row)
+        if key in found:
+            raise RunError(
+                f"{path}, line {number}: sample {key[2]} ({key[1]}) of problem {key[0]!r} is there twice -> files were"
+                " put together; keep one of the lines"
+            )
+        found[key] = row
+    return found
+
+
+class SampleStore:
+    """The record of one suite under `directory`, held by one process at a time.
+
+    Args:
+        directory: the suite's folder.
+        settings: what makes two sets of samples mixable (model, template, decoding, seed, reward); kept in
             `settings.json`.
 
     Raises:
-        RunError: the folder holds samples made with other settings.
+        RunError: the folder holds samples made with other settings, or another process writes there.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         self.directory = directory
-        self.path = directory / "samples.parquet"
-        self._shards = directory / "samples"
+        self.path = directory / SAMPLES
         self._check(json.loads(json.dumps(settings)))
+        self._samples = RecordWriter(self.path)
+        self._arrived = RecordWriter(directory / UNJUDGED)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
-        path = self.directory / "settings.json"
-        if not path.exists():
-            write_atomically(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False).encode())
+        path = self.directory / SETTINGS
+        # Where no sample is there yet, there is nothing to mix with.
+        if path.exists() and any(
+            (self.directory / name).exists() and (self.directory / name).stat().st_size for name in (SAMPLES, UNJUDGED)
+        ):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            changed = [
+                f"{name}: there {found.get(name)!r}, now {settings.get(name)!r}"
+                for name in sorted({*found, *settings})
+                if found.get(name) != settings.get(name)
+            ]
+            if changed:
+                raise RunError(
+                    f"{self.directory} holds samples made with other settings ({'; '.join(changed)})"
+                    " and they must not be mixed -> restart the stage, or evaluate into another folder"
+                )
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [
-            f"{name}: there {found.get(name)!r}, now {settings.get(name)!r}"
-            for name in sorted({*found, *settings})
-            if found.get(name) != settings.get(name)
-        ]
-        if changed:
-            raise RunError(
-                f"{self.directory} holds samples made with other settings ({'; '.join(changed)})"
-                " and they must not be mixed -> restart the stage, or evaluate into another folder"
-            )
+        write_atomically(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False).encode())
 
     def load(self) -> dict[Key, dict[str, Any]]:
-        """Every sample on disk by key."""
-        files = [self.path] if self.path.exists() else []
-        files += sorted(self._shards.glob("shard_*.parquet"))
-        return {key_of(row): row for file in files for row in read_parquet(file)}
+        """Every judged sample on disk by key, with the verdicts of `current` laid over."""
+        samples = _by_key(self.path)
+        for key, row in _by_key(verdicts_path(self.directory, CURRENT)).items():
+            if key in samples:
+                samples[key] |= row
+        return samples
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one shard; it is whole on disk when this returns."""
-        numbers = [int(path.stem.removeprefix("shard_")) for path in self._shards.glob("shard_*.parquet")]
-        write_parquet(self._shards / f"shard_{max(numbers, default=0) + 1:06d}.parquet", rows)
+    def load_unjudged(self) -> dict[Key, dict[str, Any]]:
+        """Samples that had arrived and were not judged when the process ended, by key; judged ones may be among
+        them.
+        """
+        return {key_of(row): row for row in read_records(self.directory / UNJUDGED)}
 
-    def finish(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes `samples.parquet` with these rows in this order, then removes the shards."""
-        write_parquet(self.path, list(rows))
-        if self._shards.exists():
-            # Only our own files, so that rmdir fails loudly on anything else that was put there.
-            for path in [*self._shards.glob("shard_*.parquet"), *self._shards.glob(".shard_*.tmp")]:
-                path.unlink()
-            self._shards.rmdir()
+    def problems(self) -> dict[str, dict[str, Any]]:
+        """The problems as they were written last; none before the first time."""
+        return read_problems(self.directory) if (self.directory / PROBLEMS).exists() else {}
+
+    def write_problems(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes `problems.jsonl` at once, unless it says the same already."""
+        content = b"".join(map(encode_record, rows))
+        path = self.directory / PROBLEMS
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content)
+
+    def arrive(self, row: Mapping[str, Any]) -> None:
+        """Keeps a sample as it came from the engine until it is judged."""
+        self._arrived.write(row)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Appends one judged sample."""
+        self._samples.write(row)
+
+    def judged_again(self, rows: Mapping[Key, Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
+        """Puts new verdicts on stored samples into `verdicts/current.jsonl`, beside those that are there."""
+        there = _by_key(verdicts_path(self.directory, CURRENT))
+        write_verdicts(self.directory, CURRENT, (there | dict(rows)).values(), settings)
+
+    def finish(self) -> None:
+        """Everything that arrived has been judged: the samples are put on the disk, the others' file goes away."""
+        self.close()
+        (self.directory / UNJUDGED).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Lets the files go."""
+        self._samples.close()
+        self._arrived.close()

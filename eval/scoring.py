@@ -39,12 +39,14 @@ class Judgement:
         verdict: `correct`, `wrong`, `no_answer`, `timeout`, `crash`, `bad_gold`, `fault`; for other rewards `scored` or
             `unscored`.
         extracted: the answer read from the text, if the grader tells.
+        reason: why, in a few words, if the grader tells.
     """
 
     right: bool | None
     score: float | None
     verdict: str
     extracted: str | None
+    reason: str | None = None
 
 
 Scorer: TypeAlias = Callable[[Sequence[Answer]], list[Judgement]]
@@ -151,7 +153,7 @@ def _asked(answer: Answer) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
 
 def _judgement(verdict: Verdict) -> Judgement:
     right = None if verdict.status in UNSCORABLE else verdict.status == "correct"
-    return Judgement(right, None if right is None else float(right), verdict.status, verdict.extracted)
+    return Judgement(right, None if right is None else float(right), verdict.status, verdict.extracted, verdict.reason)
 
 
 def _score_with(function: Callable[..., Any], answers: Sequence[Answer]) -> list[Judgement]:

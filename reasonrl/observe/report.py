@@ -11,6 +11,7 @@ from typing import Any
 from reasonrl.observe.completions import completion_files, read_parquet
 from reasonrl.observe.metrics import alarms_of, format_number, format_seconds, is_time_field, write_atomically
 from reasonrl.observe.plots import TRAINING_PLOTS, plot_eval_accuracy, plot_pass_at_k
+from reasonrl.observe.records import read_records
 from reasonrl.observe.rundir import RunView, StageView
 
 SAMPLES_SHOWN = 3
@@ -228,16 +229,19 @@ def _last_metrics(stage: StageView) -> list[tuple[str, str]]:
 def _completions(stage: StageView) -> list[dict[str, Any]]:
     """A few completions of the first and the last step, or of each suite of an evaluation."""
     files = completion_files(stage.directory / "completions")
-    shown = {f"step {step}": files[step] for step in dict.fromkeys([min(files), max(files)])} if files else {}
+    steps = dict.fromkeys([min(files), max(files)]) if files else {}
+    shown = {f"step {step}": read_parquet(files[step]) for step in steps}
     if stage.results:
-        shown |= {
-            suite: path
-            for suite in stage.results["suites"]
-            if (path := stage.directory / suite / "samples.parquet").exists()
-        }
-    return [
-        {"title": title, "samples": [_sample(row) for row in pick(read_parquet(path))]} for title, path in shown.items()
-    ]
+        shown |= {suite: rows for suite in stage.results["suites"] if (rows := _suite_samples(stage.directory / suite))}
+    return [{"title": title, "samples": [_sample(row) for row in pick(rows)]} for title, rows in shown.items()]
+
+
+def _suite_samples(folder: Path) -> list[dict[str, Any]]:
+    """The samples of a suite, each with its problem's prompt and answer, by problem."""
+    problems = {row["id"]: (place, row) for place, row in enumerate(read_records(folder / "problems.jsonl"))}
+    rows = [row for row in read_records(folder / "samples.jsonl") if row["id"] in problems]
+    rows.sort(key=lambda row: (problems[row["id"]][0], row["metric"] != "sample", row["index"]))
+    return [{**row, **{name: problems[row["id"]][1].get(name) for name in ("prompt", "answer")}} for row in rows]
 
 
 def pick(rows: Sequence[Mapping[str, Any]], count: int = SAMPLES_SHOWN) -> list[Mapping[str, Any]]:

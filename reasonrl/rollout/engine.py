@@ -126,6 +126,11 @@ class Sample:
     weight_version: int
     stamp: Stamp | None = field(default=None, compare=False)
 
+    @property
+    def length(self) -> int:
+        """Tokens of the response, its stop token included."""
+        return len(self.token_ids)
+
 
 @runtime_checkable
 class RolloutEngine(Protocol):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
+
+from reasonrl.eval.samples import read_problems, read_samples
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
 
 
@@ -61,6 +65,25 @@ def problems(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def table(directory: Path, suite: str = "sums") -> pandas.DataFrame:
+    """The samples of a suite in order, each with its problem's prompt and answer."""
+    problems = read_problems(directory / suite)
+    rows = [
+        row | {name: problems[row["id"]][name] for name in ("prompt", "answer")}
+        for row in read_samples(directory / suite)
+    ]
+    return pandas.DataFrame(rows)
+
+
+def content(directory: Path, *suites: str) -> dict[str, str | bytes]:
+    """What two equal evaluations share: all files, with the samples in order."""
+    found: dict[str, str | bytes] = {"results.json": (directory / "results.json").read_bytes()}
+    for suite in suites or ("sums",):
+        found |= {name: (directory / suite / name).read_bytes() for name in ("settings.json", "problems.jsonl")}
+        found[suite] = json.dumps(read_samples(directory / suite))
+    return found
+
+
 def evaluate(
     directory: Path,
     *,
@@ -83,7 +106,7 @@ def evaluate(
     return run_suite(
         engine if engine is not None else SeededEngine(pause=pause),
         CharacterTokenizer(),
-        problems(count),
+        settings.pop("rows", None) or problems(count),
         n=n,
         params=settings.pop("params", params),
         directory=directory,
@@ -92,7 +115,7 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    import reasonrl.eval.run
+    import reasonrl.eval.drawing
 
-    reasonrl.eval.run.SHARD_SAMPLES = 10
-    evaluate(Path(sys.argv[1]), pause=0.01, on_progress=lambda done, total: print(done, total, flush=True))
+    reasonrl.eval.drawing.JUDGE_SAMPLES = 10
+    evaluate(Path(sys.argv[1]), pause=0.01, on_progress=lambda done, total, right: print(done, total, flush=True))

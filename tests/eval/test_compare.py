@@ -20,6 +20,7 @@ from reasonrl.eval.tables import comparison_csv, comparison_markdown, format_tab
 
 sys.path.insert(0, str(Path(__file__).parent))
 from eval_world import SeededEngine, evaluate
+from eval_world import table as read_table
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def evaluations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def accuracy(path: Path, metric: str = "sample") -> pandas.Series:
-    table = pandas.read_parquet(path / "sums" / "samples.parquet").query("metric == @metric")
+    table = read_table(path).query("metric == @metric")
     return table.groupby("id", sort=False)["correct"].mean()
 
 
@@ -150,7 +151,7 @@ def test_a_study_with_missing_seeds_says_so_and_one_seed_has_no_interval(evaluat
     assert "arm 'short' has no run of seed 0" in study.notes
     between = [line for line in study.lines if line.versus == "arm default"]
     assert between and all(line.difference.low is None and list(line.by_seed) == [1] for line in between)
-    assert study.as_dict()["lines"][0]["by_seed"]["0"]["method"] == "wilson by problem"
+    assert study.as_dict()["lines"][0]["by_seed"]["0"]["method"] == "mid-p, clustered by problem"
     with pytest.raises(RunError, match="'shrt' is no arm; arms: default, short"):
         compare_study(runs, baseline="before", baseline_arm="shrt")
     with pytest.raises(RunError, match="at least one finished run"):

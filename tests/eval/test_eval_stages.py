@@ -16,7 +16,12 @@ from typing import Any
 import pandas
 import pytest
 
-from reasonrl.errors import Interrupted, RunError
+sys.path.insert(0, str(Path(__file__).parent))
+from eval_world import content
+from eval_world import table as read_table
+
+from reasonrl.errors import Interrupted, RecipeError, RunError
+from reasonrl.observe.records import read_records
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages import compare as compare_stage
 from reasonrl.pipeline.stages import eval as eval_stage
@@ -61,7 +66,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResu
 
 def test_an_evaluation_leaves_samples_results_and_figures(evaluated: tuple[Path, StageResult, Recorder]) -> None:
     run, result, recorder = evaluated
-    table = pandas.read_parquet(run / "stages" / "before" / "unseen" / "samples.parquet")
+    table = read_table(run / "stages" / "before", "unseen")
     assert (
         len(table) == 36 and table["length"].between(1, 12).all() and set(table["finish_reason"]) <= {"stop", "length"}
     )
@@ -85,9 +90,7 @@ def test_another_batch_plan_gives_the_same_samples(
     again = eval_stage.run(config(rollout={"max_batch_tokens": 100}), context(tmp_path, "before"))
     assert again.metrics == result.metrics
     for suite in ("unseen", "few"):
-        ours, theirs = (
-            pandas.read_parquet(root / "stages" / "before" / suite / "samples.parquet") for root in (run, tmp_path)
-        )
+        ours, theirs = (read_table(root / "stages" / "before", suite) for root in (run, tmp_path))
         pandas.testing.assert_frame_equal(ours, theirs)
 
 
@@ -95,10 +98,8 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-import reasonrl.eval.run
 from test_eval_stages import config, context
 from reasonrl.pipeline.stages import eval as eval_stage
-reasonrl.eval.run.SHARD_SAMPLES = 4
 class Slow:
     def report(self, done, total, unit, note):
         time.sleep(0.05)
@@ -111,9 +112,9 @@ def test_kill_nine_and_resume_give_the_unbroken_result(
 ) -> None:
     run, result, _ = evaluated
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path), str(Path(__file__).parent)])
-    shards = tmp_path / "stages" / "before" / "unseen" / "samples"
+    arrived = tmp_path / "stages" / "before" / "unseen" / "unjudged.jsonl"
     end = time.monotonic() + 120
-    while len(list(shards.glob("shard_*.parquet"))) < 3:
+    while len(read_records(arrived)) < 12:
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -124,21 +125,18 @@ def test_kill_nine_and_resume_give_the_unbroken_result(
     assert point is not None and point.startswith("0 suites done")
     resumed = eval_stage.run(config(), context(tmp_path, "before", resuming=True))
     assert resumed.metrics == result.metrics
-    for name in ("results.json", "unseen/samples.parquet", "few/samples.parquet"):
-        assert (directory / name).read_bytes() == (run / "stages" / "before" / name).read_bytes()
-    assert eval_stage.resume_point(directory) == "2 suites done, 0 shards of samples kept"
+    assert content(directory, "unseen", "few") == content(run / "stages" / "before", "unseen", "few")
+    assert eval_stage.resume_point(directory) == "2 suites done, 42 samples kept"
     assert eval_stage.resume_point(tmp_path) is None
 
 
-def test_a_stop_is_heeded_once_samples_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import reasonrl.eval.run
-
-    monkeypatch.setattr(reasonrl.eval.run, "SHARD_SAMPLES", 4)
+def test_a_stop_is_heeded_once_a_sample_is_on_disk(tmp_path: Path) -> None:
     stopping = context(tmp_path, "before")
     stopping.stop.set()
     with pytest.raises(Interrupted):
         eval_stage.run(config(), stopping)
-    assert len(list((tmp_path / "stages" / "before" / "unseen" / "samples").glob("shard_*.parquet"))) == 1
+    assert len(read_records(tmp_path / "stages" / "before" / "unseen" / "unjudged.jsonl")) == 1
+    assert eval_stage.resume_point(stopping.directory) == "0 suites done, 1 samples kept"
 
 
 def test_compare_reads_the_rows_wherever_they_lie(
@@ -179,5 +177,5 @@ def test_dry_run_says_what_would_be_drawn_and_writes_nothing(tmp_path: Path) -> 
 
 
 def test_a_named_suite_that_is_not_installed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="there is no suite 'aime99'"):
+    with pytest.raises(RecipeError, match="there is no suite 'aime99'"):
         eval_stage.run(config(suites=["aime99"]), context(tmp_path, "before"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -9,28 +10,26 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-import pandas
 import pytest
 
 from reasonrl.errors import DataError, RecipeError, RewardError, RunError
+from reasonrl.eval.compare import suite_values
 from reasonrl.eval.metrics import pass_at_k, proportion_interval
 from reasonrl.eval.results import read_results
+from reasonrl.eval.samples import key_of
+from reasonrl.observe.records import read_records
 from reasonrl.rollout.engine import SamplingParams
 
 sys.path.insert(0, str(Path(__file__).parent))
-from eval_world import SeededEngine, evaluate
-
-FILES = ("results.json", "sums/samples.parquet", "sums/settings.json")
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    return {name: (directory / name).read_bytes() for name in FILES}
+from eval_world import SeededEngine, content, evaluate, problems
+from eval_world import table as read_table
 
 
 def test_figures_follow_from_the_stored_samples(tmp_path: Path) -> None:
     result = evaluate(tmp_path, count=100)
-    table = pandas.read_parquet(tmp_path / "sums" / "samples.parquet")
+    table = read_table(tmp_path)
     assert len(table) == 500 and set(table["metric"]) == {"sample", "greedy"}
     sampled = table[table["metric"] == "sample"]
     # Independently: an answer is right if its box holds the sum, and counts only if it ended by itself.
@@ -62,7 +61,7 @@ def test_seeds_are_those_of_the_contract(tmp_path: Path) -> None:
     from reasonrl.rollout.seeds import sample_seed
 
     evaluate(tmp_path, count=3)
-    table = pandas.read_parquet(tmp_path / "sums" / "samples.parquet")
+    table = read_table(tmp_path)
     row = table[(table["id"] == "p2") & (table["metric"] == "sample") & (table["index"] == 3)].iloc[0]
     assert row["seed"] == str(sample_seed(3, "evaluate", "sums", "p2", 3))
     assert table["seed"].is_unique
@@ -78,15 +77,16 @@ def test_kill_nine_in_the_middle_then_the_same_bytes(tmp_path: Path) -> None:
             break
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    shards = list((tmp_path / "broken" / "sums" / "samples").glob("shard_*.parquet"))
-    assert len(shards) >= 7 and not (tmp_path / "broken" / "results.json").exists()
-    (tmp_path / "broken" / "sums" / "samples" / ".shard_000099.parquet.1.tmp").write_bytes(b"half")
-    on_disk = sum(len(pandas.read_parquet(shard)) for shard in shards)
+    folder = tmp_path / "broken" / "sums"
+    on_disk = {key_of(row) for name in ("samples", "unjudged") for row in read_records(folder / f"{name}.jsonl")}
+    assert len(on_disk) >= 75 and not (tmp_path / "broken" / "results.json").exists()
+    with (folder / "samples.jsonl").open("ab") as file:
+        file.write(b'{"id": "p1", "metric": "sample", "ind')
     engine = SeededEngine()
     evaluate(tmp_path / "broken", engine=engine)
-    assert len(engine.served) == 200 - on_disk
+    assert len(engine.served) == 200 - len(on_disk)
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
-    assert not (tmp_path / "broken" / "sums" / "samples").exists()
+    assert not (folder / "unjudged.jsonl").exists()
 
 
 def test_a_finished_suite_draws_nothing_and_a_larger_n_keeps_what_is_there(tmp_path: Path) -> None:
@@ -100,27 +100,75 @@ def test_a_finished_suite_draws_nothing_and_a_larger_n_keeps_what_is_there(tmp_p
     assert content(tmp_path / "grown") == content(tmp_path / "direct")
 
 
-def test_changed_prompts_are_drawn_again_and_other_settings_are_refused(tmp_path: Path) -> None:
+def test_other_prompts_and_settings_are_refused(tmp_path: Path) -> None:
     evaluate(tmp_path)
+    before = content(tmp_path)
     engine = SeededEngine()
-    evaluate(tmp_path, engine=engine, template="{problem} ")
-    assert len(engine.served) == 200
+    with pytest.raises(RunError, match=r"other settings \(template: there None, now '\{problem\} '\)"):
+        evaluate(tmp_path, engine=engine, template="{problem} ")
     with pytest.raises(RunError, match=r"other settings \(temperature: there 1\.0, now 0\.7\)"):
-        evaluate(tmp_path, params=SamplingParams(max_tokens=50, temperature=0.7))
+        evaluate(tmp_path, engine=engine, params=SamplingParams(max_tokens=50, temperature=0.7))
     with pytest.raises(RunError, match="seed: there 3, now 4"):
-        evaluate(tmp_path, seed=4)
+        evaluate(tmp_path, engine=engine, seed=4)
+    with pytest.raises(RunError, match="engine: there None, now 'vllm'"):
+        evaluate(tmp_path, engine=engine, made_by={"engine": "vllm"})
+    changed = [{**row, "problem": row["problem"].replace("?", "? ")} for row in problems(40)]
+    with pytest.raises(RunError, match="samples of other prompts: 40 problems, such as 'p0', are asked otherwise now"):
+        evaluate(tmp_path, engine=engine, rows=changed)
+    assert engine.served == [] and content(tmp_path) == before
 
 
-def test_a_stop_at_a_safe_point_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import reasonrl.eval.run
+def test_another_process_may_not_write_there_too(tmp_path: Path) -> None:
+    evaluate(tmp_path)
+    with (tmp_path / "sums" / "samples.jsonl").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="is being written by another process"):
+            evaluate(tmp_path)
+    evaluate(tmp_path)
 
+
+def test_fewer_samples_report_on_those_alone_and_lose_none(tmp_path: Path) -> None:
+    evaluate(tmp_path / "grown", n=4)
+    engine = SeededEngine()
+    few = evaluate(tmp_path / "grown", n=2, engine=engine)
+    assert engine.served == [] and few == evaluate(tmp_path / "direct", n=2)
+    assert len(read_table(tmp_path / "grown")) == 200
+    for metric in ("accuracy", "pass@2"):
+        assert suite_values(tmp_path / "grown", "sums", metric) == suite_values(tmp_path / "direct", "sums", metric)
+
+
+def test_a_reward_that_fails_costs_no_sample(tmp_path: Path) -> None:
+    broken = True
+
+    def reward(prompts: Any, completions: Any, completion_ids: Any, answer: Any, **rest: Any) -> list[float]:
+        if broken:
+            raise OSError("the judge does not answer")
+        assert all(
+            len(ids) == len(text[0]["content"][:50]) for ids, text in zip(completion_ids, completions, strict=True)
+        )
+        return [float(gold in text[0]["content"]) for gold, text in zip(answer, completions, strict=True)]
+
+    first, second = SeededEngine(), SeededEngine()
+    with pytest.raises(OSError, match="the judge does not answer"):
+        evaluate(tmp_path / "broken", engine=first, reward=reward)
+    broken = False
+    evaluate(tmp_path / "broken", engine=second, reward=reward)
+    evaluate(tmp_path / "whole", reward=reward)
+    assert len(first.served) + len(second.served) == 200 and len(first.served) >= 64
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
+
+
+def test_a_stop_at_a_safe_point_loses_nothing(tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
-    def stop() -> None:
-        raise Stop
+    calls = []
 
-    monkeypatch.setattr(reasonrl.eval.run, "SHARD_SAMPLES", 30)
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 30:
+            raise Stop
+
     with pytest.raises(Stop):
         evaluate(tmp_path, at_safe_point=stop)
     engine = SeededEngine()
@@ -150,11 +198,9 @@ def length_reward(
 def test_a_reward_function_gives_scores_and_what_it_cannot_score_is_counted(tmp_path: Path) -> None:
     ours = evaluate(tmp_path / "function", reward=length_reward)
     math = evaluate(tmp_path / "math")
-    table = pandas.read_parquet(tmp_path / "function" / "sums" / "samples.parquet")
+    table = read_table(tmp_path / "function")
     assert ours.unscored == 5 and ours.accuracy.n == 39 and set(table[table["id"] == "p4"]["verdict"]) == {"unscored"}
-    kept = pandas.read_parquet(tmp_path / "math" / "sums" / "samples.parquet").query(
-        "id != 'p4' and metric == 'sample'"
-    )
+    kept = read_table(tmp_path / "math").query("id != 'p4' and metric == 'sample'")
     assert ours.accuracy.value == pytest.approx(kept["correct"].mean())
     scored = table.query("id != 'p4' and metric == 'sample'")
     expected = scored["score"].where(scored["finish_reason"] == "stop", 0.0).mean()
@@ -189,7 +235,7 @@ def test_importing_eval_does_not_import_torch() -> None:
 
 def test_a_reward_is_told_how_each_sample_ended(tmp_path: Path) -> None:
     evaluate(tmp_path, reward="stop")
-    table = pandas.read_parquet(tmp_path / "sums" / "samples.parquet")
+    table = read_table(tmp_path)
     assert set(table["finish_reason"]) == {"stop", "length"}
     assert ((table["finish_reason"] == "stop") == (table["score"] == 1.0)).all()
 
@@ -228,4 +274,4 @@ def test_rewards_begin_while_samples_come(tmp_path: Path) -> None:
     reward = Early()
     result = evaluate(tmp_path, count=100, reward=reward)
     assert len(reward.begun) == result.n_samples + 100, "one a sample, the greedy ones too"
-    assert reward.called[0] == 256, "the first shard's were all begun before the first call"
+    assert reward.called[0] == 64, "the first batch's were all begun before the first call"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from reasonrl.observe import CompletionsWriter, MetricsWriter, write_parquet
+from reasonrl.observe import CompletionsWriter, MetricsWriter
 
 CONFIG: dict[str, Any] = {
     "recipe": "demo",
@@ -116,7 +116,10 @@ def write_eval(directory: Path, lift: float = 0.0) -> None:
     entry |= {"no_answer_fraction": 0.01, "unscored": 0, "n_problems": 1024, "n_samples": 16384, "verdicts": {}}
     entry |= {"decoding": {"n": 16, "temperature": 1.0, "top_p": 1.0, "max_tokens": 64}, "prompt_hash": "x", "seed": 3}
     rows = [completion(0, index) | {"metric": "sample", "index": index, "extracted": "6"} for index in range(6)]
-    write_parquet(directory / "unseen" / "samples.parquet", rows)
+    (directory / "unseen").mkdir(parents=True, exist_ok=True)
+    problems = [{"id": row["id"], "prompt": row.pop("prompt")[0]["content"], "answer": "6"} for row in rows]
+    for name, lines in (("samples", rows), ("problems", problems)):
+        (directory / "unseen" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (directory / "results.json").write_text(json.dumps({"format": 1, "suites": {"unseen": entry}}))
     finish(directory, {"unseen/accuracy": 0.5 + lift})
 
