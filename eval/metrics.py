@@ -69,7 +69,9 @@ def _quantile(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def proportion_interval(
+    values: Sequence[float], confidence: float = 0.95, *, groups: Sequence[Hashable] | None = None
+) -> Interval:
     """Mean over problems of values in [0, 1] (its accuracy, pass@k) with an interval clustered by problem.
 
     The mid-p form of Clopper and Pearson's interval (Lancaster 1961; Berry & Armitage 1995) for an effective number of
@@ -83,6 +85,8 @@ def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> In
     Args:
         values: one value in [0, 1] a problem, length P.
         confidence: coverage.
+        groups: the group of each problem, where several are variants of one question: groups then are the independent
+            units, wherever this text says problems.
 
     Returns:
         The interval; `se` is the standard error over problems (clustered by problem), None for a single one.
@@ -93,9 +97,17 @@ def proportion_interval(values: Sequence[float], confidence: float = 0.95) -> In
     from scipy.stats import t
 
     array = _shares(values)
-    problems, mean = int(array.size), float(array.mean())
-    se = float(array.std(ddof=1) / math.sqrt(problems)) if problems > 1 else None
-    varying = min(numpy.count_nonzero(array < 1), numpy.count_nonzero(array > 0))
+    mean, units, sizes = float(array.mean()), array - array.mean(), numpy.ones(array.size)
+    if groups is not None and len(set(groups)) < len(groups):
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        codes = [places[group] for group in groups]
+        units, sizes = numpy.bincount(codes, weights=units), numpy.bincount(codes).astype(float)
+        array = units / sizes + mean
+    problems = int(units.size)
+    # The residuals' sums by group over the number of values: the linearised error of a ratio, exact for equal sizes.
+    spread = math.sqrt(float((units**2).sum()) * problems / max(problems - 1, 1)) / float(sizes.sum())
+    se = spread if problems > 1 else None
+    varying = min(numpy.count_nonzero(array < 1 - 1e-12), numpy.count_nonzero(array > 1e-12))
     answers = float(problems)
     if se and varying >= FEWEST_VARYING:
         wider = _quantile(confidence) / float(t.ppf(0.5 + confidence / 2, problems - 1))

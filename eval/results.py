@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from reasonrl.eval.metrics import Interval, maj_at_k, mean_interval, pass_at_k, proportion_interval
+from reasonrl.eval.metrics import Interval, mean_interval, proportion_interval, within_interval
+from reasonrl.eval.named_metrics import Problems, Samples, by_problem, groups_of
+from reasonrl.eval.named_metrics import metric_values as metric_values  # importable from here, too
 from reasonrl.observe import write_atomically
 
 RESULTS_FORMAT = 1
@@ -22,9 +24,11 @@ class SuiteResult:
 
     Attributes:
         name: the suite.
-        accuracy: mean over problems of the share of right samples; None if no sample could be scored.
+        accuracy: mean over problems of the share of right samples, its interval clustered by problem (by group, where
+            problems are variants of one question); None if no sample could be scored.
         pass_at_k: unbiased pass@k by k, over problems with at least k scored samples.
-        maj_at_n: majority vote over all n samples; None where n is 1 or the reward tells no extracted answer.
+        maj_at_n: majority vote over all n samples by answer classes, ties averaged; None where n is 1 or the reward
+            tells no extracted answer.
         greedy: accuracy of the greedy sample; None if there is none.
         mean_score: mean reward, for rewards that are no verdict (truncated samples count with 0); None for `math`.
         mean_length: tokens a sample, stop token included; greedy samples not counted.
@@ -37,6 +41,13 @@ class SuiteResult:
         decoding: temperature, top_p, max_tokens, n.
         prompt_hash: SHA-256 over ids and prompt tokens in order.
         seed: the recipe's seed.
+        within: the accuracy with its interval within problems: for these very problems, not for others like them.
+        metrics_named: the figures that the suite's `metrics` names, but for those that no problem has samples enough
+            for.
+        counts: samples that are `truncated`, `empty` (no text), without an answer (`no_answer`), or whose grading ran
+            into the `timeout`; one sample may be several of them.
+        tokens_per_answer: tokens of all samples for each sample with an answer; None where none has one.
+        tokens_per_correct: tokens of all samples for each right one: what a right answer costs; None likewise.
     """
 
     name: str
@@ -56,6 +67,11 @@ class SuiteResult:
     decoding: Mapping[str, Any]
     prompt_hash: str
     seed: int
+    within: Interval | None = None
+    metrics_named: Mapping[str, Interval] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    tokens_per_answer: float | None = None
+    tokens_per_correct: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in `results.json`."""
@@ -65,11 +81,16 @@ class SuiteResult:
 
         return {
             "accuracy": plain(self.accuracy),
+            "accuracy_within": plain(self.within),
             "pass@k": {str(k): interval.as_dict() for k, interval in self.pass_at_k.items()},
             "maj@n": plain(self.maj_at_n),
             "greedy": plain(self.greedy),
+            "metrics": {name: interval.as_dict() for name, interval in self.metrics_named.items()},
             "mean_score": plain(self.mean_score),
             "mean_length": self.mean_length,
+            "tokens_per_answer": self.tokens_per_answer,
+            "tokens_per_correct": self.tokens_per_correct,
+            "counts": dict(self.counts),
             "truncated_fraction": self.truncated_fraction,
             "truncated_right_fraction": self.truncated_right_fraction,
             "no_answer_fraction": self.no_answer_fraction,
@@ -90,110 +111,129 @@ class SuiteResult:
             "maj@n": self.maj_at_n,
             "mean_score": self.mean_score,
         }
-        named |= {f"pass@{k}": interval for k, interval in self.pass_at_k.items()}
+        named |= {f"pass@{k}": interval for k, interval in self.pass_at_k.items()} | dict(self.metrics_named)
         flat: dict[str, float] = {}
         for name, interval in named.items():
             if interval is not None:
                 ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
                 flat |= {f"{self.name}/{name}{suffix}": value for suffix, value in ends.items() if value is not None}
+        if self.within is not None and self.within.low is not None and self.within.high is not None:
+            flat |= {
+                f"{self.name}/accuracy_within_low": self.within.low,
+                f"{self.name}/accuracy_within_high": self.within.high,
+            }
         for name in ("mean_length", "truncated_fraction", "no_answer_fraction", "unscored", "n_problems", "n_samples"):
             flat[f"{self.name}/{name}"] = getattr(self, name)
+        flat |= {f"{self.name}/{name}": count for name, count in self.counts.items()}
+        for name in ("tokens_per_answer", "tokens_per_correct"):
+            if getattr(self, name) is not None:
+                flat[f"{self.name}/{name}"] = getattr(self, name)
         return flat
 
 
-def by_problem(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list[Mapping[str, Any]]]:
-    """The scored samples of one metric (`sample` or `greedy`) by problem id, in order."""
-    problems: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["metric"] == metric and row["correct"] is not None:
-            problems.setdefault(row["id"], []).append(row)
-    return problems
+def accuracy_values(rows: Samples, metric: str = "sample") -> dict[str, float]:
+    """Share of right samples (`sample` or `greedy` ones) by problem id."""
+    return metric_values(rows, "accuracy" if metric == "sample" else metric)
 
 
-def accuracy_values(rows: Sequence[Mapping[str, Any]], metric: str = "sample") -> dict[str, float]:
-    """Share of right samples by problem id."""
-    return {key: fmean(row["correct"] for row in samples) for key, samples in by_problem(rows, metric).items()}
-
-
-def pass_at_k_values(rows: Sequence[Mapping[str, Any]], k: int) -> dict[str, float]:
+def pass_at_k_values(rows: Samples, k: int) -> dict[str, float]:
     """Unbiased pass@k by problem id; problems with fewer than k scored samples are left out."""
-    return {
-        key: pass_at_k(len(samples), sum(row["correct"] for row in samples), k)
-        for key, samples in by_problem(rows, "sample").items()
-        if len(samples) >= k
-    }
-
-
-def metric_values(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """Per-problem values of `accuracy`, `greedy` or `pass@<k>` from sample rows; problems without scored samples are
-    left out.
-
-    Raises:
-        ValueError: another metric.
-    """
-    if metric == "accuracy":
-        return accuracy_values(rows)
-    if metric == "greedy":
-        return accuracy_values(rows, "greedy")
-    if metric.startswith("pass@") and metric.removeprefix("pass@").isdigit():
-        return pass_at_k_values(rows, int(metric.removeprefix("pass@")))
-    raise ValueError(f"no per-problem values of {metric!r}; there are accuracy, greedy and pass@<k>")
+    return metric_values(rows, f"pass@{k}")
 
 
 def summarise(
     name: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Samples,
     *,
     k: Sequence[int],
     decoding: Mapping[str, Any],
     prompt_hash: str,
     seed: int,
     confidence: float = 0.95,
+    metrics: Sequence[str] = (),
+    problems: Problems | None = None,
 ) -> SuiteResult:
-    """The figures of one suite from its sample rows (as in `samples.parquet`)."""
+    """The figures of one suite from its sample rows (as `samples.read_samples` gives them).
+
+    Args:
+        name: the suite.
+        rows: its samples, greedy ones too.
+        k: which pass@k to tell.
+        decoding: temperature, top_p, max_tokens, n.
+        prompt_hash, seed: as in `SuiteResult`.
+        confidence: of every interval.
+        metrics: names of further figures (`reasonrl.recipe.metric_names`).
+        problems: problem records by id; where they have groups, intervals are clustered by group.
+
+    Raises:
+        DataError: a figure in `metrics` needs groups or scores that are not there.
+    """
+    groups = groups_of(problems or {})
 
     def interval(values: Mapping[str, float]) -> Interval | None:
-        return proportion_interval(list(values.values()), confidence) if values else None
+        if not values:
+            return None
+        return proportion_interval(list(values.values()), confidence, groups=[groups.get(key, key) for key in values])
 
     sampled = [row for row in rows if row["metric"] == "sample"]
-    cut = [row for row in sampled if row["finish_reason"] != "stop"]
-    problems = by_problem(rows, "sample")
+    scored = by_problem(rows, "sample")
     pass_k = {size: interval(pass_at_k_values(rows, size)) for size in sorted(set(k))}
-    majority = None
-    if decoding["n"] > 1 and any(row["extracted"] is not None for row in sampled):
-        majority = interval(
-            {
-                key: maj_at_k([row["extracted"] for row in group], [row["correct"] for row in group])
-                for key, group in problems.items()
-            }
-        )
-    plain_scores = any(row["verdict"] == "scored" for row in sampled)
+    named = {metric: interval(metric_values(rows, metric, problems)) for metric in metrics}
+    votes = decoding["n"] > 1 and any(row["extracted"] is not None for row in sampled)
     mean_score = None
-    if plain_scores and problems:
+    if scored and any(row["verdict"] == "scored" for row in sampled):
         scores = [
-            fmean(row["score"] if row["finish_reason"] == "stop" else 0.0 for row in group)
-            for group in problems.values()
+            fmean(row["score"] if row["finish_reason"] == "stop" else 0.0 for row in group) for group in scored.values()
         ]
         mean_score = mean_interval(scores, confidence)
     return SuiteResult(
         name=name,
         accuracy=interval(accuracy_values(rows)),
         pass_at_k={size: found for size, found in pass_k.items() if found is not None},
-        maj_at_n=majority,
+        maj_at_n=interval(metric_values(rows, "maj@n")) if votes else None,
         greedy=interval(accuracy_values(rows, "greedy")),
         mean_score=mean_score,
-        mean_length=fmean(row["length"] for row in sampled),
-        truncated_fraction=len(cut) / len(sampled),
-        truncated_right_fraction=sum(bool(row["right"]) for row in cut) / len(sampled),
-        no_answer_fraction=sum(row["verdict"] == "no_answer" for row in sampled) / len(sampled),
         unscored=sum(row["correct"] is None for row in rows),
         n_problems=len({row["id"] for row in sampled}),
-        n_samples=len(sampled),
         verdicts=dict(sorted(Counter(row["verdict"] for row in sampled).items())),
         decoding=dict(decoding),
         prompt_hash=prompt_hash,
         seed=seed,
+        within=_within(scored, confidence),
+        metrics_named={metric: found for metric, found in named.items() if found is not None},
+        **_lengths(sampled),
     )
+
+
+def _within(scored: Mapping[str, Samples], confidence: float) -> Interval | None:
+    if not scored:
+        return None
+    right = [sum(bool(row["correct"]) for row in samples) for samples in scored.values()]
+    return within_interval(right, [len(samples) for samples in scored.values()], confidence)
+
+
+def _lengths(sampled: Samples) -> dict[str, Any]:
+    """What was cut, empty or without an answer, and what answers cost."""
+    cut = [row for row in sampled if row["finish_reason"] != "stop"]
+    empty = [not row.get("text", "").strip() for row in sampled]
+    unanswered = [row["verdict"] == "no_answer" for row in sampled]
+    answered = sum(not (nothing or none) for nothing, none in zip(empty, unanswered, strict=True))
+    tokens, right = sum(row["length"] for row in sampled), sum(bool(row["correct"]) for row in sampled)
+    return {
+        "n_samples": len(sampled),
+        "mean_length": tokens / len(sampled),
+        "truncated_fraction": len(cut) / len(sampled),
+        "truncated_right_fraction": sum(bool(row["right"]) for row in cut) / len(sampled),
+        "no_answer_fraction": sum(unanswered) / len(sampled),
+        "counts": {
+            "truncated": len(cut),
+            "empty": sum(empty),
+            "no_answer": sum(unanswered),
+            "timeout": sum(row["verdict"] == "timeout" for row in sampled),
+        },
+        "tokens_per_answer": tokens / answered if answered else None,
+        "tokens_per_correct": tokens / right if right else None,
+    }
 
 
 def read_results(directory: str | Path) -> dict[str, Any]:
