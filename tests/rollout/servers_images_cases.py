@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,9 +18,30 @@ from reasonrl.rollout import Request, SamplingParams, build_engine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_servers_vllm import api_process
+from test_vllm_runs import REWARD
 from vision_help import image_of, load_vision, oracle_logprobs, prompt_of, small_qwen_vl, with_video
 from vllm_images_cases import PARAMS, requests_of, worst_gap
 
+RECIPE = """\
+recipe: small
+model: tiny:{kind}
+rollout: {{engine: servers, start: 1, max_model_len: 512, kv_cache_memory_bytes: 67108864}}
+stages:
+  rl:
+    kind: ppo
+    data: {{world: visual, n: 64, args: &counting {{kinds: count, difficulty: 1, size: 56, modality: mixed}}}}
+    reward: length_reward.py:score
+    prompts_per_step: 8
+    num_generations: 2
+    max_completion_length: 8
+    max_steps: 3
+    learning_rate: 1.0e-3
+  exam:
+    kind: eval
+    model: ${{stage:rl}}
+    max_tokens: 8
+    suites: {{quiz: {{data: {{world: visual, split: test, n: 8, args: *counting}}, n: 2, k: [1, 2]}}}}
+"""
 OPTIONS = {"max_model_len": 256, "kv_cache_memory_bytes": 64 * 2**20}
 
 
@@ -110,3 +133,25 @@ def test_what_does_not_fit_is_refused(engine, loaded):
             list(engine.stream([Request("x", prompt, 1, images=images)], SamplingParams(2)))
     with pytest.raises(ModelError, match="without its processor -> build the engine"):
         build_engine("servers", model, processor.tokenizer, start=1)
+
+
+def run(folder: Path, *overrides: str) -> tuple[list[dict], dict]:
+    """The metrics of the PPO stage and the results of the exam of a run in a process of its own."""
+    folder.mkdir()
+    (folder / "small.yaml").write_text(RECIPE.format(kind=os.environ["REASONRL_VISION_KIND"]))
+    (folder / "length_reward.py").write_text(REWARD)
+    command = [sys.executable, "-m", "reasonrl", "train", "small.yaml", "output=run", *overrides]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = next((folder / "run").rglob("metrics.jsonl")).read_text().splitlines()
+    return [json.loads(line) for line in lines], json.loads(next((folder / "run").rglob("results.json")).read_text())
+
+
+def test_ppo_and_an_exam_of_its_checkpoint_are_those_of_vllm_in_process(tmp_path):
+    steps, exam = run(tmp_path / "servers")
+    theirs, same_exam = run(tmp_path / "vllm", "rollout.engine=vllm", "rollout.start=null")
+    assert len(steps) == len(theirs) == 3 and exam == same_exam
+    assert any(step["reward_std"] > 0 for step in steps)
+    for ours, other in zip(steps, theirs, strict=True):
+        for name in ("reward", "completions/mean_length", "entropy", "policy_loss", "sampling/logprob_difference"):
+            assert ours[name] == pytest.approx(other[name], abs=1e-4), name
