@@ -31,7 +31,8 @@ class SuiteResult:
             tells no extracted answer.
         greedy: accuracy of the greedy sample; None if there is none.
         mean_score: mean reward, for rewards that are no verdict (truncated samples count with 0); None for `math`.
-        mean_length: tokens a sample, stop token included; greedy samples not counted.
+        mean_length: tokens a sample, stop token included; greedy samples not counted. None where an imported sample
+            has no token count, like `tokens_per_answer` and `tokens_per_correct` then.
         truncated_fraction: samples that did not end with a stop token; they count as wrong.
         truncated_right_fraction: samples among all that hold a right answer but were cut.
         no_answer_fraction: samples from which no answer could be read.
@@ -56,7 +57,7 @@ class SuiteResult:
     maj_at_n: Interval | None
     greedy: Interval | None
     mean_score: Interval | None
-    mean_length: float
+    mean_length: float | None
     truncated_fraction: float
     truncated_right_fraction: float
     no_answer_fraction: float
@@ -122,10 +123,10 @@ class SuiteResult:
                 f"{self.name}/accuracy_within_low": self.within.low,
                 f"{self.name}/accuracy_within_high": self.within.high,
             }
-        for name in ("mean_length", "truncated_fraction", "no_answer_fraction", "unscored", "n_problems", "n_samples"):
+        for name in ("truncated_fraction", "no_answer_fraction", "unscored", "n_problems", "n_samples"):
             flat[f"{self.name}/{name}"] = getattr(self, name)
         flat |= {f"{self.name}/{name}": count for name, count in self.counts.items()}
-        for name in ("tokens_per_answer", "tokens_per_correct"):
+        for name in ("mean_length", "tokens_per_answer", "tokens_per_correct"):
             if getattr(self, name) is not None:
                 flat[f"{self.name}/{name}"] = getattr(self, name)
         return flat
@@ -218,10 +219,11 @@ def _lengths(sampled: Samples) -> dict[str, Any]:
     empty = [not row.get("text", "").strip() for row in sampled]
     unanswered = [row["verdict"] == "no_answer" for row in sampled]
     answered = sum(not (nothing or none) for nothing, none in zip(empty, unanswered, strict=True))
-    tokens, right = sum(row["length"] for row in sampled), sum(bool(row["correct"]) for row in sampled)
+    lengths, right = [row["length"] for row in sampled], sum(bool(row["correct"]) for row in sampled)
+    tokens = None if None in lengths else sum(lengths)
     return {
         "n_samples": len(sampled),
-        "mean_length": tokens / len(sampled),
+        "mean_length": None if tokens is None else tokens / len(sampled),
         "truncated_fraction": len(cut) / len(sampled),
         "truncated_right_fraction": sum(bool(row["right"]) for row in cut) / len(sampled),
         "no_answer_fraction": sum(unanswered) / len(sampled),
@@ -231,8 +233,8 @@ def _lengths(sampled: Samples) -> dict[str, Any]:
             "no_answer": sum(unanswered),
             "timeout": sum(row["verdict"] == "timeout" for row in sampled),
         },
-        "tokens_per_answer": tokens / answered if answered else None,
-        "tokens_per_correct": tokens / right if right else None,
+        "tokens_per_answer": tokens / answered if answered and tokens is not None else None,
+        "tokens_per_correct": tokens / right if right and tokens is not None else None,
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.eval.metrics import Interval
+from reasonrl.observe.report import tokens_text
 from reasonrl.observe.style import COLOURS, MUTED, dot_with_bar, new_figure, save_figure, styled
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[lis
             cell = comparison.cell(suite, metric, label)
             line += ["", ""] if cell is None else [percent(cell.estimate), _difference_text(cell)]
         found = comparison.context[suite][label]
-        body.append([*line, f"{found['mean_length']:.1f}", f"{100 * found['truncated_fraction']:.1f} %"])
+        body.append([*line, tokens_text(found["mean_length"]), f"{100 * found['truncated_fraction']:.1f} %"])
     return header, body
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from reasonrl.errors import RewardError, RunError
 from reasonrl.eval.verify_lines import (
@@ -31,6 +31,9 @@ from reasonrl.plugins import near
 from reasonrl.rewards import math as grader
 from reasonrl.rewards.policy import POLICIES
 from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Verdict
+
+if TYPE_CHECKING:
+    from reasonrl.rewards.pool import RewardPool
 
 _WAITING_A_WORKER = 64
 
@@ -146,7 +149,7 @@ def verify_file(
         start = time.monotonic()
         try:
             todo = read_pairs(pairs, settings.columns, done, total)
-            for pair, verdict in _graded(todo, settings, max(total - done, 0)):
+            for pair, verdict in graded(todo, settings, max(total - done, 0)):
                 with whole or nullcontext():
                     if file is not None and out is not None:
                         _append(file, verdict_line(pair, verdict), out)
@@ -160,8 +163,17 @@ def verify_file(
     return tally
 
 
-def _graded(pairs: Iterator[Pair], settings: Settings, count: int) -> Iterator[tuple[Pair, Verdict]]:
-    """Each pair with its verdict, in order; a window of pairs is in work."""
+def graded(
+    pairs: Iterator[Pair], settings: Settings, count: int, shared: RewardPool | None = None
+) -> Iterator[tuple[Pair, Verdict]]:
+    """Each pair with its verdict, in order; a window of pairs is in work.
+
+    Args:
+        pairs: what to grade; one with a `fault` gets the status `fault`.
+        settings: policy, processes, time limit.
+        count: how many pairs there will be at most.
+        shared: a pool that is there, and stays, for several files.
+    """
     if not count:
         return
     if settings.workers == 0:
@@ -172,7 +184,7 @@ def _graded(pairs: Iterator[Pair], settings: Settings, count: int) -> Iterator[t
 
     workers = min(default_workers() if settings.workers is None else settings.workers, count)
     window: deque[tuple[Pair, Any]] = deque()
-    with RewardPool(workers=workers, time_limit=settings.time_limit) as pool:
+    with nullcontext(shared) if shared else RewardPool(workers=workers, time_limit=settings.time_limit) as pool:
         for pair in pairs:
             bad = _malformed(pair)
             window.append((pair, bad or pool.submit(pair.gold or "", pair.response or "", settings.policy)))

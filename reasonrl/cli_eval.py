@@ -74,6 +74,55 @@ def behaviours(folders: tuple[str, ...], **options: Any) -> None:
     count_behaviours(folders, Selection(metric=metric, **chosen), JudgeArguments(**options), say=click.echo, **own)
 
 
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable.")
+@click.option("--policy", metavar="NAME", help="Rules of comparison: strict, default or lenient.")
+@click.option("--reward", metavar="SPEC", help="Another grader: a reward's name, file.py:function, or terms in YAML.")
+@click.option("--name", help="What the verdicts are called on disk (default: the policy or reward).")
+@click.option("--against", metavar="NAME", help="An earlier re-grade to compare with (default: the samples' verdicts).")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes (default: by the processors; 0: this one).")
+@click.option("--time-limit", default=2.0, show_default=True, help="Seconds the verifier may take for a sample.")
+@click.option("--restart", is_flag=True, help="Throw away the verdicts of this name and start over.")
+@reports_errors
+def regrade(directory: Path, **options: Any) -> None:
+    """Judge the stored samples of the evaluation folder DIR again, and show which verdicts differ."""
+    from reasonrl.eval.regrade_command import regrade as judge_again
+
+    judge_again(directory, say=click.echo, **options)
+
+
+@click.command("import-samples", options_metavar="[OPTIONS]")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The evaluation folder to write into.")
+@click.option("--suite", metavar="NAME", help="Name of the suite, for one FILE (default: its task).")
+@click.option("--metric", metavar="NAME", help="Whose scores to take (default: the file's first).")
+@click.option("--filter", "filter_name", metavar="NAME", help="Whose lines to take, of an lm-eval file with several.")
+@click.option("--answer-column", metavar="NAME", help="The question's column with the gold (default: the target).")
+@click.option("--model", metavar="NAME", help="What was evaluated (default: the file's folder).")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="The limit that was set, if the file does not tell it.")
+@reports_errors
+def import_samples(files: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Make an evaluation folder of sample files of lm-eval (JSONL) or lighteval (parquet)."""
+    from reasonrl.eval.import_samples import import_samples as read_in
+
+    read_in(files, output, say=click.echo, **options)
+
+
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable.")
+@click.option("--verdicts", metavar="NAME", help="Show the verdicts of this re-grade.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write into (default: DIR).")
+@reports_errors
+def report(directory: Path, **options: Any) -> None:
+    """Write report.html, report.md and report.json of the evaluation folder DIR; it may be half done."""
+    from reasonrl.eval.report import write_eval_report
+
+    for path in write_eval_report(directory, **options):
+        click.echo(f"wrote {path}")
+
+
 @click.group()
 def suites() -> None:
     """The suites and protocols of evaluation."""
@@ -99,4 +148,4 @@ def suites_show(name: str) -> None:
     click.echo(describe(name))
 
 
-COMMANDS: tuple[click.Command, ...] = (behaviours, suites)
+COMMANDS: tuple[click.Command, ...] = (behaviours, import_samples, regrade, report, suites)

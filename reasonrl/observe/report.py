@@ -114,6 +114,11 @@ def interval_text(interval: Mapping[str, Any], sign: str = "") -> str:
     return f"{text} [{100 * interval['low']:{sign}.1f}, {100 * interval['high']:{sign}.1f}]"
 
 
+def tokens_text(count: float | None) -> str:
+    """Mean tokens a sample; empty where an imported sample has no count."""
+    return "" if count is None else f"{count:.1f}"
+
+
 def _stage_section(stage: StageView, plots: Path) -> dict[str, Any]:
     """Everything the template shows of one stage."""
     return {
@@ -184,7 +189,7 @@ def _results_table(suites: Mapping[str, Any]) -> dict[str, Any]:
         line = [suite, f"{entry['n_problems']:,}", str(entry["decoding"]["n"])]
         line += ["" if entry[name] is None else interval_text(entry[name]) for name in ("accuracy", "greedy")]
         line += ["" if str(k) not in entry["pass@k"] else interval_text(entry["pass@k"][str(k)]) for k in sizes]
-        line += [f"{entry['mean_length']:.1f}"]
+        line += [tokens_text(entry["mean_length"])]
         line += [f"{100 * entry[name]:.1f} %" for name in ("truncated_fraction", "no_answer_fraction")]
         body.append([*line, str(entry["unscored"])])
     return {"title": "Percent with 95 % intervals over problems", "header": header, "body": body}
@@ -207,7 +212,7 @@ def _comparison_table(table: Mapping[str, Any], suite: str) -> dict[str, Any]:
             difference = "baseline" if cell["difference"] is None else interval_text(cell["difference"], "+")
             line += [interval_text(cell["estimate"]), difference]
         context = table["context"][suite][label]
-        body.append([*line, f"{context['mean_length']:.1f}", f"{100 * context['truncated_fraction']:.1f} %"])
+        body.append([*line, tokens_text(context["mean_length"]), f"{100 * context['truncated_fraction']:.1f} %"])
     decoding = table["context"][suite][table["baseline"]]["decoding"]
     settings = ", ".join(f"{name} {value:g}" for name, value in decoding.items())
     level = f"{100 * table['confidence']:g} %"

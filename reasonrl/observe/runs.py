@@ -162,7 +162,8 @@ def _figures(stage: StageView) -> list[tuple[str, str]]:
             found += [
                 (f"{suite} pass@{k}", interval_text(interval)) for k, interval in entry["pass@k"].items() if k != "1"
             ]
-            found.append((f"{suite} tokens", format_number(entry["mean_length"])))
+            if entry["mean_length"] is not None:
+                found.append((f"{suite} tokens", format_number(entry["mean_length"])))
     for cell in stage.table.get("cells", []):
         if cell["difference"] is not None:
             name = f"{cell['suite']} {cell['metric']}, {cell['label']} - {stage.table['baseline']}"
