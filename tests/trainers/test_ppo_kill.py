@@ -93,12 +93,10 @@ def samples(file: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in STAMP_COLUMNS[1:]} for row in read_parquet(file)]
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_killed_run_ends_as_the_unbroken_one(point, unbroken, tmp_path):
-    folder = prepared(tmp_path)
-    script = Path(__file__).with_name("kill_at.py")
+def kill(folder: Path, point: str, count: int) -> Path:
+    """Start the run, or let it go on, up to a point at which it dies; returns the stage's folder."""
     killed = subprocess.run(
-        [sys.executable, str(script), point, str(POINTS[point]), "recipe.yaml"],
+        [sys.executable, str(Path(__file__).with_name("kill_at.py")), point, str(count), "recipe.yaml"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -107,7 +105,11 @@ def test_a_killed_run_ends_as_the_unbroken_one(point, unbroken, tmp_path):
     assert killed.returncode == -9, killed.stderr
     stage = folder / "runs" / "kill" / "stages" / "rl"
     assert not (stage / "done.json").exists()
+    return stage
 
+
+def assert_ends_as(unbroken: Path, folder: Path, stage: Path) -> None:
+    """The run, started once more, ends with the unbroken one's numbers, weights and samples."""
     resumed = reasonrl(folder)
     assert resumed.returncode == 0, resumed.stderr
     ours, theirs = lines(stage), lines(unbroken)
@@ -120,6 +122,26 @@ def test_a_killed_run_ends_as_the_unbroken_one(point, unbroken, tmp_path):
     assert completion_files(stage / "completions").keys() == completion_files(unbroken / "completions").keys()
     for step, file in completion_files(stage / "completions").items():
         assert samples(file) == samples(completion_files(unbroken / "completions")[step])
+
+
+def test_a_run_killed_again_and_again_ends_as_the_unbroken_one(unbroken, tmp_path):
+    """Four kills, each in the run that went on after the one before: one process a kill instead of two."""
+    folder = prepared(tmp_path)
+    for point, count in (
+        ("marking the checkpoint", 1),  # after step 2; nothing to resume from: starts anew
+        ("after the metrics line", 3),  # of step 3, while the newest checkpoint is that of step 2
+        ("saving the critic", 2),  # after step 6, by a run resumed at step 2: half a checkpoint, beside that of step 4
+        ("done.json half written", 1),  # all is trained, from the checkpoint that a resumed run wrote
+    ):
+        stage = kill(folder, point, count)
+    assert_ends_as(unbroken, folder, stage)
+
+
+@pytest.mark.slow  # two processes a point; by default four points above, and another in test_ppo_staleness_kill.py
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_run_ends_as_the_unbroken_one(point, unbroken, tmp_path):
+    folder = prepared(tmp_path)
+    assert_ends_as(unbroken, folder, kill(folder, point, POINTS[point]))
 
 
 def test_the_unbroken_run_moved(unbroken):

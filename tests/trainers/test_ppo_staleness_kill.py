@@ -5,16 +5,10 @@ one.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from test_ppo_kill import RECIPE, REWARD, STEPS, TINY, lines, reasonrl, samples
-
-from reasonrl.observe.completions import completion_files
+from test_ppo_kill import RECIPE, REWARD, STEPS, TINY, assert_ends_as, kill, lines, reasonrl
 
 AHEAD = """
     max_staleness: 1
@@ -50,30 +44,12 @@ def unbroken(tmp_path_factory):
 )
 def test_a_killed_run_ends_as_the_unbroken_one(point, unbroken, tmp_path):
     folder = prepared(tmp_path)
-    script = Path(__file__).with_name("kill_at.py")
-    killed = subprocess.run(
-        [sys.executable, str(script), point, str(POINTS[point]), "recipe.yaml"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert killed.returncode == -9, killed.stderr
-    stage = folder / "runs" / "kill" / "stages" / "rl"
+    stage = kill(folder, point, POINTS[point])
     if point == "policy update":
         record = json.loads((stage / "checkpoints" / "checkpoint-2" / "drawn" / "rank_0.json").read_text())
         assert record == {"step": 2, "ranks": 1, "samples": 16}
 
-    resumed = reasonrl(folder)
-    assert resumed.returncode == 0, resumed.stderr
-    ours, theirs = lines(stage), lines(unbroken)
-    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
-    assert ours == theirs
-    for part in ("model/model.safetensors", "critic/model.safetensors", "critic/scalar_head.safetensors"):
-        mine, whole = load_file(stage / part), load_file(unbroken / part)
-        assert all(torch.equal(mine[name], whole[name]) for name in whole), part
-    for step, file in completion_files(unbroken / "completions").items():
-        assert samples(completion_files(stage / "completions")[step]) == samples(file)
+    assert_ends_as(unbroken, folder, stage)
 
 
 def test_the_unbroken_run_overlapped(unbroken):
