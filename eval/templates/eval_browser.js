@@ -301,7 +301,7 @@
     $("tab-problems").addEventListener("click", () => tab("problems"));
     window.addEventListener("hashchange", () => { fromHash(); filter(); });
     document.addEventListener("keydown", (event) => {
-      if (event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.target.closest?.("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "j") choose(chosen + 1, true);
       if (event.key === "k") choose(chosen - 1, true);
     });
