@@ -14,7 +14,14 @@ UNVERIFIED = "unverified"
 """Stands where a file could not be had: nothing is compared with it."""
 
 ANSWERS = ("math", "choice", "mixed", "yes_no", "code", "judge")
-METRICS = ("accuracy", "worst_case", "pairs", "we_math")
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "accuracy": (),
+    "worst_case": ("worst_case",),
+    "pairs": ("pairs",),
+    "we_math": ("we_math_strict", "we_math_loose"),
+}
+"""What a suite's `metric` may be, with the figures (`recipe.metric_names`) that it asks for besides accuracy."""
+METRICS = tuple(HEADLINES)
 SAMPLING = ("n", "temperature", "top_p", "max_tokens", "k", "greedy")
 """The keys of an entry that say how it is sampled; the recipe's names."""
 

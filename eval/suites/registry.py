@@ -17,9 +17,9 @@ from pydantic import ConfigDict, ValidationError
 
 from reasonrl.data_tools.loading import Rows
 from reasonrl.errors import Problem, RecipeError
-from reasonrl.eval.suites.entry import SAMPLING, SuiteEntry
+from reasonrl.eval.suites.entry import HEADLINES, SAMPLING, SuiteEntry
 from reasonrl.eval.suites.files import read_models
-from reasonrl.eval.suites.protocols import get_protocol
+from reasonrl.eval.suites.protocols import Protocol, get_protocol
 from reasonrl.eval.suites.rows import RowCheck, suite_rows
 from reasonrl.plugins import entry_point_names, load_entry_point
 from reasonrl.recipe.fields import near
@@ -56,8 +56,10 @@ class Suite(SuiteConfig):
         """Hash of all that says what is asked and how it is judged: of the suite's settings without where its file
         lies, how many samples are drawn and what is told about it.
         """
-        told = {"about", "settings_from", "used_by", "rows_from", "notes", *SAMPLING}
-        kept = self.model_dump(mode="json", exclude={"n": True, "k": True, "entry": told, "data": {"path", "format"}})
+        told = {"about", "settings_from", "used_by", "rows_from", "notes", "metric", *SAMPLING}
+        kept = self.model_dump(
+            mode="json", exclude={"n": True, "k": True, "metrics": True, "entry": told, "data": {"path", "format"}}
+        )
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def load(self, seed: int = 0, base_dir: str | Path | None = None) -> tuple[Rows, RowCheck | None]:
@@ -132,7 +134,8 @@ def resolve(
     for name, (entry, folder) in entries.items():
         stated = chosen.settings_of(name) if chosen is not None else {}
         try:
-            found[name] = _suite(name, entry, folder, {**stated, **shared, **single.get(name, {})})
+            given = {**stated, **shared, **single.get(name, {})}
+            found[name] = _suite(name, entry, folder, given, chosen)
         except RecipeError as error:
             problems += error.problems
     if not problems and not found:
@@ -236,7 +239,13 @@ def _split_overrides(
     return shared, single
 
 
-def _suite(name: str, entry: SuiteEntry | Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Suite:
+def _suite(
+    name: str,
+    entry: SuiteEntry | Mapping[str, Any],
+    folder: Path,
+    given: Mapping[str, Any],
+    protocol: Protocol | None,
+) -> Suite:
     settings = dict(given)
     limit, check = settings.pop("limit", None), settings.pop("check", True)
     asked = {key: settings.pop(key) for key in ("template", "system_prompt") if key in settings}
@@ -247,6 +256,8 @@ def _suite(name: str, entry: SuiteEntry | Mapping[str, Any], folder: Path, given
     # pass@k of an entry that has fewer samples now is no mistake of whoever asked for fewer.
     if "n" in settings and "k" not in settings and isinstance(settings["n"], int):
         own["k"] = tuple(k for k in entry.k if k <= settings["n"]) or (1,)
+    if "metrics" in SuiteConfig.model_fields and "metrics" not in settings:
+        own["metrics"] = _metrics(entry, protocol, settings.get("n", entry.n))
     reward = settings.pop("reward", None) or entry.reward_spec()
     if reward is None:
         message = "is judged by a model, and no judge is named"
@@ -258,6 +269,15 @@ def _suite(name: str, entry: SuiteEntry | Mapping[str, Any], folder: Path, given
         data["limit"] = limit
     raw = {**own, **settings, "reward": reward, "data": data, "name": name, "entry": entry, "check": check}
     return _validated(name, raw, Suite)
+
+
+def _metrics(entry: SuiteEntry, protocol: Protocol | None, n: Any) -> list[str]:
+    """The figures that the entry's headline and the protocol's votes ask for; votes only from a whole pool."""
+    votes = protocol.self_consistency if protocol is not None else None
+    wanted = list(HEADLINES[entry.metric])
+    if votes is not None and isinstance(n, int) and n >= votes.pool and entry.answer not in ("code", "judge"):
+        wanted += [f"self_consistency@{k}:{votes.resamplings}" for k in votes.k]
+    return wanted
 
 
 def _source(entry: SuiteEntry, folder: Path) -> dict[str, Any]:
