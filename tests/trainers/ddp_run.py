@@ -1,5 +1,6 @@
-"""One PPO run under however many processes `accelerate launch` gives; rank 0 writes the weights. Used by
-test_ppo_ranks.py.
+"""PPO runs, one after the other, under however many processes `accelerate launch` gives; rank 0 writes the weights.
+
+Used by test_ppo_ranks.py: `ddp_run.py FOLDER SETTINGS [FOLDER SETTINGS …]`.
 """
 
 import json
@@ -33,9 +34,7 @@ def wait_for_the_other(run, out):
     run.trainer.engine.stream = one_after_the_other
 
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    settings = json.loads(sys.argv[2])
+def run_in(out, settings):
     one_at_a_time = settings.pop("one_rank_after_the_other", False)
     resume = settings.pop("resume", None)
 
@@ -46,6 +45,8 @@ if __name__ == "__main__":
         return [None if ids[0] % 7 == 0 else score for ids, score in zip(completion_ids, scores, strict=True)]
 
     run = make_run(out / "run", rewards=[some], dtype=torch.float64, **settings)
+    if one_at_a_time:
+        wait_for_the_other(run, out)
     run.trainer.train(resume)
     if run.trainer.accelerator.is_main_process:
         unwrap = run.trainer.accelerator.unwrap_model
@@ -59,3 +60,8 @@ if __name__ == "__main__":
             out / "weights.pt",
         )
         (out / "metrics.json").write_text(json.dumps(run.metrics))
+
+
+if __name__ == "__main__":
+    for folder, settings in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        run_in(Path(folder), json.loads(settings))
