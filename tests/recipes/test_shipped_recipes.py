@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from reasonrl.cli import main
 from reasonrl.observe import read_metrics
 from reasonrl.recipe import expand_stages, load_recipe, shipped_recipes
 
@@ -65,6 +67,15 @@ def reasonrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def called(*arguments: str, cwd: Path) -> str:
+    """What the command line prints, called in this process, which has imported everything already; it must succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def stages_of(name: str, folder: Path) -> list[str]:
     """The stages of a recipe whose `rows.jsonl` lies in a folder."""
     overrides = [one.replace("rows.jsonl", str(folder / "rows.jsonl")) for one in CUT_DOWN[name]]
@@ -107,9 +118,9 @@ def test_the_table_above_knows_every_recipe():
 def test_a_dry_run_goes_through_all_stages_and_writes_nothing(name, folder):
     overrides = [one for one in CUT_DOWN[name] if one.startswith("data.train.path=")]
     before = files_in(folder)
-    done = reasonrl("train", name, "--dry-run", *overrides, cwd=folder)
-    assert "dry run: nothing wrong was found" in done.stdout
-    assert re.findall(r"^\[\d+/\d+\] (\S+) \(", done.stdout, re.MULTILINE) == stages_of(name, folder)
+    said = called("train", name, "--dry-run", *overrides, cwd=folder)
+    assert "dry run: nothing wrong was found" in said
+    assert re.findall(r"^\[\d+/\d+\] (\S+) \(", said, re.MULTILINE) == stages_of(name, folder)
     assert files_in(folder) == before
 
 
@@ -173,14 +184,14 @@ def test_the_glossary_has_every_name_that_a_run_writes(name, finished):
 
 
 def test_recipes_can_be_listed_shown_and_copied(folder):
-    listed = reasonrl("recipes", "ls", cwd=folder).stdout.splitlines()
+    listed = called("recipes", "ls", cwd=folder).splitlines()
     summaries = {line.split()[0]: line.split(maxsplit=1)[1] for line in listed}
     assert set(summaries) == set(CUT_DOWN)
     assert all(len(summary) > 15 for summary in summaries.values())
     for name in CUT_DOWN:
-        shown = reasonrl("recipes", "show", name, cwd=folder).stdout
+        shown = called("recipes", "show", name, cwd=folder)
         assert shown == shipped_recipes()[name].read_text(encoding="utf-8")
-        reasonrl("recipes", "cp", name, "mine", cwd=folder)
+        called("recipes", "cp", name, "mine", cwd=folder)
         assert (folder / "mine" / f"{name}.yaml").read_text(encoding="utf-8") == shown
 
 
