@@ -247,8 +247,8 @@ def read_results(directory: str | Path) -> dict[str, Any]:
     return found
 
 
-def write_result(directory: str | Path, result: SuiteResult) -> None:
-    """Puts one suite's figures into `results.json`, atomically; the other suites' stay."""
+def write_result(directory: str | Path, result: SuiteResult, more: Mapping[str, Any] | None = None) -> None:
+    """Puts one suite's figures, and what else is told of it, into `results.json` at once; the other suites' stay."""
     results = read_results(directory)
-    results["suites"][result.name] = result.as_dict()
+    results["suites"][result.name] = {**result.as_dict(), **(more or {})}
     write_atomically(Path(directory) / "results.json", json.dumps(results, indent=2, ensure_ascii=False).encode())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import DataError, Problem, RecipeError
 from reasonrl.eval.drawing import Drawing, OnProgress
+from reasonrl.eval.findings import findings
 from reasonrl.eval.questions import prepare, require_same_prompts, suite_hash
 from reasonrl.eval.results import SuiteResult, summarise, write_result
 from reasonrl.eval.samples import Key, SampleStore
@@ -37,7 +38,9 @@ def run_suite(
     template: str | None = None,
     base_dir: str | Path | None = None,
     confidence: float = 0.95,
+    metrics: Sequence[str] = (),
     made_by: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
     at_safe_point: Callable[[], None] | None = None,
 ) -> SuiteResult:
@@ -63,21 +66,24 @@ def run_suite(
         reward: `math` for verdicts, or any reward spec or function; right is then a score of at least 1.
         greedy: draw one more sample a problem at temperature 0.
         k: which pass@k to report; each at most n.
+        metrics: names of further figures (`reasonrl.recipe.metric_names`).
         model: what is evaluated; samples of another model in the same folder are refused.
         system_prompt, template: how a row becomes a conversation.
         base_dir: what relative files in the reward spec are relative to.
         confidence: of every interval.
         made_by: more of what makes samples mixable, such as the engine's name and the model's fingerprint.
+        about: what is told of the rows beside the figures: `limited`, `rows` (`findings.findings`).
         on_progress: called with (samples done, samples in all, share of right ones so far or None).
         at_safe_point: called after a sample has been stored; may raise to stop.
 
     Raises:
-        RecipeError: k is larger than n, or n > 1 samples at temperature 0.
+        RecipeError: k is larger than n, a metric cannot be told from these samples, or n > 1 samples at temperature 0.
         DataError: no rows, or an id occurs twice.
         RunError: the folder holds samples made with other settings or for other prompts, or another process writes
             there.
     """
     _check(rows, n=n, k=k, temperature=params.temperature, suite=suite_name)
+    _check_metrics(metrics, rows, n, reward, greedy, suite_name)
     judging = build_judging(reward, base_dir, rows)
     questions = prepare(tokenizer, rows, system_prompt, template)
     settings = {
@@ -125,6 +131,7 @@ def run_suite(
     finally:
         store.close()
     decoding = {"n": n, "temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
+    problems = {key: asked.record() for key, asked in questions.items()}
     result = summarise(
         suite_name,
         [found[key] for key in plan],
@@ -133,8 +140,18 @@ def run_suite(
         prompt_hash=suite_hash(questions),
         seed=seed,
         confidence=confidence,
+        metrics=metrics,
+        problems=problems,
     )
-    write_result(directory, result)
+    golds = {key: problem["answer"] for key, problem in problems.items()}
+    told = findings(
+        [found[key] for key in plan],
+        golds,
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        about=about,
+    )
+    write_result(directory, result, {**(about or {}), "grader": version, "warnings": told})
     return result
 
 
@@ -160,6 +177,19 @@ def _check(rows: Sequence[Mapping[str, Any]], *, n: int, k: Sequence[int], tempe
         raise RecipeError(problems)
     if not rows:
         raise DataError(f"suite {suite!r} has no problems")
+
+
+def _check_metrics(
+    metrics: Sequence[str], rows: Sequence[Mapping[str, Any]], n: int, reward: Any, greedy: bool, suite: str
+) -> None:
+    from reasonrl.recipe.metric_names import GROUPED, metric_faults
+
+    faults = metric_faults(tuple(metrics), n, plain_spec(reward), greedy)
+    grouped = [name for name in metrics if name in GROUPED]
+    if grouped and not any(row.get("group") is not None for row in rows):
+        faults.append((f"{grouped[0]} is about groups of problems, and no row has a `group`", "name the column"))
+    if faults:
+        raise RecipeError([Problem(f"suites.{suite}.metrics", message, fix=fix) for message, fix in faults])
 
 
 def _described(reward: Any) -> Any:

@@ -36,6 +36,36 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, None]:
     return run
 
 
+@click.command("eval", options_metavar="[OPTIONS]")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--model", metavar="NAME", help="A folder or hub id; with --endpoint the name that the server knows.")
+@click.option("--suites", required=True, metavar="A,B", help="Names (see `suites ls`), my.yaml or my.yaml:name.")
+@click.option("--n", type=click.IntRange(min=1), help="Samples a problem; more than there were reuses those.")
+@click.option("--protocol", metavar="NAME", help="Whose sampling settings to use.")
+@click.option("--engine", type=click.Choice(["transformers", "vllm", "servers"]), help="What draws the samples.")
+@click.option("--endpoint", multiple=True, metavar="URL", help="An OpenAI-compatible server, up to /v1; repeatable.")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder (default: evaluations/MODEL); resumed.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many problems; marked in the results.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Of one sample.")
+@click.option("--greedy/--no-greedy", default=None, help="One more sample a problem at temperature 0.")
+@click.option("--seed", default=0, show_default=True, help="Of all samples' seeds.")
+@click.option("--data", "data_root", type=click.Path(path_type=Path), help="Local files (default: REASONRL_DATA).")
+@click.option("--dry-run", is_flag=True, help="Say what would be sampled; writes nothing.")
+@reports_errors
+def evaluate(model: str | None, suites: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Evaluate a model on suites; killed at any moment, the same command goes on.
+
+    Settings are changed with KEY=VALUE: temperature=0.6 for all suites, math500.n=4 for one, rollout.batch_size=64,
+    endpoint.max_concurrency=64.
+    """
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    from reasonrl.pipeline.eval_command import evaluate_model
+
+    evaluate_model(model, suites, overrides, say=click.echo, **options)
+
+
 @click.command(options_metavar="[OPTIONS]")
 @click.argument("folders", nargs=-1, required=True, metavar="[LABEL=]DIR…")
 @click.option("--endpoint", metavar="URL", help="Address of the judge, up to /v1; none: patterns alone.")
@@ -148,4 +178,4 @@ def suites_show(name: str) -> None:
     click.echo(describe(name))
 
 
-COMMANDS: tuple[click.Command, ...] = (behaviours, import_samples, regrade, report, suites)
+COMMANDS: tuple[click.Command, ...] = (behaviours, evaluate, import_samples, regrade, report, suites)

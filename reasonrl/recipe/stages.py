@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from reasonrl.recipe.endpoint_source import EndpointSource
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
     OPERATIONAL,
@@ -22,6 +23,7 @@ from reasonrl.recipe.fields import (
     Text,
 )
 from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
+from reasonrl.recipe.metric_names import metric_faults
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds
@@ -102,7 +104,7 @@ class SFTStage(TrainingStage):
         return {"global_batch_size": sequences}
 
 
-SUITE_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy")
+SUITE_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy", "metrics")
 
 
 class SuiteConfig(Config):
@@ -111,6 +113,7 @@ class SuiteConfig(Config):
     Attributes:
         n: samples a problem; k: the k of the reported pass@k, each at most n; greedy: one more sample a problem at
             temperature 0.
+        metrics: further figures by name, such as maj@8, pass^8, worst_case (`metric_names`).
     """
 
     data: Data
@@ -121,7 +124,9 @@ class SuiteConfig(Config):
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     reward: RewardSpec = "math"
     greedy: Flag = False
+    metrics: Annotated[tuple[Text, ...], EXTENSIBLE] = ()
     hints: ClassVar[Mapping[str, str]] = {
+        "metric": "metrics",
         "max_new_tokens": "max_tokens",
         "max_completion_length": "max_tokens",
         "num_generations": "n",
@@ -131,20 +136,15 @@ class SuiteConfig(Config):
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        if "k" not in given or "n" not in given:
-            return []
-        over = [k for k in given["k"] if k > given["n"]]
-        return (
-            [
-                Issue(
-                    "k",
-                    f"asks for pass@{over[0]} from n = {given['n']} samples a problem; k is at most n",
-                    f"raise n to {max(over)}",
-                )
-            ]
-            if over
-            else []
+        faults = metric_faults(
+            given.get("metrics", ()), given.get("n"), given.get("reward"), given.get("greedy", False)
         )
+        issues = [Issue("metrics", message, fix) for message, fix in faults]
+        over = [k for k in given["k"] if k > given["n"]] if "k" in given and "n" in given else []
+        if over:
+            message = f"asks for pass@{over[0]} from n = {given['n']} samples a problem; k is at most n"
+            issues.append(Issue("k", message, f"raise n to {max(over)}"))
+        return issues
 
 
 class EvalStage(Stage):
@@ -153,10 +153,12 @@ class EvalStage(Stage):
     Attributes:
         suites: suites by name, or a list of names (of shipped suites, or `my.yaml`), whose own settings hold.
         protocol: whose sampling settings the named suites are sampled with.
+        endpoint: a server that answers instead of a rollout engine; `model` and `rollout` mean nothing then.
     """
 
     kind: Literal["eval"] = "eval"
-    model: ModelSource
+    model: ModelSource | None = None
+    endpoint: EndpointSource | None = None
     suites: Annotated[
         Annotated[dict[str, SuiteConfig], Field(min_length=1), Tag("@mapping")]
         | Annotated[tuple[Text, ...], Field(min_length=1), Tag("@list")],
@@ -170,6 +172,7 @@ class EvalStage(Stage):
     k: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     reward: RewardSpec | None = None
     greedy: Flag | None = None
+    metrics: Annotated[tuple[Text, ...] | None, EXTENSIBLE] = None
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     hints: ClassVar[Mapping[str, str]] = {**SuiteConfig.hints, "type": "kind", "data": "suites", "benchmarks": "suites"}
 
@@ -189,6 +192,8 @@ class EvalStage(Stage):
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         rollout = given.get("rollout", {})
+        if given.get("endpoint") is None and given.get("model") is None and {"model", "endpoint"} <= given.keys():
+            return [Issue("model", "is missing", "add model: NAME, or endpoint: {base_url: …, model: …}")]
         if given.get("protocol") is not None and isinstance(given.get("suites"), Mapping):
             text = f"is {given['protocol']!r}, and belongs to suites that are named: [math500, aime24]"
             return [Issue("protocol", text, "remove it, or name the suites in a list")]

@@ -52,6 +52,10 @@ def test_figures_follow_from_the_stored_samples(tmp_path: Path) -> None:
     assert (result.n_problems, result.n_samples, result.unscored, result.mean_score) == (100, 400, 0, None)
     assert result.accuracy.value < result.maj_at_n.value or result.maj_at_n.value > 0.4
     stored = read_results(tmp_path)["suites"]["sums"]
+    told = {name: stored.pop(name) for name in ("grader", "warnings")}
+    assert told["grader"] == 2 and any("truncated" in line for line in told["warnings"]) == (
+        result.truncated_fraction >= 0.1
+    )
     assert stored == json.loads(json.dumps(result.as_dict())) and stored["decoding"]["n"] == 4
     flat = result.metrics()
     assert flat["sums/accuracy"] == result.accuracy.value and flat["sums/pass@2_low"] == result.pass_at_k[2].low

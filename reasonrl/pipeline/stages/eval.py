@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.pipeline.context import StageContext, StageResult
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from reasonrl.pipeline.stages.common import Source
     from reasonrl.recipe import EvalStage, SuiteConfig
 
-_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy")
+_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy", "metrics")
 
 
 def run(config: EvalStage, context: StageContext) -> StageResult:
@@ -26,27 +27,31 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
         RunError: a suite's samples on disk were made with other settings.
         RecipeError: a named suite is not there.
     """
+    return evaluate(config, suites_of(config), context)
+
+
+def evaluate(config: EvalStage, suites: Mapping[str, SuiteConfig], context: StageContext) -> StageResult:
+    """`run` with these suites; of `config` the model and what draws its samples count."""
     from reasonrl.eval.run import run_suite
     from reasonrl.rewards.pool import close_shared_pools
     from reasonrl.rollout import SamplingParams
 
-    suites = suites_of(config)
     sources = {name: _source(suite, context) for name, suite in suites.items()}
-    sizes = {name: len(sources[name].rows) * (suite.n + suite.greedy) for name, suite in suites.items()}
+    sizes = {name: len(sources[name][0].rows) * (suite.n + suite.greedy) for name, suite in suites.items()}
     total, done = sum(sizes.values()), 0
-    name_of_model = context.model_of(config.model)
     context.report_progress(0, total, "samples", "loading the model")
     longest = max(suite.max_tokens for suite in suites.values())
-    engine, tokenizer = _engine(config, name_of_model, longest, context.directory)
+    model, engine, tokenizer, made_by = _engine(config, context, longest)
     context.report_progress(0, total, "samples")
     metrics: dict[str, float] = {}
     try:
         for name, suite in suites.items():
+            source, about = sources[name]
             before = done
             result = run_suite(
                 engine,
                 tokenizer,
-                sources[name].rows,
+                source.rows,
                 n=suite.n,
                 params=SamplingParams(suite.max_tokens, suite.temperature, suite.top_p),
                 suite_name=name,
@@ -56,10 +61,13 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
                 reward=suite.reward,
                 greedy=suite.greedy,
                 k=suite.k,
-                model=str(config.model),
-                system_prompt=sources[name].system_prompt,
-                template=sources[name].template,
+                model=model,
+                system_prompt=source.system_prompt,
+                template=source.template,
                 base_dir=context.base_directory,
+                metrics=suite.metrics,
+                made_by=made_by,
+                about=about,
                 on_progress=lambda at, of, right, before=before, name=name: context.report_progress(  # type: ignore[misc]
                     before + at, total, "samples", progress_note(name, right)
                 ),
@@ -81,13 +89,18 @@ def progress_note(suite: str, right: float | None) -> str:
 
 def dry_run(config: EvalStage, context: StageContext) -> list[str]:
     """What would be sampled, a line a suite."""
+    return suite_lines(suites_of(config), context.seed)
+
+
+def suite_lines(suites: Mapping[str, SuiteConfig], seed: int) -> list[str]:
+    """How suites would be sampled, a line a suite."""
     lines = []
-    for name, suite in suites_of(config).items():
+    for name, suite in suites.items():
         greedy = " and one greedily" if suite.greedy else ""
         passes = ", ".join(f"pass@{k}" for k in suite.k)
         lines.append(
             f"suite {name}: {suite.n} samples a problem at temperature {suite.temperature:g}, top_p {suite.top_p:g}"
-            f"{greedy}, at most {suite.max_tokens:,} tokens; {passes}; seeds from {context.seed}"
+            f"{greedy}, at most {suite.max_tokens:,} tokens; {passes}; seeds from {seed}"
         )
     return lines
 
@@ -106,21 +119,49 @@ def suites_of(config: EvalStage) -> dict[str, SuiteConfig]:
     return {**resolve(config.suites, config.protocol, given)}
 
 
-def _source(suite: SuiteConfig, context: StageContext) -> Source:
+def _source(suite: SuiteConfig, context: StageContext) -> tuple[Source, dict[str, Any]]:
+    """The rows, and what a reader of the figures should know of them."""
     from reasonrl.eval.suites import Suite
     from reasonrl.pipeline.stages.common import Source, load_source, required_columns
 
+    about: dict[str, Any] = {}
     if isinstance(suite, Suite):
-        rows, _ = suite.load(context.seed, context.base_directory)
-        return Source(rows, suite.data.system_prompt, suite.data.template)  # type: ignore[union-attr]
-    return load_source(suite.data, context, required_columns(suite.reward))
+        rows, check = suite.load(context.seed, context.base_directory)
+        source = Source(rows, suite.data.system_prompt, suite.data.template)  # type: ignore[union-attr]
+        if check is not None:
+            about["rows"] = check.state
+    else:
+        source = load_source(suite.data, context, required_columns(suite.reward))
+    if source.rows.report.beyond_limit:
+        kept = len(source.rows)
+        about["limited"] = {"problems": kept, "of": kept + source.rows.report.beyond_limit}
+    return source, about
 
 
-def _engine(config: EvalStage, model_name: str, max_tokens: int, directory: Path) -> tuple[Any, Any]:
+def _engine(config: EvalStage, context: StageContext, max_tokens: int) -> tuple[str, Any, Any, dict[str, Any]]:
+    """The model's name, the engine, what renders prompts (None for an endpoint), and more that tells samples apart."""
     from reasonrl.pipeline.stages.common import evaluation_engine, quiet_libraries
 
+    if config.endpoint is not None:
+        from reasonrl.rollout.endpoint_engine import EndpointEngine
+
+        made_by: dict[str, Any] = {"engine": "endpoint", "extra_body": config.endpoint.extra_body}
+        return config.endpoint.model, EndpointEngine(config.endpoint.settings()), None, made_by
+    from reasonrl.eval.model_identity import model_fingerprint
+    from reasonrl.models import resolve_model
+
+    assert config.model is not None, "one of model and endpoint is there"
     quiet_libraries()
-    return evaluation_engine(config.rollout, model_name, max_tokens, directory)
+    name = context.model_of(config.model)
+    engine, tokenizer = evaluation_engine(config.rollout, name, max_tokens, context.directory)
+    template = getattr(tokenizer, "chat_template", None)
+    made_by = {
+        "engine": config.rollout.engine,
+        "dtype": config.rollout.dtype,
+        "fingerprint": model_fingerprint(resolve_model(name)),
+        "chat_template": None if template is None else sha256(str(template).encode()).hexdigest()[:16],
+    }
+    return str(config.model), engine, tokenizer, made_by
 
 
 def identity_extra(config: EvalStage) -> dict[str, Any]:
