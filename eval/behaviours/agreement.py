@@ -21,7 +21,7 @@ class Agreement:
         observed: share on which they agree; None without responses.
         kappa: Cohen's (1960); None where both coders say the same of every response.
         low, high: its interval, percentiles of a bootstrap that draws problems; None with fewer than two problems, or
-            where kappa is None.
+            where a coder says the same of every response (kappa is then 0 or None whatever the other says).
         positive: 2 both / (2 both + only_first + only_second): agreement on those that show it, which a rare behaviour
             needs beside kappa; None if neither coder sees any.
         confidence: coverage aimed at.
@@ -79,7 +79,8 @@ def agreement(
     total, seen = both + only_first + only_second + neither, 2 * both + only_first + only_second
     kappa = cohens_kappa(both, only_first, only_second, neither)
     low = high = None
-    if kappa is not None and len(stacked) > 1:
+    varied = 0 < both + only_first < total and 0 < both + only_second < total
+    if varied and len(stacked) > 1:
         generator = numpy.random.default_rng(seed)
         draws = generator.multinomial(len(stacked), numpy.full(len(stacked), 1 / len(stacked)), size=resamples)
         found = [value for table in draws @ stacked if (value := cohens_kappa(*table)) is not None]

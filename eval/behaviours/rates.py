@@ -64,7 +64,7 @@ class Transfer:
     paired: int
     correlation: float
     unstable: tuple[str, ...]
-    method: str = "mover-wilson by problem"
+    method: str
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -94,10 +94,10 @@ def behaviour_rate(counts: Mapping[str, Sequence[int]], missing: int = 0, confid
 def transfer_rate(vision: Mapping[str, float], language: Mapping[str, float], confidence: float = 0.95) -> Transfer:
     """The ratio of two rates with its interval, paired where both sides have the same problems.
 
-    The interval holds every R for which the interval of v - R l, made of the two rates' own Wilson intervals and the
+    The interval holds every R for which the interval of v - R l, made of the two rates' own intervals and the
     correlation of their errors (the method of variance estimates recovery), holds 0. Unlike the delta method on
     logarithms and the bootstrap it stands where CBR_v is 0 or a few problems: with 304 problems and true rates of 13 %
-    and 0.3 % those cover in 56 % of cases, this one in 95 % (simulated).
+    and 0.3 % the delta method covers in 57 % of cases, this one in 98 %; with 60 % and 8 % both in 95 % (simulated).
 
     Args:
         vision, language: share by problem, as of `shares`; the problems may differ, in part or altogether.
@@ -105,10 +105,11 @@ def transfer_rate(vision: Mapping[str, float], language: Mapping[str, float], co
     """
     pairs = len(vision.keys() & language.keys())
     if not vision or not language:
-        return Transfer(None, None, None, confidence, pairs, 0.0, ("a rate is missing",))
+        return Transfer(None, None, None, confidence, pairs, 0.0, ("a rate is missing",), "none")
     above = proportion_interval(list(vision.values()), confidence)
     below = proportion_interval(list(language.values()), confidence)
     correlation = error_correlation(vision, language)
+    method = f"variance recovery from {above.method}"
     unstable = []
     if below.value < LEAST_RATE:
         unstable.append(f"CBR_l is under {100 * LEAST_RATE:g} %")
@@ -116,9 +117,9 @@ def transfer_rate(vision: Mapping[str, float], language: Mapping[str, float], co
     if showing < LEAST_PROBLEMS:
         unstable.append(f"{showing} problem{'' if showing == 1 else 's'} behind CBR_l")
     if below.value == 0:
-        return Transfer(None, None, None, confidence, pairs, correlation, tuple(unstable))
+        return Transfer(None, None, None, confidence, pairs, correlation, tuple(unstable), method)
     low, high = ratio_interval(above, below, correlation)
-    return Transfer(above.value / below.value, low, high, confidence, pairs, correlation, tuple(unstable))
+    return Transfer(above.value / below.value, low, high, confidence, pairs, correlation, tuple(unstable), method)
 
 
 def error_correlation(first: Mapping[str, float], second: Mapping[str, float]) -> float:

@@ -17,8 +17,20 @@ def behaviour_tables(figures: Mapping[str, Any]) -> list[Table]:
     names = sorted({name for one in figures["evaluations"] for name in one["coders"]})
     tables = [_rates(figures, name) for name in names]
     tables += [_counts(figures, name) for name in names]
-    found = _agreement(figures)
-    return [*tables, found] if found[2] else tables
+    tables.append(_agreement(figures))
+    return [_narrowed(table) for table in tables if table[2]]
+
+
+def _narrowed(table: Table) -> Table:
+    """Without the columns that name the same thing on every line; the title names it."""
+    title, header, body = table
+    for name in ("evaluation", "suite", "coders"):
+        if name in header and len({line[header.index(name)] for line in body}) == 1:
+            place = header.index(name)
+            title = f"{title}, {name} {body[0][place]}"
+            header = [*header[:place], *header[place + 1 :]]
+            body = [[*line[:place], *line[place + 1 :]] for line in body]
+    return title, header, body
 
 
 def legend(figures: Mapping[str, Any]) -> str:
@@ -112,9 +124,9 @@ def _agreement(figures: Mapping[str, Any]) -> Table:
     body = []
     for one in figures["evaluations"]:
         for found in one["agreement"]:
-            kappa = "-" if found["kappa"] is None else f"{found['kappa']:.2f}"
+            kappa = "-" if found["kappa"] is None else _two(found["kappa"])
             if found["low"] is not None:
-                kappa += f" [{found['low']:.2f}, {found['high']:.2f}]"
+                kappa += f" [{_two(found['low'])}, {_two(found['high'])}]"
             line = [one["label"], one["suite"], found["behaviour"], f"{found['first']}, {found['second']}"]
             line += [f"{found[cell]:,}" for cell in ("responses", "both", "only_first", "only_second", "neither")]
             body.append([*line, _share(found["observed"]), kappa, _share(found["positive"])])
@@ -150,6 +162,10 @@ def _points(difference: Mapping[str, Any] | None) -> str:
         return ""
     ends: Sequence[float] = (difference["low"], difference["high"])
     return f"{100 * difference['value']:+.1f} [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"
+
+
+def _two(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # adding 0 makes -0 plain 0
 
 
 def _share(value: float | None) -> str:

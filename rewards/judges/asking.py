@@ -105,7 +105,7 @@ def stream_answers(
     """Each question with its answer as it comes, in no order; for more questions than memory should hold.
 
     Questions are taken as there is room (twice the endpoint's `max_concurrency`). What is under way when the caller
-    stops iterating is dropped.
+    stops iterating is dropped. An error that ends it all is raised after what is under way has come: it is paid for.
 
     Raises:
         EndpointSettingsError, BudgetSpent, Rejected: as `ask_all`.
@@ -113,16 +113,22 @@ def stream_answers(
     room = 2 * client.config.max_concurrency
     waiting: dict[concurrent.futures.Future[Answer], Question] = {}
     source = iter(questions)
+    end: BaseException | None = None
     try:
         while True:
-            while len(waiting) < room and (question := next(source, None)) is not None:
+            while end is None and len(waiting) < room and (question := next(source, None)) is not None:
                 waiting[client.start(_ask(client, question, sampling))] = question
             if not waiting:
-                return
+                break
             done, _ = concurrent.futures.wait(waiting, _LOOK, concurrent.futures.FIRST_COMPLETED)
-            # An error that ends it all is raised after the answers that came with it: they are paid for.
-            for future in sorted(done, key=lambda future: future.exception() is not None):
-                yield waiting.pop(future), future.result()
+            for future in done:
+                question = waiting.pop(future)
+                if (problem := future.exception()) is None:
+                    yield question, future.result()
+                else:
+                    end = end or problem
+        if end is not None:
+            raise end
     finally:
         for future in waiting:
             future.cancel()
