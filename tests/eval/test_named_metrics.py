@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import product
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy
 import pytest
 
-from reasonrl.errors import DataError
+from reasonrl.errors import DataError, RecipeError
 from reasonrl.eval.metrics import proportion_interval
 from reasonrl.eval.named_metrics import metric_values
-from reasonrl.eval.results import summarise
+from reasonrl.eval.results import read_results, summarise
+from reasonrl.eval.samples import read_problems, read_samples
+from reasonrl.recipe import SuiteConfig
 from reasonrl.recipe.metric_names import metric_faults, parse_metric
+
+sys.path.insert(0, str(Path(__file__).parent))
+from eval_world import SeededEngine, evaluate, problems
 
 
 def _row(key: str, index: int, right: bool | None, **fields: Any) -> dict[str, Any]:
@@ -154,3 +161,34 @@ def test_what_a_suite_cannot_tell_is_said_before_it_starts() -> None:
     assert metric_faults(("maj@8", "pass^2", "best@4:prm", "greedy"), 8, "math", True) == []
     faults = metric_faults(("maj@16", "best@4", "greedy", "nothing"), 8, "math", False)
     assert [fix for _, fix in faults] == ["raise n to 16", "set another reward", "set greedy: true", "name one of them"]
+
+
+def test_a_run_tells_what_it_was_asked_and_refuses_what_it_cannot(tmp_path: Path) -> None:
+    rows = [row | {"group": f"g{index // 2}"} for index, row in enumerate(problems(12))]
+    asked = ("maj@3", "pass^2", "worst_case")
+    result = evaluate(tmp_path, rows=rows, metrics=asked)
+    stored = read_samples(tmp_path / "sums")
+    grouped = metric_values(stored, "worst_case", read_problems(tmp_path / "sums"))
+    assert set(grouped) == {f"g{index}" for index in range(6)}
+    told = read_results(tmp_path)["suites"]["sums"]["metrics"]
+    assert told["worst_case"]["value"] == pytest.approx(fmean(grouped.values())) and told["worst_case"]["n"] == 6
+    assert told["maj@3"]["value"] == pytest.approx(fmean(metric_values(stored, "maj@3").values()))
+    assert result.accuracy.n == 6  # variants of one question are one unit
+    engine = SeededEngine()
+    for metrics, message in (
+        (("maj@8",), r"suites.sums.metrics: maj@8 needs 8 samples a problem, and n = 4 -> raise n to 8"),
+        (("worst_case",), "no row has a `group`"),
+        (("best@2",), "that of reward math is the verdict"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            evaluate(tmp_path / "no", metrics=metrics, engine=engine)
+    assert engine.served == []
+
+
+def test_a_recipe_names_them_for_its_suites() -> None:
+    suite = SuiteConfig.model_validate({"data": {"world": "arithmetic", "n": 8}, "max_tokens": 8, "n": 4})
+    assert suite.metrics == ()
+    with pytest.raises(ValueError, match="maj@8 needs 8 samples a problem, and n = 4"):
+        SuiteConfig.model_validate(
+            {"data": {"world": "arithmetic", "n": 8}, "max_tokens": 8, "n": 4, "metrics": ["maj@8"]}
+        )
