@@ -23,7 +23,7 @@ from reasonrl.observe.rundir import RunView
 from reasonrl.observe.runs import compare_runs, list_runs, tail_run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from demo_run import CONFIG, finish, ppo_line, write_ppo, write_run, write_sft
+from demo_run import CONFIG, finish, ppo_line, write_ppo, write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -159,7 +159,7 @@ def test_stages_of_a_loop_and_of_a_shared_run_are_found(tmp_path: Path) -> None:
     }
     run = tmp_path / "one"
     for name in ("warm", "a.1", "b.1", "a.2", "a.10", "a.2.old-1"):
-        write_sft(run / "stages" / name, steps=2)
+        finish(run / "stages" / name, {})
     other = tmp_path / "two" / "stages" / "late"
     write_ppo(other, steps=2)
     finish(run / "stages" / "late", {})
@@ -267,12 +267,14 @@ def test_compare_shows_figures_side_by_side_and_the_keys_that_differ(demo: Path,
 
 
 def test_alarms_stand_in_the_report_with_their_steps(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "alarmed")
-    assert "Alarm" not in write_report(run).read_text()
-    lines = [json.loads(line) for line in (run / "stages" / "rl" / "metrics.jsonl").read_text().splitlines()]
+    metrics = tmp_path / "stages" / "rl" / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    lines: list[dict[str, Any]] = [{"step": step, "reward": 0.5} for step in range(1, 61)]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Alarm" not in write_report(tmp_path).read_text()
     for step, name in ((3, "truncation"), (9, "ratio"), (10, "ratio")):
         lines[step - 1][f"alarm/{name}"] = 1
-    (run / "stages" / "rl" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = write_report(run).read_text()
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_report(tmp_path).read_text()
     assert "Alarm ratio: in 2 of 60 steps, first 9, last 10" in text
     assert "Alarm truncation: in 1 of 60 steps, first 3, last 3" in text and text.count("Alarm ") == 2
