@@ -203,8 +203,8 @@ def tiny_path(name: str) -> Path:
     never meets an old model. Processes may ask at the same time.
     """
     architecture = _architecture(name)
-    # A model that reads images has its own template; Qwen2's and LLaVA's folders keep the names that they had.
-    own = [architecture] if architecture not in ("qwen2", "llava") else []
+    # A model that reads images has its own template and random start; Qwen2's folders keep the names that they had.
+    own = [architecture, "spread by width"] if architecture in _VISION else []
     templates = [template for template, _, _ in filter(None, [_VISION.get(architecture)])]
     definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE, *templates, *own], sort_keys=True)
     root = Path(os.environ.get("REASONRL_CACHE") or Path.home() / ".cache" / "reasonrl")

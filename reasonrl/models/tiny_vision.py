@@ -50,6 +50,15 @@ VISION_CHAT_TEMPLATE = (
 )
 
 
+def spread_of(width: int) -> float:
+    """The standard deviation of random weights over `width` inputs: sums of them stay near 1.
+
+    The usual 0.02 is that of wide models. At a width of 64 a picture then moves the first logits by a twentieth of
+    what the text does, attention is even, and training settles on the best answer without looking.
+    """
+    return float(width**-0.5)
+
+
 def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> LlavaProcessor:
     """The processor over the tokenizer of `tiny.build_tokenizer`, which gets the image token as its last one."""
     from transformers import LlavaProcessor
@@ -77,6 +86,7 @@ def build_vision_model(processor: Any, sizes: dict[str, int]) -> LlavaForConditi
 
     tokenizer = processor.tokenizer
     text = {name: value for name, value in sizes.items() if name not in _OF_THE_TOWER}
+    spread = spread_of(sizes["hidden_size"])
     ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     vision = CLIPVisionConfig(
         hidden_size=sizes["vision_hidden_size"],
@@ -86,10 +96,19 @@ def build_vision_model(processor: Any, sizes: dict[str, int]) -> LlavaForConditi
         image_size=sizes["image_size"],
         patch_size=sizes["patch_size"],
         projection_dim=sizes["vision_hidden_size"],
+        initializer_range=spread_of(sizes["vision_hidden_size"]),
     )
     config = LlavaConfig(
         vision_config=vision,
-        text_config=Qwen2Config(vocab_size=len(tokenizer), tie_word_embeddings=True, use_cache=True, **ends, **text),
+        text_config=Qwen2Config(
+            vocab_size=len(tokenizer),
+            tie_word_embeddings=True,
+            use_cache=True,
+            initializer_range=spread,
+            **ends,
+            **text,
+        ),
+        initializer_range=spread,
         image_token_index=processor.image_token_id,
         image_seq_length=(sizes["image_size"] // sizes["patch_size"]) ** 2,
         tie_word_embeddings=True,

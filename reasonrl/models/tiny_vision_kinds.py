@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from reasonrl.models.tiny_vision import IMAGE_TOKEN, VISION_CHAT_TEMPLATE
+from reasonrl.models.tiny_vision import IMAGE_TOKEN, VISION_CHAT_TEMPLATE, spread_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -52,7 +52,8 @@ def _ends(tokenizer: Any) -> dict[str, Any]:
 
 def _text(tokenizer: Any, sizes: dict[str, int]) -> dict[str, Any]:
     chosen = {name: sizes[name] for name in _TEXT}
-    return {"vocab_size": len(tokenizer), "tie_word_embeddings": True, "use_cache": True, **_ends(tokenizer), **chosen}
+    shape = {"tie_word_embeddings": True, "use_cache": True, "initializer_range": spread_of(sizes["hidden_size"])}
+    return {"vocab_size": len(tokenizer), **shape, **_ends(tokenizer), **chosen}
 
 
 def build_qwen_processor(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Any:
@@ -95,6 +96,7 @@ def build_qwen_model(processor: Any, sizes: dict[str, int]) -> Any:
         "patch_size": sizes["patch_size"],
         "window_size": 4 * sizes["patch_size"],
         "fullatt_block_indexes": [sizes["vision_layers"] - 1],
+        "initializer_range": spread_of(tower),
     }
     config = Qwen2_5_VLConfig(
         text_config=text,
@@ -104,6 +106,7 @@ def build_qwen_model(processor: Any, sizes: dict[str, int]) -> Any:
         vision_start_token_id=start,
         vision_end_token_id=end,
         tie_word_embeddings=True,
+        initializer_range=text["initializer_range"],
         **_ends(tokenizer),
     )
     return Qwen2_5_VLForConditionalGeneration(config)
@@ -147,6 +150,7 @@ def build_idefics_model(processor: Any, sizes: dict[str, int]) -> Any:
         "num_attention_heads": max(1, tower // 64),
         "image_size": sizes["image_size"],
         "patch_size": sizes["patch_size"],
+        "initializer_range": spread_of(tower),
     }
     config = Idefics3Config(
         text_config=Qwen2Config(**_text(tokenizer, sizes)),
@@ -154,6 +158,7 @@ def build_idefics_model(processor: Any, sizes: dict[str, int]) -> Any:
         image_token_id=processor.image_token_id,
         scale_factor=_SCALE,
         tie_word_embeddings=True,
+        initializer_range=spread_of(sizes["hidden_size"]),
         pad_token_id=tokenizer.pad_token_id,
     )
     return Idefics3ForConditionalGeneration(config)
