@@ -125,9 +125,7 @@ def _read_lm_eval(path: Path, metric: str | None, filter_name: str | None, answe
             f"{path} holds the lines of {len(filters)} filters ({', '.join(filters)}) -> choose one with --filter"
         )
     if filter_name is not None and filter_name not in filters:
-        raise DataError(
-            f"{path} has no filter {filter_name!r}{near(filter_name, filters)}; it has {', '.join(filters) or 'none'}"
-        )
+        raise DataError(f"{path} has no filter {filter_name!r}{near(filter_name, filters)}")
     chosen = filter_name or (filters[0] if filters else None)
     rows = [row for row in rows if chosen is None or str(row.get("filter")) == chosen]
     named = _metric(path, metric, list(dict.fromkeys(name for row in rows for name in _metrics(row))))
@@ -211,7 +209,7 @@ def _lm_eval_problem(row: Mapping[str, Any], metric: str | None, answer_column: 
         lengths=[None] * len(texts),
         limit=limit if isinstance(limit, int) else None,
         settings={name: generation[name] for name in ("temperature", "top_p", "do_sample") if name in generation},
-        columns=_columns(doc),
+        columns=_columns(doc, _first(doc, _PROBLEM)),
     )
 
 
@@ -327,7 +325,7 @@ def _golds(doc: Mapping[str, Any]) -> list[Any]:
 
 def _metric(path: Path, wanted: str | None, names: Sequence[str]) -> str | None:
     if wanted is not None and wanted not in names:
-        raise DataError(f"{path} has no metric {wanted!r}{near(wanted, names)}; it has {', '.join(names) or 'none'}")
+        raise DataError(f"{path} has no metric {wanted!r}{near(wanted, names)}")
     return wanted or (names[0] if names else None)
 
 
@@ -356,12 +354,13 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((str(row[name]) for name in names if isinstance(row.get(name), str)), None)
 
 
-def _columns(doc: Mapping[str, Any]) -> dict[str, Any]:
-    """The short scalar columns, `type` and `category` under the name `subject` if there is none."""
+def _columns(doc: Mapping[str, Any], problem: str | None = None) -> dict[str, Any]:
+    """The short scalar columns but the problem itself; `type` or `category` under the name `subject`."""
     kept = {
         str(name): value
         for name, value in doc.items()
-        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= LONGEST_COLUMN)
+        if value != problem
+        and (isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= LONGEST_COLUMN))
     }
     subject = next((kept.pop(name) for name in _SUBJECT if name in kept), None)
     return kept if subject is None else {"subject": subject, **kept}

@@ -88,7 +88,7 @@ def suite_folders(directory: str | Path, names: Sequence[str] = ()) -> dict[str,
         )
     for name in names:
         if name not in found:
-            raise RunError(f"{directory} holds no suite {name!r}{near(name, found)}; there are {', '.join(found)}")
+            raise RunError(f"{directory} holds no suite {name!r}{near(name, found)}")
     # In the order of results.json, which is that of the recipe.
     order = [name for name in read_results(directory).get("suites", {}) if name in found]
     ordered = [*order, *(name for name in found if name not in order)]

@@ -34,10 +34,13 @@ def decoding_text(context: Mapping[str, Any]) -> str:
     """`1,024 problems, 16 samples each, temperature 1, top_p 1, at most 64 tokens`."""
     decoding = context["decoding"]
     samples = "1 sample each" if decoding["n"] == 1 else f"{decoding['n']} samples each"
-    return (
-        f"{context['n_problems']:,} problems, {samples}, temperature {decoding['temperature']:g},"
-        f" top_p {decoding['top_p']:g}, at most {decoding['max_tokens']:,} tokens"
-    )
+    known = [
+        (decoding["temperature"], "temperature {:g}"),
+        (decoding["top_p"], "top_p {:g}"),
+        (decoding["max_tokens"], "at most {:,} tokens"),
+    ]
+    told = [text.format(value) for value, text in known if value is not None]  # imported samples may not tell
+    return ", ".join([f"{context['n_problems']:,} problems", samples, *told])
 
 
 def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[list[str]]]:

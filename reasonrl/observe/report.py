@@ -214,7 +214,7 @@ def _comparison_table(table: Mapping[str, Any], suite: str) -> dict[str, Any]:
         context = table["context"][suite][label]
         body.append([*line, tokens_text(context["mean_length"]), f"{100 * context['truncated_fraction']:.1f} %"])
     decoding = table["context"][suite][table["baseline"]]["decoding"]
-    settings = ", ".join(f"{name} {value:g}" for name, value in decoding.items())
+    settings = ", ".join(f"{name} {value:g}" for name, value in decoding.items() if value is not None)
     level = f"{100 * table['confidence']:g} %"
     title = f"{suite} ({settings}): percent with {level} intervals over problems, paired differences in points"
     return {"title": title, "header": header, "body": body}
