@@ -55,6 +55,25 @@ CUT_DOWN: dict[str, list[str]] = {
         "stages.rl.max_steps=2",
     ],
     "text_rl": ["data.train.path=rows.jsonl", "stages.rl.prompts_per_step=2", "stages.rl.max_completion_length=16"],
+    "visual_rl": [
+        "data.lessons.n=32",
+        "data.problems.n=32",
+        "data.quiz.n=8",
+        "data.exam.n=16",
+        "stages.cold_start.max_steps=3",
+        "stages.cold_start.per_device_train_batch_size=8",
+        "stages.cold_start.logging_steps=1",
+        "stages.rl.prompts_per_step=4",
+        "stages.rl.max_steps=2",
+        "stages.rl.eval_steps=1",
+        "stages.rl.log_completions_steps=1",
+        "stages.more_cold_start.data.n=32",
+        "stages.more_cold_start.max_cpu_seconds=0.5",
+        "stages.more_cold_start.per_device_train_batch_size=8",
+        "stages.more_cold_start.logging_steps=1",
+        *(f"stages.{exam}.suites.exam.{key}" for exam in ("exam_before", "exam_after", "exam_control")
+          for key in ("n=2", "k=[1,2]")),
+    ],
 }  # fmt: skip
 
 
