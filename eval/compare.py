@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from reasonrl.errors import RunError
 from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
-from reasonrl.eval.results import metric_values, read_results
-from reasonrl.eval.samples import CURRENT, PROBLEMS, SAMPLES, read_samples, verdicts_path
+from reasonrl.eval.named_metrics import groups_of, metric_values
+from reasonrl.eval.paired import fold_groups, holm, sign_flip_test
+from reasonrl.eval.results import read_results
+from reasonrl.eval.samples import CURRENT, PROBLEMS, SAMPLES, read_problems, read_samples, verdicts_path
 
 _CONTEXT = (
     "mean_length",
@@ -23,6 +25,8 @@ _CONTEXT = (
     "n_samples",
     "decoding",
 )
+_LATER = ("counts", "tokens_per_answer", "tokens_per_correct", "accuracy_within")
+"""Context that results of an earlier release lack."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Cell:
     Attributes:
         estimate: the figure with its interval over problems.
         difference: row minus baseline over the same problems; None for the baseline itself.
+        p_value: of the difference, by the paired sign-flip test; None likewise.
+        p_corrected: the same after Holm's correction for all suites and rows of this metric.
     """
 
     suite: str
@@ -39,6 +45,8 @@ class Cell:
     label: str
     estimate: Interval
     difference: Interval | None
+    p_value: float | None = None
+    p_corrected: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
@@ -49,6 +57,8 @@ class Cell:
             "label": self.label,
             "estimate": self.estimate.as_dict(),
             "difference": difference,
+            "p_value": self.p_value,
+            "p_corrected": self.p_corrected,
         }
 
 
@@ -109,23 +119,42 @@ class Comparison:
                 if interval is not None:
                     ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
                     flat |= {f"{name}{suffix}{end}": value for end, value in ends.items() if value is not None}
+            if cell.p_corrected is not None:
+                flat[f"{name}_p_corrected"] = cell.p_corrected
         return flat
 
 
 @lru_cache(maxsize=64)
 def _samples(folder: Path, n: int | None, *stamps: int) -> list[dict[str, Any]]:
-    # Only what the figures need is kept; `stamps` are the files' times, so that a file that grew is read again.
-    names = ("id", "metric", "index", "correct")
-    rows = [{name: row[name] for name in names} for row in read_samples(folder)]
+    # Long fields are left out; `stamps` are the files' times, so that a file that grew is read again.
+    rows = [{name: value for name, value in row.items() if name not in _LONG} for row in read_samples(folder)]
     return [row for row in rows if n is None or row["metric"] != "sample" or row["index"] < n]
 
 
+@lru_cache(maxsize=64)
+def _problems(folder: Path, stamp: int) -> dict[str, dict[str, Any]]:
+    return {
+        key: {name: problem.get(name) for name in ("group", "columns")}
+        for key, problem in read_problems(folder).items()
+    }
+
+
+_LONG = ("text", "reason", "prompt_hash", "seed")
+
+
 def suite_values(directory: Path, suite: str, metric: str) -> dict[str, float]:
-    """Per-problem values of `accuracy`, `greedy` or `pass@<k>` of a finished suite.
+    """Values of a named figure (`accuracy`, `greedy`, `pass@4`, `maj@8`, ...) of a finished suite, by problem; those of
+    `worst_case` and its like by group.
 
     Raises:
         RunError: the suite's samples are not there.
     """
+    path = directory / suite / PROBLEMS
+    rows = _rows_of(directory, suite)
+    return metric_values(rows, metric, _problems(path.parent, path.stat().st_mtime_ns))
+
+
+def _rows_of(directory: Path, suite: str) -> list[dict[str, Any]]:
     folder = directory / suite
     files = [folder / PROBLEMS, folder / SAMPLES, verdicts_path(folder, CURRENT)]
     if not files[1].exists():
@@ -133,18 +162,43 @@ def suite_values(directory: Path, suite: str, metric: str) -> dict[str, float]:
     # The record may hold more samples than the results were made of: an evaluation with a smaller n came after.
     n = read_results(directory)["suites"].get(suite, {}).get("decoding", {}).get("n")
     stamps = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]
-    return metric_values(_samples(folder, n, *stamps), metric)
+    return _samples(folder, n, *stamps)
+
+
+def suite_groups(directory: Path, suite: str) -> dict[str, str]:
+    """Group by problem id, where a suite's problems are variants of questions; else empty."""
+    path = directory / suite / PROBLEMS
+    return groups_of(_problems(path.parent, path.stat().st_mtime_ns)) if path.exists() else {}
+
+
+def suite_counts(directory: Path, suite: str) -> dict[str, tuple[int, int]]:
+    """(right, scored) samples by problem, or by group where problems are variants of questions."""
+    from reasonrl.eval.named_metrics import by_problem
+
+    problems = by_problem(_rows_of(directory, suite), "sample")
+    groups, counts = suite_groups(directory, suite), dict[str, tuple[int, int]]()
+    for key, samples in problems.items():
+        name = groups.get(key, key)
+        right, scored = counts.get(name, (0, 0))
+        counts[name] = (right + sum(bool(row["correct"]) for row in samples), scored + len(samples))
+    return counts
 
 
 def _metric_names(entry: Mapping[str, Any]) -> list[str]:
     """The compared metrics of one suite's results; pass@1 is the accuracy and stays out."""
     names = ["accuracy"] if entry["accuracy"] is not None else []
     names += ["greedy"] if entry["greedy"] is not None else []
-    return names + [f"pass@{k}" for k in entry["pass@k"] if k != "1"]
+    names += [f"pass@{k}" for k in entry["pass@k"] if k != "1"]
+    return names + [name for name in entry.get("metrics", {}) if name not in names]
 
 
 def compare_evaluations(
-    rows: Mapping[str, str | Path], baseline: str, *, confidence: float = 0.95, seed: int = 0
+    rows: Mapping[str, str | Path],
+    baseline: str,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    suites: Sequence[str] | None = None,
 ) -> Comparison:
     """Compares finished evaluations on the suites they share with the baseline.
 
@@ -153,10 +207,12 @@ def compare_evaluations(
             table's order.
         baseline: the label of the row to compare with.
         confidence: of every interval.
-        seed: of the bootstrap.
+        seed: of the bootstrap and of sign patterns that are drawn.
+        suites: only these; all of the baseline's if None.
 
     Raises:
-        RunError: the baseline is no row, an evaluation has no results, or two rows answered different problems.
+        RunError: the baseline is no row or lacks a named suite, an evaluation has no results, or two rows answered
+            different problems.
     """
     if baseline not in rows:
         raise RunError(f"the baseline {baseline!r} is no row; rows: {', '.join(rows)} -> name one of them")
@@ -168,51 +224,91 @@ def compare_evaluations(
     cells: list[Cell] = []
     context: dict[str, dict[str, dict[str, Any]]] = {}
     notes: list[str] = []
+    absent = [suite for suite in suites or () if suite not in results[baseline]]
+    if absent:
+        there = ", ".join(results[baseline])
+        raise RunError(f"row {baseline!r} has no suite {absent[0]!r}; it has {there} -> name one of them")
     for suite, base in results[baseline].items():
+        if suites is not None and suite not in suites:
+            continue
         labels = [label for label in rows if suite in results[label]]
         notes += [f"{suite}: row {label!r} has no such suite" for label in rows if label not in labels]
         notes += _setting_notes(suite, baseline, base, {label: results[label][suite] for label in labels})
-        context[suite] = {label: {name: results[label][suite][name] for name in _CONTEXT} for label in labels}
+        context[suite] = {
+            label: {name: results[label][suite][name] for name in _CONTEXT}
+            | {name: results[label][suite].get(name) for name in _LATER}
+            for label in labels
+        }
         for metric in _metric_names(base):
             with_metric = [label for label in labels if metric in _metric_names(results[label][suite])]
             values = {label: suite_values(paths[label], suite, metric) for label in with_metric}
-            cells += _cells(suite, metric, values, baseline, confidence, seed)
-    return Comparison(baseline, tuple(rows), confidence, tuple(cells), context, tuple(notes))
+            cells += _cells(suite, metric, values, baseline, confidence, seed, suite_groups(paths[baseline], suite))
+    return Comparison(baseline, tuple(rows), confidence, tuple(_corrected(cells)), context, tuple(notes))
+
+
+def _corrected(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with p-values corrected for the suites and rows that each metric is compared on."""
+    found = list(cells)
+    for metric in dict.fromkeys(cell.metric for cell in cells):
+        places = [place for place, cell in enumerate(cells) if cell.metric == metric and cell.p_value is not None]
+        for place, corrected in zip(places, holm([cells[place].p_value or 0.0 for place in places]), strict=True):
+            found[place] = replace(found[place], p_corrected=corrected)
+    return found
 
 
 def _cells(
-    suite: str, metric: str, values: Mapping[str, Mapping[str, float]], baseline: str, confidence: float, seed: int
+    suite: str,
+    metric: str,
+    values: Mapping[str, Mapping[str, float]],
+    baseline: str,
+    confidence: float,
+    seed: int,
+    groups: Mapping[str, str],
 ) -> list[Cell]:
     cells = []
     for label, found in values.items():
-        difference = None
+        difference, chance = None, None
         if label != baseline:
-            difference = difference_of(
-                found, values[baseline], f"{suite}, {metric}, rows {label!r} and {baseline!r}", confidence, seed
-            )
-        cells.append(Cell(suite, metric, label, proportion_interval(list(found.values()), confidence), difference))
+            place = f"{suite}, {metric}, rows {label!r} and {baseline!r}"
+            ours, theirs = _shared(found, values[baseline], place)
+            difference = difference_of(found, values[baseline], place, confidence, seed, groups)
+            apart = fold_groups({key: ours[key] - theirs[key] for key in ours}, groups)
+            chance = sign_flip_test(list(apart.values()), seed=seed)
+        units = [groups.get(key, key) for key in found]
+        estimate = proportion_interval(list(found.values()), confidence, groups=units)
+        cells.append(Cell(suite, metric, label, estimate, difference, chance))
     return cells
 
 
-def difference_of(
-    values: Mapping[str, float], baseline: Mapping[str, float], place: str, confidence: float, seed: int = 0
-) -> Interval:
-    """`paired_difference` over problems scored on both sides.
-
-    A problem that one side could not score is left out on both; entirely different problem sets are refused.
-
-    Raises:
-        RunError: less than half of the problems are on both sides: these are not the same problems.
-    """
+def _shared(
+    values: Mapping[str, float], baseline: Mapping[str, float], place: str
+) -> tuple[dict[str, float], dict[str, float]]:
     shared = [key for key in values if key in baseline]
     if 2 * len(shared) < max(len(values), len(baseline)):
         raise RunError(
             f"{place}: only {len(shared)} problems are on both sides (of {len(values)} and {len(baseline)})"
             " -> compare evaluations of the same data"
         )
-    return paired_difference(
-        {key: values[key] for key in shared}, {key: baseline[key] for key in shared}, confidence, seed=seed
-    )
+    return {key: values[key] for key in shared}, {key: baseline[key] for key in shared}
+
+
+def difference_of(
+    values: Mapping[str, float],
+    baseline: Mapping[str, float],
+    place: str,
+    confidence: float,
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+) -> Interval:
+    """`paired_difference` over problems scored on both sides, or over the groups that they are variants of.
+
+    A problem that one side could not score is left out on both; entirely different problem sets are refused.
+
+    Raises:
+        RunError: less than half of the problems are on both sides: these are not the same problems.
+    """
+    ours, theirs = (fold_groups(side, groups or {}) for side in _shared(values, baseline, place))
+    return paired_difference(ours, theirs, confidence, seed=seed)
 
 
 def _setting_notes(
@@ -255,7 +351,8 @@ def read_comparison(path: str | Path) -> Comparison:
 
     def cell(found: Mapping[str, Any]) -> Cell:
         difference = None if found["difference"] is None else Interval(**found["difference"])
-        return Cell(found["suite"], found["metric"], found["label"], Interval(**found["estimate"]), difference)
+        estimate, chances = Interval(**found["estimate"]), (found.get("p_value"), found.get("p_corrected"))
+        return Cell(found["suite"], found["metric"], found["label"], estimate, difference, *chances)
 
     labels: Sequence[str] = record["labels"]
     return Comparison(

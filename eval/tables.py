@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,8 @@ def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[lis
     metrics = comparison.metrics(suite)
     header = ["row"]
     for metric in metrics:
-        header += [metric, f"{metric}: difference"]
-    header += ["tokens", "truncated"]
+        header += [metric, f"{metric}: difference", f"{metric}: p"]
+    header += ["tokens", "truncated", "no answer", "empty", "timeout", "tokens per right answer"]
     body = []
     for label in comparison.labels:
         if label not in comparison.context[suite]:
@@ -57,22 +58,54 @@ def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[lis
         line = [label]
         for metric in metrics:
             cell = comparison.cell(suite, metric, label)
-            line += ["", ""] if cell is None else [percent(cell.estimate), _difference_text(cell)]
-        found = comparison.context[suite][label]
-        body.append([*line, tokens_text(found["mean_length"]), f"{100 * found['truncated_fraction']:.1f} %"])
+            line += ["", "", ""] if cell is None else [percent(cell.estimate), _difference_text(cell), p_text(cell)]
+        body.append([*line, *_lost(comparison.context[suite][label])])
     return header, body
+
+
+def _lost(found: Mapping[str, Any]) -> list[str]:
+    """Mean length, and samples that were lost: in percent of all, so that rows of another n compare."""
+    counts, samples = found.get("counts") or {}, max(1, found["n_samples"])
+    shares = [f"{100 * counts[name] / samples:.1f} %" if name in counts else "" for name in ("empty", "timeout")]
+    each = found.get("tokens_per_correct")
+    return [
+        tokens_text(found["mean_length"]),
+        f"{100 * found['truncated_fraction']:.1f} %",
+        f"{100 * found['no_answer_fraction']:.1f} %",
+        *shares,
+        "" if each is None else f"{each:,.0f}",
+    ]
 
 
 def _difference_text(cell: Cell) -> str:
     return "baseline" if cell.difference is None else points(cell.difference)
 
 
+def p_text(cell: Cell) -> str:
+    """The corrected p-value of a difference: `0.012`, `< 0.001`; empty for the baseline."""
+    if cell.p_corrected is None:
+        return ""
+    return "< 0.001" if cell.p_corrected < 0.001 else f"{cell.p_corrected:.3f}"
+
+
 def legend(comparison: Comparison) -> str:
     """What the numbers are, in one sentence."""
     return (
         f"Percent with {100 * comparison.confidence:g} % intervals over problems; differences to"
-        f" {comparison.baseline!r} in points, paired by problem."
+        f" {comparison.baseline!r} in points, paired by problem; p by sign flips, two-sided, corrected for"
+        f" {_family(comparison)} by Holm's rule."
     )
+
+
+def _family(comparison: Comparison) -> str:
+    most = max(
+        (
+            sum(cell.metric == metric and cell.p_value is not None for cell in comparison.cells)
+            for metric in {cell.metric for cell in comparison.cells}
+        ),
+        default=0,
+    )
+    return "one comparison" if most == 1 else f"{most} comparisons a metric"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -106,6 +139,8 @@ CSV_COLUMNS = (
     "difference_low",
     "difference_high",
     "method",
+    "p_value",
+    "p_corrected",
 )
 
 
@@ -127,9 +162,16 @@ def comparison_csv(comparison: Comparison) -> str:
             estimate.n,
         ]
         line += (
-            ["", "", "", ""]
+            [""] * 6
             if difference is None
-            else [difference.value, difference.low, difference.high, difference.method]
+            else [
+                difference.value,
+                difference.low,
+                difference.high,
+                difference.method,
+                cell.p_value,
+                cell.p_corrected,
+            ]
         )
         writer.writerow(line)
     return output.getvalue()
@@ -147,16 +189,27 @@ def format_table(comparison: Comparison) -> str:
     for suite in comparison.suites:
         console.print(Text(f"{suite}: {decoding_text(comparison.context[suite][comparison.baseline])}"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name, side in (("metric", "left"), ("row", "left"), ("percent", "right"), ("difference", "right")):
+        for name, side in (
+            ("metric", "left"),
+            ("row", "left"),
+            ("percent", "right"),
+            ("difference", "right"),
+            ("p", "right"),
+        ):
             table.add_column(name, justify="left" if side == "left" else "right", no_wrap=True)
         for metric in comparison.metrics(suite):
             cells = [cell for cell in comparison.cells if (cell.suite, cell.metric) == (suite, metric)]
             for number, cell in enumerate(cells):
                 name = metric if number == 0 else ""
-                line = (name, cell.label, percent(cell.estimate), _difference_text(cell))
+                line = (name, cell.label, percent(cell.estimate), _difference_text(cell), p_text(cell))
                 table.add_row(*(Text(text) for text in line), end_section=number == len(cells) - 1)
         console.print(table)
-    console.print(Text(legend(comparison)))
+        for label, found in comparison.context[suite].items():
+            names = ("tokens each", "truncated", "no answer", "empty", "timeout", "tokens a right answer")
+            told = ", ".join(f"{text} {name}" for name, text in zip(names, _lost(found), strict=True) if text)
+            console.print(Text(textwrap.fill(f"{label}: {told}", 100, subsequent_indent="  ")))
+        console.print()
+    console.print(Text(textwrap.fill(legend(comparison), 100)))
     for note in comparison.notes:
         console.print(Text(f"Note: {note}"))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"

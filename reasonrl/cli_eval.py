@@ -122,6 +122,23 @@ def regrade(directory: Path, **options: Any) -> None:
     judge_again(directory, say=click.echo, **options)
 
 
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("folders", nargs=-1, metavar="[LABEL=]DIR…")
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable.")
+@click.option("--confidence", type=_SHARE, default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--detect", type=float, metavar="POINTS", help="Plan: the true difference that is to be found.")
+@click.option("--power", type=_SHARE, default=0.8, show_default=True, help="Plan: the chance of finding it.")
+@click.option("--assume", metavar="TEXT", help="Plan without runs: accuracy=50,concentration=1,correlation=0.9.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the table: Markdown, CSV, JSON, picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@reports_errors
+def compare(folders: tuple[str, ...], **options: Any) -> None:
+    """Compare evaluation folders question by question with the first; with --detect, how many questions that takes."""
+    from reasonrl.eval.compare_command import compare_folders
+
+    click.echo(compare_folders(folders, **options))
+
+
 @click.command("import-samples", options_metavar="[OPTIONS]")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The evaluation folder to write into.")
@@ -178,4 +195,4 @@ def suites_show(name: str) -> None:
     click.echo(describe(name))
 
 
-COMMANDS: tuple[click.Command, ...] = (behaviours, evaluate, import_samples, regrade, report, suites)
+COMMANDS: tuple[click.Command, ...] = (behaviours, compare, evaluate, import_samples, regrade, report, suites)
