@@ -218,7 +218,8 @@ def _ask(
             bar.advance(one.there)
             done = _sum(done, one)
     except KeyboardInterrupt:
-        raise Interrupted("stopped; the counts so far are kept -> the same command goes on") from None
+        again = "the same command without --restart" if arguments.restart else "the same command"
+        raise Interrupted(f"stopped; the counts so far are kept -> {again} goes on") from None
     used = judge.client.counters()
     bar.line(
         f"{arguments.name}: {done.counted:,} counts made, {done.there:,} were there; {done.failed:,} questions failed,"

@@ -246,7 +246,7 @@ def test_a_damaged_file_of_counts_names_its_line(tmp_path):
             read_counts(folder, "human")
 
 
-def test_kills_at_random_moments_leave_no_count_twice_and_lose_none(tmp_path):
+def test_kills_and_interrupts_leave_no_count_twice_and_lose_none(tmp_path):
     texts = [(f"p{number}", 0, marked(verification=number % 3, backtracking=number % 2), True) for number in range(40)]
     folder, unbroken = write_suite(tmp_path / "suite", texts), write_suite(tmp_path / "unbroken", texts)
     generator = random.Random(0)
@@ -259,15 +259,17 @@ def test_kills_at_random_moments_leave_no_count_twice_and_lose_none(tmp_path):
         command = [sys.executable, "-c", "from reasonrl.cli import main; main()", "behaviours", str(folder), *words]
         counts = folder / "behaviours" / "judge.jsonl"
         before = 0
-        for _ in range(2):
+        for number in (signal.SIGKILL, signal.SIGINT):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             wanted = before + generator.randint(20, 80)
             until = time.monotonic() + 60
             while (counts.read_bytes().count(b"\n") if counts.exists() else 0) < wanted and process.poll() is None:
                 assert time.monotonic() < until
                 time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.send_signal(number)
+            _, said = process.communicate(timeout=30)
+            if number == signal.SIGINT:
+                assert process.returncode == 130 and b"the same command goes on" in said, said
             before = counts.read_bytes().count(b"\n")
         with counts.open("ab") as file:
             file.write(b'{"id": "p3", "cou')  # what a kill may leave of a line
