@@ -44,12 +44,30 @@ class RolloutBatch:
         """Tokens of each sample, prompt and response."""
         return [len(sequence) for sequence in self.sequences]
 
-    def has_pictures(self, row: int) -> bool:
-        """Whether the models take more than token ids for this sample."""
+    def has_inputs(self, row: int) -> bool:
+        """Whether the models take more than token ids for this sample (some do for every text, too)."""
         return self.images is not None and bool(self.images[row])
+
+    def has_pictures(self, row: int) -> bool:
+        """Whether a picture belongs to this sample."""
+        return self.images is not None and any(name not in TOKEN_INPUTS for name in self.images[row])
 
     def __len__(self) -> int:
         return len(self.sequences)
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A prompt with a picture that is read along, without weight, with samples that have none: every process then goes
+    through the same parts of a model in every micro-batch, which gradients and weights that are shared out want.
+
+    Attributes:
+        ids: token ids of the prompt.
+        images: what the models take for its picture.
+    """
+
+    ids: torch.Tensor
+    images: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,8 +78,8 @@ class MicroBatch:
         rows: indices into the rollout batch.
         inputs: of the model: `input_ids` (b, L), and `attention_mask`, or positions and bounds of a packed row.
         labels: (b, L), -100 outside the response.
-        positions: (rows, t) index j such that position j of a (b, L - 1) next-token tensor, or of a (b, L) value
-            tensor, belongs to response token t; beyond a response's end, any position.
+        positions: (rows, t), with no row for an anchor, index j such that position j of a (b, L - 1) next-token tensor,
+            or of a (b, L) value tensor, belongs to response token t; beyond a response's end, any position.
         width: t, the longest response among them; rollout tensors are cut to it.
         packed: whether it is one packed row.
     """
@@ -154,36 +172,43 @@ def _with_scores(
     return RolloutBatch(sequences, prompt_lengths, mask, scores, finished, logprobs, images)
 
 
-def make_micro_batch(batch: RolloutBatch, rows: Sequence[int], pad_token_id: int) -> MicroBatch:
-    """Pad some samples to a common length; no rows give a dummy of one row whose tokens all weigh nothing."""
+def make_micro_batch(
+    batch: RolloutBatch, rows: Sequence[int], pad_token_id: int, anchor: Anchor | None = None
+) -> MicroBatch:
+    """Pad some samples to a common length; no rows give a dummy of one row whose tokens all weigh nothing. Where none
+    of them has a picture, the anchor, if there is one, stands behind them as a row of its own.
+    """
     chosen = list(rows) or [0]
-    sequences = [batch.sequences[row] for row in chosen]
-    longest = max(len(sequence) for sequence in sequences)
+    read = [batch.sequences[row] for row in chosen]
+    given = [batch.images[row] if batch.images is not None else {} for row in chosen]
+    if anchor is not None and not any(batch.has_pictures(row) for row in chosen):
+        read.append(anchor.ids.to(read[0].device))
+        given.append(anchor.images)
+    sequences = read[: len(chosen)]
+    longest = max(len(sequence) for sequence in read)
     device = sequences[0].device
-    ids = torch.full((len(chosen), longest), pad_token_id, dtype=torch.long, device=device)
-    labels = torch.full((len(chosen), longest), -100, dtype=torch.long, device=device)
-    mask = torch.zeros((len(chosen), longest), dtype=torch.long, device=device)
-    for i, (row, sequence) in enumerate(zip(chosen, sequences, strict=True)):
+    ids = torch.full((len(read), longest), pad_token_id, dtype=torch.long, device=device)
+    labels = torch.full((len(read), longest), -100, dtype=torch.long, device=device)
+    mask = torch.zeros((len(read), longest), dtype=torch.long, device=device)
+    for i, sequence in enumerate(read):
         ids[i, : len(sequence)] = sequence
         mask[i, : len(sequence)] = 1
+    for i, (row, sequence) in enumerate(zip(chosen, sequences, strict=True)):
         labels[i, batch.prompt_lengths[row] : len(sequence)] = sequence[batch.prompt_lengths[row] :]
     prompts = torch.tensor([batch.prompt_lengths[row] for row in chosen], device=device)
     width = max(1, max(len(s) - batch.prompt_lengths[row] for row, s in zip(chosen, sequences, strict=True)))
     positions = (prompts - 1).unsqueeze(1) + torch.arange(width, device=device)
     return MicroBatch(
         rows=list(rows),
-        inputs={"input_ids": ids, "attention_mask": mask, **_image_inputs(batch, chosen, ids)},
+        inputs={"input_ids": ids, "attention_mask": mask, **_image_inputs(given, ids)},
         labels=labels,
         positions=positions,
         width=width,
     )
 
 
-def _image_inputs(batch: RolloutBatch, rows: Sequence[int], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _image_inputs(given: Sequence[dict[str, torch.Tensor]], ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the models take for the pictures of some samples, whose padded token ids are (b, L)."""
-    if batch.images is None:
-        return {}
-    given = [batch.images[row] for row in rows]
     inputs = {name: value.to(ids.device) for name, value in join_inputs(given).items()}
     for name in dict.fromkeys(name for one in given for name in one if name in TOKEN_INPUTS):
         # A response holds no image, and padding neither.

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from reasonrl.algorithms import pad_plans, plan_microbatches, plan_packed_rows
-from reasonrl.trainers.batch import MicroBatch, RolloutBatch, make_micro_batch
+from reasonrl.trainers.batch import Anchor, MicroBatch, RolloutBatch, make_micro_batch
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.packed_batch import make_packed_micro_batch
@@ -31,7 +31,13 @@ class Passes:
         forward: log-probabilities and entropy of labelled tokens.
         meter: takes the sums of the metrics.
         pad_token_id: fills padded inputs.
+
+    Attributes:
+        packed: whether rows of text are packed; None until a run's first step.
+        anchor: see `Anchor`; None where processes have nothing to agree on.
     """
+
+    anchor: Anchor | None = None
 
     def __init__(
         self,
@@ -77,7 +83,7 @@ class Passes:
     def plan(self, batch: RolloutBatch, rows: Sequence[int]) -> list[list[int]]:
         """Samples of each micro-batch, within `tokens_per_microbatch`: packed rows, then padded pictures."""
         budget, lengths = self.args.tokens_per_microbatch, batch.lengths
-        padded = [row for row in rows if not self.packed or batch.has_pictures(row)]
+        padded = [row for row in rows if not self._packs(batch, [row])]
         packed = sorted({*rows} - {*padded})
         return plan_packed_rows(packed, lengths, budget) + plan_microbatches(padded, lengths, budget)
 
@@ -87,10 +93,13 @@ class Passes:
 
     def micro_batch(self, batch: RolloutBatch, rows: Sequence[int]) -> MicroBatch:
         """One micro-batch, packed or padded; no rows give a dummy that weighs nothing."""
-        # Models place pictures by positions of their own making, which those of a packed row would replace.
-        if self.packed and not any(batch.has_pictures(row) for row in rows or range(len(batch))):
+        if self._packs(batch, rows or range(len(batch))):
             return make_packed_micro_batch(batch, rows)
-        return make_micro_batch(batch, rows, self.pad_token_id)
+        return make_micro_batch(batch, rows, self.pad_token_id, self.anchor)
+
+    def _packs(self, batch: RolloutBatch, rows: Sequence[int]) -> bool:
+        # Models place pictures by positions of their own making, which those of a packed row would replace.
+        return bool(self.packed) and self.anchor is None and not any(batch.has_inputs(row) for row in rows)
 
     def micro_batches(
         self, batch: RolloutBatch, rows: Sequence[int], together: bool = True

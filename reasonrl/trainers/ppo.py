@@ -161,6 +161,8 @@ class PPOTrainer(RolloutHooks):
             self.meter,
             self.prompts.tokenizer.pad_token_id,
         )
+        if self.accelerator.num_processes > 1:
+            self.update.anchor = self.prompts.anchor()
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint` is a checkpoint folder of this trainer, or True for the latest whole one."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from transformers import ProcessorMixin
 
 from reasonrl.data_tools.pictures import COLUMNS, pictures_of
 from reasonrl.errors import ModelError
-from reasonrl.rollout.engine import Sample
+from reasonrl.rollout.engine import Request, Sample
 from reasonrl.rollout.picture_prompts import PicturePrompts, Prompt, check_reading
-
-if TYPE_CHECKING:
-    import torch
+from reasonrl.trainers.batch import Anchor
 
 PromptRenderer = Callable[[Any], Sequence[int]]
 
@@ -31,7 +30,7 @@ class RowPrompts:
         self.processor = processing_class if isinstance(processing_class, ProcessorMixin) else None
         self.tokenizer: Any = processing_class if self.processor is None else self.processor.tokenizer
         self.pictures = PicturePrompts(self.processor) if self.processor is not None else None
-        self._pictured = False
+        self._pictured: dict[str, Any] | None = None
 
     def complete(self, processing_class: Any) -> None:
         """Take the tokenizer that the trainer found by itself where none was given."""
@@ -56,7 +55,7 @@ class RowPrompts:
                 )
             if self.pictures is None or not pictured:
                 continue
-            self._pictured = True
+            self._pictured = self._pictured or pictured[0]
             self.pictures.check(pictured)
             for one, key in ((model, "model"), (critic, "critic_model")):
                 if isinstance(one, str) or one is None:
@@ -85,12 +84,20 @@ class RowPrompts:
         Raises:
             ModelError: a sample's image tokens do not fit its images; it names the row.
         """
-        if self.pictures is None or not self._pictured:
+        if self.pictures is None or self._pictured is None:
             return None
         return [
             self.pictures.features(sample.request, str(row.get("id", "?")))
             for row, sample in zip(rows, samples, strict=True)
         ]
+
+    def anchor(self) -> Anchor | None:
+        """The first row with a picture, to be read along where samples have none; None without such rows."""
+        if self.pictures is None or self._pictured is None:
+            return None
+        prompt = self.pictures.prompt(self._pictured)
+        request = Request("anchor", prompt.ids, 0, images=prompt.images)
+        return Anchor(torch.tensor(prompt.ids), self.pictures.features(request, str(self._pictured.get("id", "?"))))
 
     def decode(self, ids: Sequence[int]) -> str:
         """A prompt's tokens as text; a picture is one placeholder, however many tokens it has."""

@@ -2,7 +2,8 @@
 Used by test_ppo_ranks_zero.py.
 
 Arguments: an output folder, and settings as JSON: `zero` (zero1, zero2, zero3), `lora` (settings of an adapter for
-policy and critic), `fault` (what is planted), `resume`; the rest are PPOConfig's.
+policy and critic), `fault` (what is planted), `resume`, `vision` (a kind of vision-language model, which is then trained
+on pictures and text); the rest are PPOConfig's.
 """
 
 import json
@@ -13,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from helpers import even_share, make_run
+from vision_runs import make_vision_run
 
 from reasonrl.models.lora import Lora, trained_state, whole_state
 from reasonrl.trainers import update
@@ -36,13 +38,16 @@ def plant(fault):
 
 def main():
     out, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-    zero, resume, lora = (settings.pop(name, None) for name in ("zero", "resume", "lora"))
+    zero, resume, lora, vision = (settings.pop(name, None) for name in ("zero", "resume", "lora", "vision"))
     plant(settings.pop("fault", None))
     if zero:
         settings["deepspeed"] = deepspeed_settings(zero)
     if lora is not None:
         settings["lora"] = settings["critic_lora"] = Lora(**lora)
-    run = make_run(out / "run", rewards=[some], **settings)
+    if vision:
+        run = make_vision_run(out / "run", vision, rewards=[some], **settings)
+    else:
+        run = make_run(out / "run", rewards=[some], **settings)
     trainer = run.trainer
     start = {"policy": whole_state(trainer.model), "critic": run.critic.whole_state()}
     trainer.train(resume)

@@ -154,3 +154,38 @@ def test_gradient_checkpointing_and_a_reference_change_nothing(alone, tmp_path):
 def test_half_precision_goes_the_same_way(alone, tmp_path):
     two = run_on(2, tmp_path / "two", {**FEW, "zero": "zero3", "bf16": True, "max_logprob_gap": 0.5})
     assert max(gaps(alone(FEW)[0], two[0]).values()) < 1.0
+
+
+VISION = {**TEN, "vision": "qwen2_5_vl", "max_steps": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("adapter", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize("zero", [None, *(pytest.param(name, marks=NEEDS_DEEPSPEED) for name in ("zero2", "zero3"))])
+def test_pictures_over_two_ranks(alone, tmp_path, zero, kind, adapter):
+    """Of eight rows two have no picture: a rank may hold micro-batches of text alone while the other reads pictures."""
+    settings = {**VISION, **adapter, "vision": kind}
+    agree(alone(settings), run_on(2, tmp_path / "two", {**settings, **({"zero": zero} if zero else {})}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("zero", [None, pytest.param("zero3", marks=NEEDS_DEEPSPEED)])
+def test_a_lost_rank_is_seen_with_pictures(alone, tmp_path, zero):
+    settings = {**VISION, "fault": "a rank is lost"}
+    two = run_on(2, tmp_path / "two", {**settings, **({"zero": zero} if zero else {})})
+    assert gaps(alone(VISION)[0], two[0])["policy"] > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_resumed_run_on_pictures_with_an_adapter_is_the_unbroken_one(tmp_path):
+    settings = {**VISION, **LORA, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole, _ = run_on(1, tmp_path / "whole", settings)
+    resume = str(tmp_path / "whole" / "run" / "checkpoint-2")
+    again, _ = run_on(1, tmp_path / "again", {**settings, "resume": resume})
+    for part in ("policy", "critic"):
+        for name, tensor in whole["end"][part].items():
+            assert torch.allclose(again["end"][part][name], tensor, atol=1e-6), name

@@ -67,7 +67,16 @@ def critic_of(policy: Any, dtype: torch.dtype) -> ScalarHeadModel:
 
 
 def make_vision_run(
-    folder, kind="llava", data=None, dtype=torch.float32, rewards=(even_share,), stop=None, critic=None, **settings
+    folder,
+    kind="llava",
+    data=None,
+    dtype=torch.float32,
+    rewards=(even_share,),
+    stop=None,
+    critic=None,
+    lora=None,
+    critic_lora=None,
+    **settings,
 ) -> Run:
     """A PPO run on pictures that is ready to train; `settings` are PPOConfig's."""
     policy, processor = load(kind, dtype)
@@ -91,6 +100,8 @@ def make_vision_run(
     )
     if args.advantage == "gae":
         critic = critic or critic_of(policy, dtype)
+    if critic_lora is not None:
+        critic.add_lora(critic_lora, seed=3)
     run = Run(
         trainer=None,  # type: ignore[arg-type]
         policy=policy,
@@ -110,5 +121,8 @@ def make_vision_run(
         on_metrics=run.metrics.append,
         on_completions=lambda step, samples: run.samples.__setitem__(step, samples),
         should_stop=stop,
+        **({} if lora is None else {"peft_config": lora.peft_config()}),
     )
+    if lora is not None:
+        run.start = {name: tensor.clone() for name, tensor in run.trainer.model.state_dict().items()}
     return run
