@@ -190,7 +190,7 @@ def test_clock_counts_over_attempts(bench):
     process.communicate(timeout=60)
     bench.ok()
     done = json.loads((bench.output / "stages/first/done.json").read_text())
-    assert 1.0 < done["result"]["wall_seconds"] < 30
+    assert 1.0 < done["result"]["wall_seconds"] < 600
 
 
 def test_a_stopped_or_failed_run_has_a_report(bench):

@@ -149,7 +149,7 @@ def test_hostile_items_cost_their_limit_and_little_more() -> None:
     assert [v.status for v in verdicts[100:102]] == ["timeout", "timeout"]
     same = [place for place in range(400) if place not in (100, 101)]
     assert [verdicts[i].score for i in same] == [plain[i].score for i in same]
-    assert added < 2 * 1.0 / 2 + 1.0
+    assert added < 2 * 1.0 / 2 + 4.0, "the second item alone would sleep for 60 s"
 
 
 def test_one_that_dies_with_a_worker_that_was_broken_before_is_tried_again(pool: RewardPool, tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ def test_cancelled_items_are_not_graded() -> None:
         assert sum(future.cancel() for future in rest) == 199
         first.result(10)
         started = time.monotonic()
-        assert pool.submit("x", "x").result(10).correct
-        assert time.monotonic() - started < 2  # at most what had been given ahead was graded
+        assert pool.submit("x", "x").result(30).correct
+        assert time.monotonic() - started < 20  # of 60: at most what had been given ahead was graded
         assert wait_until(lambda: pool.counters().pending == 0)
 
 

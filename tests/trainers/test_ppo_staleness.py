@@ -193,7 +193,7 @@ def test_a_stop_does_not_wait_for_samples_and_a_resume_goes_on_exactly(tmp_path,
         # The third drawing, that of step 3, would take half a minute.
         first.trainer.engine._advance = lambda *given: (time.sleep(2.0 * (len(streams) == 3)), decode(*given))
     first.trainer.train()
-    assert time.monotonic() - asked[0] < 10 and threads() == []
+    assert time.monotonic() - asked[0] < 20 and threads() == []
     step, checkpoint = latest_complete(tmp_path / "parts")
     record = json.loads((checkpoint / "drawn" / "rank_0.json").read_text())
     there = {"step": None, "ranks": 1, "samples": 0, "ended": 2} if slow else {"step": 2, "ranks": 1, "samples": 8}
