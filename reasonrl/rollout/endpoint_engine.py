@@ -128,21 +128,20 @@ class EndpointEngine:
 
 def _with_images(request: ChatRequest) -> Iterator[tuple[Mapping[str, Any], list[Any]]]:
     """Each message with the images that stand in it."""
-    left = list(request.images)
-    for message in request.messages:
-        parts = message["content"] if not isinstance(message["content"], str) else ()
-        places = sum(part.get("type") == "image" for part in parts)
-        yield message, left[:places]
-        if places > len(left):
-            break
-        left = left[places:]
-    else:
-        if not left:
-            return
-    raise ModelError(
-        f"rollout: request {request.id!r} has {len(request.images)} images, but not as many places -> one part"
-        ' {"type": "image"} an image'
-    )
+    places = [sum(part.get("type") == "image" for part in _parts(message)) for message in request.messages]
+    if sum(places) != len(request.images):
+        raise ModelError(
+            f"rollout: request {request.id!r} has {len(request.images)} images and {sum(places)} places for them"
+            ' -> one part {"type": "image"} an image'
+        )
+    first = 0
+    for message, count in zip(request.messages, places, strict=True):
+        yield message, list(request.images[first : first + count])
+        first += count
+
+
+def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return () if isinstance(message["content"], str) else message["content"]
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> str:
