@@ -218,6 +218,7 @@ def _split_overrides(
     overrides: Mapping[str, Any], entries: Mapping[str, Any], problems: list[Problem]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Overrides of all suites, and those of single ones."""
+    names_fail = bool(problems)
     shared: dict[str, Any] = {}
     single: dict[str, dict[str, Any]] = {}
     for key, value in overrides.items():
@@ -225,7 +226,7 @@ def _split_overrides(
             shared[key] = value
         elif key in entries and isinstance(value, Mapping):
             single[key] = dict(value)
-        elif not problems:  # else it may name the suite that was not found
+        elif not names_fail:  # else it may name the suite that was not found
             known = [*OVERRIDES, *entries]
             close = near(key, known)
             fix = f"did you mean {close!r}?" if close else f"allowed: {', '.join(known)}"

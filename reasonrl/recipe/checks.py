@@ -18,6 +18,7 @@ from reasonrl.recipe.fields import near
 from reasonrl.recipe.names import (
     ARG_CHOICES,
     NESTED_REWARDS,
+    PROTOCOLS,
     REQUIRED_ARGS,
     REWARDS,
     TINY_MODELS,
@@ -28,6 +29,8 @@ from reasonrl.recipe.references import is_reference
 from reasonrl.recipe.sources import COLUMNS
 
 Finding = tuple[str, str, str]  # key, message, fix
+# A file of suites, and one of them: my.yaml, my.yaml:name
+_SUITE_FILE = re.compile(r"(.+\.ya?ml)(?::[^:/]+)?")
 _PEEK_ROWS = 50
 _PEEK_BYTES = 4_000_000
 
@@ -63,9 +66,16 @@ def _stage(key: str, stage: Mapping[str, Any], folder: Path) -> Iterator[Finding
     if isinstance(suites, list):
         known = known_names("suites")
         for index, name in enumerate(suites):
-            if isinstance(name, str) and name not in known:
+            if isinstance(name, str) and (file := _SUITE_FILE.fullmatch(name)):
+                if not Path(file[1]).expanduser().is_file():
+                    fix = f"relative paths start at the working directory, {Path.cwd()}"
+                    yield f"{key}.suites.{index}", f"there is no file {file[1]!r}", fix
+            elif isinstance(name, str) and name not in known:
                 fix = _hint(name, known, "suites") + "; or write suites as a mapping {NAME: {data: …}}"
                 yield f"{key}.suites.{index}", f"there is no suite {name!r}", fix
+    protocol = stage.get("protocol")
+    if isinstance(protocol, str) and protocol not in PROTOCOLS:
+        yield f"{key}.protocol", f"there is no protocol {protocol!r}", _hint(protocol, PROTOCOLS, "protocols")
     for name, suite in _items(suites):
         if isinstance(suite, Mapping):
             yield from _source(f"{key}.suites.{name}.data", suite.get("data"), folder)

@@ -90,7 +90,57 @@ WORLDS: dict[str, frozenset[str]] = {
     "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),
 }
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})
-SUITES: frozenset[str] = frozenset()
+# Of the shipped entries of eval/suites.
+SUITES = frozenset(
+    [
+        "aime24",
+        "aime25",
+        "aime26",
+        "amc23",
+        "apex_2025",
+        "blink",
+        "brumo_2025",
+        "charxiv_descriptive",
+        "charxiv_reasoning",
+        "cmimc_2025",
+        "dynamath",
+        "gpqa_diamond",
+        "gsm8k",
+        "hallusionbench",
+        "hle_text",
+        "hmmt_feb_2025",
+        "hmmt_nov_2025",
+        "imo_answerbench",
+        "imo_answerbench_v2",
+        "livecodebench_v5",
+        "livecodebench_v6",
+        "logicvista",
+        "math",
+        "math500",
+        "mathverse_vision_only",
+        "mathvision",
+        "mathvision_testmini",
+        "mathvision_testmini_200",
+        "mathvista",
+        "minerva",
+        "mm_vet",
+        "mmbench_cn",
+        "mmbench_en",
+        "mme",
+        "mmlu",
+        "mmlu_pro",
+        "mmmu_pro",
+        "mmmu_pro_vision",
+        "mmstar",
+        "olympiadbench",
+        "phyx",
+        "pope",
+        "realworldqa",
+        "smt_2025",
+        "we_math",
+    ]
+)
+PROTOCOLS = frozenset(["bcpg", "dapo", "matharena", "open_r1", "orz", "ovr", "pacore", "qwen25_math", "step3vl"])
 # Models built in code -> the sizes that may follow, as in tiny:qwen2:hidden_size=256
 _TINY_SIZES = frozenset(
     {

@@ -1,7 +1,7 @@
 """What the documents show is true: recipes load, Python runs, commands exist, links lead somewhere, figures match.
 
 A YAML block is a whole recipe if it has `stages`, a verbatim part of the quickstart, or is laid over the small recipe
-below. A Python block that begins with `# name.py` is a file that blocks of the same document may name.
+below. A block that begins with `# name.py` or `# name.yaml` is a file that blocks of the same document may name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from reasonrl.cli import main
+from reasonrl.eval.suites.entry import SuiteEntry
+from reasonrl.eval.suites.files import read_models
 from reasonrl.observe.metrics import TIME_FIELDS
 from reasonrl.recipe import expand_stages, load_recipe, print_config
 from reasonrl.rewards import get_reward
@@ -43,8 +45,8 @@ def blocks(language: str) -> list[pytest.param]:
 def write_files(document: Path, folder: Path) -> None:
     """The files that a document's recipes name: its own Python files, and rows under the usual names."""
     for kind, text in BLOCK.findall(document.read_text(encoding="utf-8")):
-        name = re.match(r"# ([\w/]+\.py)\n", text)
-        if kind == "python" and name:
+        name = re.match(r"# ([\w/]+\.(?:py|yaml))\n", text)
+        if kind in ("python", "yaml") and name:
             (folder / name[1]).write_text(text, encoding="utf-8")
     row = {"question": "1+1?", "problem": "1+1?", "answer": "2", "solution": "2", "pass_rate": 0.5, "result": "2"}
     for name in ("train.jsonl", "test.jsonl"):
@@ -54,9 +56,17 @@ def write_files(document: Path, folder: Path) -> None:
         (folder / recipe.name).write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
 
 
+def write_shown(text: str, folder: Path) -> Path:
+    (folder / "shown.yaml").write_text(text, encoding="utf-8")
+    return folder / "shown.yaml"
+
+
 @pytest.mark.parametrize(("document", "text"), blocks("yaml"))
 def test_a_recipe_shown_is_a_recipe(document, text, tmp_path, monkeypatch):
     if text in QUICKSTART:
+        return
+    if document.name == "suites.md" and text.startswith("# "):  # a file of suites, which the Python beside it reads
+        assert read_models(write_shown(text, tmp_path), SuiteEntry)
         return
     monkeypatch.chdir(tmp_path)
     write_files(document, tmp_path)

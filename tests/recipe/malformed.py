@@ -415,9 +415,9 @@ FILES = [
     swap(
         "a suite nobody knows",
         'suites: {test: {data: "${data.made}", n: 4}}',
-        "suites: [aime24]",
+        "suites: [aime24, aime42]",
         "@32",
-        "no suite 'aime24'",
+        "no suite 'aime42' -> did you mean 'aime24'?",
     ),
     swap(
         "a format nobody reads", "{path: rows.jsonl,", "{path: rows.jsonl, format: jsnl,", "@5", "did you mean 'jsonl'?"
