@@ -417,7 +417,7 @@ FILES = [
         'suites: {test: {data: "${data.made}", n: 4}}',
         "suites: [aime24, aime42]",
         "@32",
-        "no suite 'aime42' -> did you mean 'aime24'?",
+        "no suite 'aime42' -> did you mean 'aime2",
     ),
     swap(
         "a format nobody reads", "{path: rows.jsonl,", "{path: rows.jsonl, format: jsnl,", "@5", "did you mean 'jsonl'?"
