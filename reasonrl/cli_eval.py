@@ -157,6 +157,22 @@ def import_samples(files: tuple[Path, ...], output: Path, **options: Any) -> Non
 
 
 @click.command(options_metavar="[OPTIONS]")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--words", default=10, show_default=True, help="Words of a run that counts as shared.")
+@click.option("--share", default=0.5, show_default=True, help="Least share of a B row's runs that stand in an A row.")
+@click.option("--a-column", "first_column", metavar="NAME", help="A's column with the problem.")
+@click.option("--b-column", "second_column", metavar="NAME", help="B's column with the problem.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSONL file for all pairs.")
+@reports_errors
+def overlap(first: str, second: str, **options: Any) -> None:
+    """Find the problems of B (a test set) that stand in A (training data); each is a file or the name of a suite."""
+    from reasonrl.eval.overlap_command import overlap_report
+
+    click.echo(overlap_report(first, second, **options))
+
+
+@click.command(options_metavar="[OPTIONS]")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable.")
 @click.option("--verdicts", metavar="NAME", help="Show the verdicts of this re-grade.")
@@ -195,4 +211,4 @@ def suites_show(name: str) -> None:
     click.echo(describe(name))
 
 
-COMMANDS: tuple[click.Command, ...] = (behaviours, compare, evaluate, import_samples, regrade, report, suites)
+COMMANDS: tuple[click.Command, ...] = (behaviours, compare, evaluate, import_samples, overlap, regrade, report, suites)
