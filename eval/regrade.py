@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK = 64
 """So many samples are given to a reward at once."""
+_class_of = lru_cache(maxsize=100_000)(answer_class)
+"""Samples of one problem often give the same wrong answer."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*")
 
 
@@ -165,7 +168,7 @@ def verdict_record(row: Mapping[str, Any], judgement: Judgement, grader: Any) ->
         "metric": row["metric"],
         "index": row["index"],
         "extracted": judgement.extracted,
-        "class": answer_class(judgement.extracted, right),
+        "class": _class_of(judgement.extracted, right),
         "verdict": judgement.verdict,
         "reason": judgement.reason,
         "right": right,

@@ -35,7 +35,8 @@ from reasonrl.rewards.verdict import SCORE_OF_STATUS, STATUSES, Verdict
 if TYPE_CHECKING:
     from reasonrl.rewards.pool import RewardPool
 
-_WAITING_A_WORKER = 64
+_WAITING_A_WORKER = 512
+"""Fewer leave workers without work while a busy machine lets this process wait."""
 
 
 @dataclass
