@@ -306,11 +306,20 @@ def _lighteval_problem(
         answer=None if answer is None or isinstance(answer, list | dict) else str(answer),
         texts=texts,
         scores=_spread(_told(row, "metric", "metrics").get(metric) if metric else None, len(texts)),
-        extracted=[None] * len(texts),
+        extracted=_extracted(specific, len(texts)),
         lengths=counted if len(counted) == len(texts) else [None] * len(texts),
         limit=limit if isinstance(limit, int) else None,
         columns=_columns(specific),
     )
+
+
+def _extracted(specific: Mapping[str, Any], count: int) -> list[str | None]:
+    """What the tool read from each response, where its metric keeps it."""
+    found = _literal(specific.get("extracted_predictions"))
+    if not isinstance(found, list) or len(found) != count:
+        return [None] * count
+    firsts = [one[0] if isinstance(one, list) and one else one for one in found]
+    return [str(one) if isinstance(one, str | int | float) else None for one in firsts]
 
 
 def _golds(doc: Mapping[str, Any]) -> list[Any]:

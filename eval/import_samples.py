@@ -68,7 +68,13 @@ def import_samples(
             )
         found[name] = (path, read)
     for name, (path, read) in found.items():
-        say(_write(output, name, path, read, model or path.resolve().parent.name, max_tokens))
+        say(_write(output, name, path, read, model or _model_of(path), max_tokens))
+
+
+def _model_of(path: Path) -> str:
+    """The model's folder: lm-eval writes into it, lighteval into a folder of the time in it."""
+    folder = path.resolve().parent
+    return folder.parent.name if re.match(r"\d{4}-\d{2}-\d{2}T", folder.name) else folder.name
 
 
 def _write(output: Path, name: str, path: Path, read: ImportedFile, model: str, max_tokens: int | None) -> str:

@@ -26,7 +26,8 @@ class VerdictDiff:
         suite: the suite.
         before, now: names of the gradings.
         samples: how many were compared.
-        moves: (verdict before, verdict now) -> samples, where they differ.
+        moves: (verdict before, verdict now) -> samples, where they differ; `right` and `not right` where one side has
+            scores only.
         gained, lost: samples that were not right and now are, and the other way round.
         other_answers: samples with the same verdict from which another answer was read.
         accuracy_before, accuracy_now: over problems; None if nothing could be scored.
@@ -95,7 +96,7 @@ def diff_rows(
         mine = ours[key_of(row)]
         gained += bool(mine["right"]) and not row["right"]
         lost += bool(row["right"]) and not mine["right"]
-        move = (row["verdict"], mine["verdict"])
+        move = _move(row, mine)
         if move[0] == move[1]:
             other += row["extracted"] != mine["extracted"]
             continue
@@ -123,6 +124,15 @@ def diff_rows(
         difference=difference,
         examples=[_example(row, mine, problems) for row, mine in _some_of_each(moved, moves, most_examples)],
     )
+
+
+def _move(row: Mapping[str, Any], mine: Mapping[str, Any]) -> tuple[str, str]:
+    """The two verdicts; where a reward has only a score, whether that is right takes the place of both."""
+    said = (row["verdict"], mine["verdict"])
+    if "scored" not in said:
+        return said
+    told = {True: "right", False: "not right", None: "unscored"}
+    return told[row["right"]], told[mine["right"]]
 
 
 def _some_of_each(

@@ -158,7 +158,7 @@ def lighteval_rows() -> list[dict[str, Any]]:
                 "gold_index": 0,
                 "id": f"d{n}",
                 "generation_size": 5,
-                "specific": {"level": n % 2},
+                "specific": {"level": n % 2, "extracted_predictions": [[str(n)], []]},
             },
             "model_response": {
                 "input": f"<user>What is {n}?",
@@ -173,15 +173,23 @@ def lighteval_rows() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("spelt", ["{}", "__{}__"])
 def test_lighteval(tmp_path: Path, spelt: str) -> None:
-    path = tmp_path / "details_lighteval|aime24|0_2025-05-06T07-08-09.123456.parquet"
+    path = (
+        tmp_path
+        / "a-model"
+        / "2025-05-06T07-08-09.123456"
+        / "details_lighteval|aime24|0_2025-05-06T07-08-09.123456.parquet"
+    )
+    path.parent.mkdir(parents=True)
     pandas.DataFrame(
         [{spelt.format(name): value for name, value in row.items()} for row in lighteval_rows()]
     ).to_parquet(path)
-    import_samples([path], tmp_path / "out", model="m", say=silent)
+    import_samples([path], tmp_path / "out", say=silent)
     folder = tmp_path / "out" / "aime24"
     rows = read_samples(folder)
     assert [(row["length"], row["finish_reason"]) for row in rows] == [(3, "stop"), (5, "length")] * 4
     assert {row["verdict"] for row in rows} == {"unscored"}
+    assert [row["extracted"] for row in rows[:4]] == ["0", None, "1", None]
+    assert json.loads((folder / "settings.json").read_text())["model"] == "a-model"
     problem = lines_of(folder / "problems.jsonl")[2]
     assert (problem["id"], problem["answer"], problem["problem"], problem["level"]) == ("d2", "2", "What is 2?", 0)
     regrade_suite(folder, Grading(workers=0), "default")

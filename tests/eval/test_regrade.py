@@ -164,6 +164,33 @@ def test_a_difference_is_what_a_plain_loop_counts(tmp_path: Path) -> None:
     assert json.loads(json.dumps(diff_json(diff)))["moved"] == diff.moved
 
 
+def test_scores_are_compared_with_verdicts_by_what_is_right(tmp_path: Path) -> None:
+    folder = mixed_suite(tmp_path / "suite")
+    (tmp_path / "mine.py").write_text(
+        "def mine(completions, **k): return [float('42' in c[0]['content']) for c in completions]"
+    )
+    regrade_suite(folder, HERE, "rules")
+    regrade_suite(folder, Grading(reward="mine.py:mine", base_dir=tmp_path), "mine")
+    diff = diff_suite("suite", folder, "rules", "mine")
+    pairs = zip(read_samples(folder, "rules"), read_samples(folder, "mine"), strict=True)
+    moved = Counter((bool(a["right"]), bool(b["right"])) for a, b in pairs if a["right"] != b["right"])
+    assert diff.moves == {("right", "not right"): moved[True, False], ("not right", "right"): moved[False, True]}
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SLOW)
+    folder = lively_suite(tmp_path / "suite", count=40, n=16)
+    command = [sys.executable, "-m", "reasonrl", "regrade", str(folder), "--reward", "mine.py:slow", "--name", "mine"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    path = folder / "verdicts" / "mine.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (path.exists() and path.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert "the same command goes on" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and 0 < len(lines_of(path)) < 640
+
+
 def test_problems_without_an_answer(tmp_path: Path) -> None:
     some = write_suite(
         tmp_path / "some", [problem("a", "7"), problem("b", None)], [sample("a", 0, "7"), sample("b", 0, "7")]
