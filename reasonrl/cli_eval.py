@@ -211,4 +211,22 @@ def suites_show(name: str) -> None:
     click.echo(describe(name))
 
 
+@suites.command("check")
+@click.argument("names", metavar="A,B")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of local files (default: REASONRL_DATA).")
+@reports_errors
+def suites_check(names: str, data: Path | None) -> None:
+    """Read the rows of suites (names, my.yaml), compare them with what is expected, and print what they are.
+
+    The exit status is 1 if a suite cannot be read or has other rows.
+    """
+    from reasonrl.eval.suites.listing import check
+
+    fine = True
+    for line, right in check(names, data):
+        click.echo(line, err=not right)
+        fine &= right
+    sys.exit(0 if fine else 1)
+
+
 COMMANDS: tuple[click.Command, ...] = (behaviours, compare, evaluate, import_samples, overlap, regrade, report, suites)

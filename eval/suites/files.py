@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from reasonrl.recipe.fields import Config
 from reasonrl.recipe.messages import explain
 from reasonrl.recipe.yaml_files import read_layer
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 M = TypeVar("M", bound=Config)
 
 
@@ -28,6 +30,12 @@ def read_models(path: Path, model: type[M]) -> dict[str, M]:
     layer = read_layer(path)
     problems, found = list(layer.problems), {}
     for name, raw in ({} if problems else layer.tree).items():
+        if not _NAME.fullmatch(str(name)):
+            place = str(layer.origins.get(str(name), path))
+            problems.append(
+                Problem(str(name), "is a name with other signs than letters, digits, _ and -", place, "rename it")
+            )
+            continue
         try:
             found[str(name)] = model.model_validate(raw)
         except ValidationError as error:

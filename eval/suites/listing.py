@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from reasonrl.errors import DataError
 from reasonrl.eval.suites.entry import SuiteEntry
 from reasonrl.eval.suites.protocols import Protocol, get_protocol, protocols
-from reasonrl.eval.suites.registry import find_entry, local_file, shipped_suites
+from reasonrl.eval.suites.registry import find_entry, local_file, resolve, shipped_suites
 
 _KINDS = {
     "math": "mathematics",
@@ -43,6 +44,25 @@ def suites_table(data_root: str | Path | None = None) -> str:
     more = _columns([("protocol", "about")] + [(name, protocol.about) for name, protocol in protocols().items()])
     note = "* as stated elsewhere: the file could not be had, so its content is not known"
     return "\n".join([*lines, note, "", *more])
+
+
+def check(names: str, data_root: str | Path | None = None) -> Iterator[tuple[str, bool]]:
+    """Whether the rows of suites are the expected ones: a line a suite, and whether it is all right.
+
+    Args:
+        names: as `resolve` takes them.
+        data_root: folder of local files; None takes REASONRL_DATA.
+
+    Raises:
+        RecipeError: a name or an entry is wrong.
+    """
+    for name, suite in resolve(names, overrides={"reward": "math"}, data_root=data_root).items():
+        try:
+            rows, found = suite.load()
+        except DataError as error:
+            yield f"{name}: {error}", False
+            continue
+        yield f"{name}: {len(rows)} rows" + (f", {found.state}, content {found.content}" if found else ""), True
 
 
 def describe(name: str) -> str:

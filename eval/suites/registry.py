@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 
 from reasonrl.data_tools.loading import Rows
-from reasonrl.errors import Problem, RecipeError
+from reasonrl.errors import DataError, Problem, RecipeError
 from reasonrl.eval.suites.entry import HEADLINES, SAMPLING, SuiteEntry
 from reasonrl.eval.suites.files import read_models
 from reasonrl.eval.suites.protocols import Protocol, get_protocol
@@ -33,6 +34,7 @@ returns one of them.
 """
 DATA_ROOT = "REASONRL_DATA"
 """The environment variable that names the folder of local data sets."""
+_IN_FILE = re.compile(r"(?P<file>.+\.ya?ml)(?::(?P<one>[^:/]+))?")
 OVERRIDES = (*SAMPLING, "reward", "metrics", "limit", "check", "template", "system_prompt")
 """What an override may set, for all suites or below a suite's name."""
 
@@ -79,6 +81,13 @@ class Suite(SuiteConfig):
 
             more = {key: getattr(data, key) for key in ("columns", "keep", "limit", "shuffle")}
             return load_rows(**source, **more, seed=seed, base_dir=base_dir), None
+        path = self.entry.source.path
+        if path is not None and data.hub is None and not _there(Path(str(data.path))):
+            told = f" ({self.entry.notes})" if self.entry.notes else ""
+            raise DataError(
+                f"suite {self.name!r}: there is no file {data.path}{told} -> put it there, or name in"
+                f" {DATA_ROOT} the folder that holds {path}"
+            )
         rows, found = suite_rows(self.name, self.entry, {**source, "base_dir": base_dir}, self.check)
         if data.limit is not None and len(rows) > data.limit:
             rows.report.beyond_limit, rows.report.kept = len(rows) - data.limit, data.limit
@@ -126,7 +135,10 @@ def resolve(
     problems: list[Problem] = []
     for name in filter(None, (item.strip() for item in wanted)):
         try:
-            entries |= _entries_of(name, root, Path(base_dir or "."))
+            for key, found_entry in _entries_of(name, root, Path(base_dir or ".")).items():
+                if entries.setdefault(key, found_entry) != found_entry:
+                    fix = "rename one: a suite's name is its folder's"
+                    problems.append(Problem("suites", f"two different suites are named {key!r}", fix=fix))
         except RecipeError as error:
             problems += error.problems
     shared, single = _split_overrides(overrides or {}, entries, problems)
@@ -159,19 +171,26 @@ def local_file(entry: SuiteEntry, root: str | Path | None = None) -> Path | None
     if folder is None or entry.source.path is None:
         return None
     path = Path(folder) / entry.source.path
-    return path if path.exists() or glob.glob(str(path)) else None
+    return path if _there(path) else None
+
+
+def _there(path: Path) -> bool:
+    return path.exists() or bool(glob.glob(str(path)))
 
 
 def _entries_of(name: str, root: Path, base: Path) -> dict[str, tuple[SuiteEntry | Mapping[str, Any], Path]]:
     """Entries with the folder that their relative paths start at."""
-    file, _, one = name.partition(".yaml:") if ".yaml:" in name else (name.removesuffix(".yaml"), "", "")
-    if name.endswith((".yaml", ".yml")) or ".yaml:" in name:
-        path = base / (f"{file}.yaml" if not name.endswith(".yml") else name)
-        entries = read_models(path.expanduser(), SuiteEntry)
+    if of_file := _IN_FILE.fullmatch(name):
+        path, one = base / Path(of_file["file"]).expanduser(), of_file["one"]
+        entries = read_models(path, SuiteEntry)
         if one and one not in entries:
             raise RecipeError([_unknown(one, entries, str(path))])
         kept = {one: entries[one]} if one else entries
-        return {key: (entry, path.parent) for key, entry in kept.items()}
+        # Files stand beside the YAML, or below the data root.
+        return {
+            key: (entry, path.parent if _there(path.parent / (entry.source.path or "")) else root)
+            for key, entry in kept.items()
+        }
     shipped = shipped_suites()
     if name in shipped:
         return {name: (shipped[name], root)}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from reasonrl.cli import main
-from reasonrl.errors import RecipeError
+from reasonrl.errors import DataError, RecipeError
 from reasonrl.eval.suites import SuiteEntry, get_protocol, protocols, resolve, shipped_suites
 from reasonrl.eval.suites.listing import markdown_table, protocols_markdown
 from reasonrl.recipe import EvalStage
@@ -136,6 +136,56 @@ def test_mistakes_in_names_and_overrides_are_all_told_at_once(tmp_path: Path) ->
     assert "did you mean 'mine'?" in refusal(written(tmp_path, [{"problem": "p", "answer": "1"}]) + ":min")
 
 
+def test_names_are_folders_and_belong_to_one_suite(tmp_path: Path) -> None:
+    rows = [{"problem": "p", "answer": "1"}]
+    file = Path(written(tmp_path, rows))
+    other = tmp_path / "other.yml"
+    other.write_text(file.read_text())
+    assert list(resolve(f"{other}:mine,{other}")) == ["mine"]  # one suite, named twice
+    other.write_text(file.read_text().replace("a suite", "another suite"))
+    assert "two different suites are named 'mine'" in refusal(f"{file},{other}")
+    other.write_text(file.read_text().replace("mine:", "../mine:"))
+    assert "other.yml:1: ../mine: is a name with other signs" in refusal(str(other))
+
+
+def test_a_users_file_may_name_data_below_the_data_root(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "far.jsonl").write_text('{"problem": "p", "answer": "far"}\n')
+    file = written(tmp_path, [{"problem": "p", "answer": "near"}], source="far.jsonl")
+
+    def answer() -> str:
+        return str(resolve(file, data_root=tmp_path / "data")["mine"].load()[0][0]["answer"])
+
+    assert answer() == "far"
+    (tmp_path / "far.jsonl").write_text('{"problem": "p", "answer": "beside"}\n')
+    assert answer() == "beside"
+    absent = resolve("charxiv_descriptive", overrides={"reward": "math"}, data_root=tmp_path)["charxiv_descriptive"]
+    with pytest.raises(DataError, match=r"no file .*charxiv/descriptive.jsonl \(.*yours to make\) -> .* REASONRL_DATA"):
+        absent.load()
+
+
+def test_an_installed_package_adds_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "extra_suites.py").write_text(
+        f"entry = {{'about': 'theirs', 'source': {str(tmp_path / 'rows.jsonl')!r}, 'n': 3, 'max_tokens': 5}}\n"
+        "def whole():\n"
+        f"    return {{'data': {{'path': {str(tmp_path / 'rows.jsonl')!r}, 'limit': 1}}, 'max_tokens': 7}}\n"
+        "wrong = {'about': 'theirs', 'sauce': 'x'}\n"
+    )
+    info = tmp_path / "extra_suites-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra_suites\nVersion: 1\n")
+    points = "".join(
+        f"{name} = extra_suites:{thing}\n" for name, thing in (("e", "entry"), ("w", "whole"), ("b", "wrong"))
+    )
+    (info / "entry_points.txt").write_text(f"[reasonrl.suites]\n{points}")
+    (tmp_path / "rows.jsonl").write_text('{"problem": "p", "answer": "1"}\n' * 2)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    suites = resolve("e,w", overrides={"temperature": 0.5})
+    assert [(suite.n, suite.max_tokens, suite.temperature) for suite in suites.values()] == [(3, 5, 0.5), (1, 7, 0.5)]
+    assert [len(suite.load()[0]) for suite in suites.values()] == [2, 1]
+    assert "suites.b.sauce: unknown key 'sauce' -> did you mean 'source'?" in refusal("b")
+
+
 def test_a_stage_of_a_recipe_names_suites_and_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reasonrl.pipeline.stages import eval as stage
 
@@ -194,3 +244,15 @@ def test_recipes_know_the_names_and_refuse_others(tmp_path: Path, monkeypatch: p
     said = str(caught.value)
     assert "there is no suite 'math50' -> did you mean 'math500'?" in said
     assert "there is no file 'your.yaml'" in said and "protocol 'paccore' -> did you mean 'pacore'?" in said
+
+
+def test_the_command_checks_rows(tmp_path: Path) -> None:
+    rows = [{"problem": "p", "answer": "1"}, {"problem": "q", "answer": "2"}]
+    runner = click.testing.CliRunner()
+    content = resolve(written(tmp_path, rows))["mine"].load()[1].content
+    right = runner.invoke(main, ["suites", "check", written(tmp_path, rows, content=content)])
+    assert right.exit_code == 0 and right.output == f"mine: 2 rows, verified, content {content}\n"
+    wrong = runner.invoke(
+        main, ["suites", "check", written(tmp_path, rows[:1], content=content), "--data", str(tmp_path)]
+    )
+    assert wrong.exit_code == 1 and "have the content" in wrong.output
