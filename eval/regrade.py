@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,16 @@ class Grading:
         if self.reward is None:
             return {"policy": self.policy, "grader": int(GRADER_VERSION), "time_limit": self.time_limit}
         return {"reward": plain_spec(self.reward), "rules": rule_versions(plain_spec(self.reward))}
+
+
+def own_grading(directory: str | Path, grading: Grading) -> Grading:
+    """The grading by the reward that a suite's samples were made with, as it is today; `grading` where that was `math`
+    alone, or where none is known (imported samples).
+    """
+    path = Path(directory) / SETTINGS
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    reward = settings.get("reward")
+    return grading if reward in (None, "math") else replace(grading, reward=reward)
 
 
 @dataclass(frozen=True)
@@ -223,7 +233,7 @@ def _pairs(rows: Sequence[Mapping[str, Any]], problems: Mapping[str, Mapping[str
 def reward_row(problem: Mapping[str, Any]) -> dict[str, Any]:
     """A problem as a row of data, for rewards that read its columns."""
     own = {name: value for name, value in problem.items() if name not in ("columns", "prompt", "prompt_hash", "images")}
-    return {**(problem.get("columns") or {}), **own}
+    return {"problem": problem.get("prompt"), **(problem.get("columns") or {}), **own}
 
 
 def _answer(row: Mapping[str, Any], asked: Mapping[str, Any], problem: Mapping[str, Any]) -> Answer:

@@ -6,15 +6,16 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reasonrl.errors import Interrupted, RewardError, RunError
-from reasonrl.eval.regrade import Grading, check_name, regrade_suite
+from reasonrl.eval.regrade import Grading, check_name, own_grading, regrade_suite
 from reasonrl.eval.report import markdown_table
 from reasonrl.eval.report_data import suite_folders
 from reasonrl.eval.samples import OWN, verdicts_path
-from reasonrl.eval.verdict_diff import VerdictDiff, diff_json, diff_suite, diff_tables
+from reasonrl.eval.verdict_diff import MOST_EXAMPLES, VerdictDiff, diff_json, diff_suite, diff_tables
 from reasonrl.observe import write_atomically
 from reasonrl.observe.metrics import format_number, format_seconds
 from reasonrl.observe.progress import Progress
@@ -43,8 +44,9 @@ def regrade(
     Args:
         directory: an evaluation's folder, or one suite's.
         suites: only these; none takes all.
-        policy: of the math verifier; None takes `default`.
-        reward: a reward's name, `file.py:function`, or terms as YAML; None takes the math verifier.
+        policy: of the math verifier.
+        reward: a reward's name, `file.py:function`, or terms as YAML. Without either, each suite is judged by its own
+            reward as it is today, or by the math verifier's policy `default`.
         name: of the re-grade; None takes that of the policy or reward.
         against: another re-grade to compare with; None compares with the verdicts made with the samples.
         workers, time_limit: of the verifier.
@@ -71,10 +73,12 @@ def regrade(
     diffs = []
     with _pool(grading) as pool:
         for suite, folder in folders.items():
-            _one(suite, folder, grading, name, restart, pool, say)
+            chosen = grading if policy or reward else own_grading(folder, grading)
+            _one(suite, folder, chosen, name, restart, pool, say)
             diffs.append(diff_suite(suite, folder, before, name))
             _write_diff(folder, name, diffs[-1])
-    for part in diff_tables(diffs):
+    few = max(3, MOST_EXAMPLES // len(diffs))  # the files beside the verdicts hold more
+    for part in diff_tables([replace(diff, examples=diff.examples[:few]) for diff in diffs]):
         body = [[_short(cell) for cell in line] for line in part["body"]]
         say(f"{part['title']}\n{table(part['header'], body)}\n")
 

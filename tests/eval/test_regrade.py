@@ -191,6 +191,26 @@ def test_ctrl_c_says_what_is_kept(tmp_path: Path) -> None:
     assert process.returncode == 130 and 0 < len(lines_of(path)) < 640
 
 
+def test_without_a_choice_each_suite_is_judged_by_its_own_reward(tmp_path: Path) -> None:
+    text = "Which? (A) 41 (B) 42"
+    rows = [problem("a", "B", problem=text, kind="choice"), problem("b", "42", kind="math")]
+    said = [
+        sample("a", 0, "The answer is 42."),
+        sample("a", 1, r"\boxed{A}"),
+        sample("b", 0, "84/2"),
+        sample("b", 1, "B"),
+    ]
+    route = {"name": "route", "args": {"rewards": {"choice": "choice", "math": "math"}, "column": "kind"}}
+    write_suite(tmp_path / "routed", rows, said, {"model": "m", "reward": route})
+    write_suite(tmp_path / "plain", rows[1:], said[2:], {"model": "m", "reward": "math"})
+    done = CliRunner().invoke(main, ["regrade", str(tmp_path), "--workers", "0"])
+    assert done.exit_code == 0, done.output
+    assert [row["right"] for row in read_samples(tmp_path / "routed", "default")] == [True, False, True, False]
+    assert [row["right"] for row in read_samples(tmp_path / "plain", "default")] == [True, False]
+    kept = json.loads((tmp_path / "routed" / "verdicts" / "default.json").read_text())
+    assert (kept["reward"], kept["rules"]) == (route, {"math": 2})
+
+
 def test_problems_without_an_answer(tmp_path: Path) -> None:
     some = write_suite(
         tmp_path / "some", [problem("a", "7"), problem("b", None)], [sample("a", 0, "7"), sample("b", 0, "7")]
