@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy
 
@@ -45,12 +45,12 @@ def coverage(questions: int, samples: int, truth: float, concentration: float, r
     return hits / runs
 
 
-def lines(runs: int) -> Iterator[str]:
+def lines(sizes: Sequence[int], runs: int) -> Iterator[str]:
     """The table, line by line as it is measured."""
     head = ["questions", "samples", *(f"{arm}: 0.2 to 0.8" for arm in ARMS), *(f"{arm}: 0.05, 0.95" for arm in ARMS)]
     yield "| " + " | ".join(head) + " |"
     yield "|" + "---|" * len(head)
-    for questions in (30, 500):
+    for questions in sizes:
         for samples in (1, 4, 16):
             # With one sample a question an answer is right with chance m, however difficulties spread.
             spreads = CONCENTRATIONS if samples > 1 else (2.0,)
@@ -67,7 +67,9 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=4000, help="simulated evaluations a setting")
-    for line in lines(parser.parse_args().runs):
+    parser.add_argument("--questions", type=int, nargs="+", default=[30, 500])
+    given = parser.parse_args()
+    for line in lines(given.questions, given.runs):
         print(line, flush=True)
 
 
