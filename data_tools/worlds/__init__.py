@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
+from reasonrl.data_tools.worlds.reflective import ReflectiveWorld
 from reasonrl.data_tools.worlds.visual import VisualWorld
 from reasonrl.errors import DataError
 
@@ -23,7 +24,11 @@ class World(Protocol):
         ...
 
 
-BUILT_IN: dict[str, Callable[[], Any]] = {"arithmetic": ArithmeticWorld, "visual": VisualWorld}
+BUILT_IN: dict[str, Callable[[], Any]] = {
+    "arithmetic": ArithmeticWorld,
+    "reflective": ReflectiveWorld,
+    "visual": VisualWorld,
+}
 
 
 def get_world(name: str) -> World:
@@ -36,4 +41,4 @@ def get_world(name: str) -> World:
     return world
 
 
-__all__ = ["BUILT_IN", "ArithmeticWorld", "VisualWorld", "World", "get_world"]
+__all__ = ["BUILT_IN", "ArithmeticWorld", "ReflectiveWorld", "VisualWorld", "World", "get_world"]

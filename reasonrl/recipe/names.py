@@ -87,6 +87,19 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
 }
 WORLDS: dict[str, frozenset[str]] = {
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"}),
+    "reflective": frozenset(
+        {
+            "preset",
+            "operations",
+            "hard_facts",
+            "slip",
+            "easy_slip",
+            "repair",
+            "false_repair",
+            "recheck",
+            "teacher_seed",
+        }
+    ),
     "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),
 }
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})
