@@ -255,6 +255,7 @@ def _checked(name: str, entry: SuiteEntry, found: RowCheck, rows: Rows, from_hub
     if found.content == entry.content:
         return RowCheck(found.rows, found.content, "verified")
     if from_hub:
+        log.warning("suite %r: %s has other rows than the file that is known, in wording at least", name, source)
         return RowCheck(found.rows, found.content, "other")
     raise DataError(
         f"suite {name!r}: the rows of {source} have the content {found.content[:12]}…, where {entry.content[:12]}… is"

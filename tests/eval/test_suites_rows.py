@@ -213,7 +213,7 @@ def test_livecodebench_is_read_from_its_own_files_and_nothing_in_them_is_run(tmp
 
 
 def test_configurations_and_splits_of_a_data_set_make_one_suite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import datasets
 
@@ -233,6 +233,10 @@ def test_configurations_and_splits_of_a_data_set_make_one_suite(
     file = tmp_path / "my.yaml"
     entry = {"about": "a suite", "source": source, "options": "choices", "answer": "choice", "rows": 4}
     file.write_text(yaml.safe_dump({"mine": entry}))
+    other = str(tmp_path / "other.yaml")
+    Path(other).write_text(yaml.safe_dump({"mine": entry | {"content": "0" * 64}}))
+    # A copy on the hub may be worded otherwise than the known file.
+    assert resolve(other)["mine"].load()[1].state == "other" and "has other rows than the file" in caplog.text
     rows, check = resolve(str(file))["mine"].load()
     asked = [row["problem"].split("?")[0] for row in rows]
     assert asked == ["Depth_one", "Depth_two", "Style_one", "Style_two"] and check is not None and check.rows == 4
