@@ -14,6 +14,7 @@ from typing import Any
 from reasonrl.eval.report_browser import MOST_BYTES, Embedded, embed
 from reasonrl.eval.report_data import (
     FLAGS,
+    NothingYet,
     SuiteView,
     breakdown,
     flag_counts,
@@ -58,10 +59,10 @@ def write_eval_report(
         DataError: a damaged file.
     """
     directory = Path(directory)
-    views = [read_suite(name, path, verdicts) for name, path in suite_folders(directory, suites).items()]
+    views, waiting = _read(suite_folders(directory, suites), verdicts)
     out = directory if out is None else Path(out)
     stem = "report" if verdicts is None else f"report.{verdicts}"
-    data = report_json(views)
+    data = report_json(views, waiting)
     title = directory.resolve().name
     paths = [out / f"{stem}.md", out / f"{stem}.json", out / f"{stem}.html"]
     write_atomically(paths[0], report_markdown(title, views, data).encode())
@@ -70,10 +71,30 @@ def write_eval_report(
     return paths
 
 
-def report_json(views: Sequence[SuiteView]) -> dict[str, Any]:
-    """The report's numbers: per suite its figures, pass@k curve, breakdowns, lengths, flags and solve rates."""
+def _read(folders: Mapping[str, Path], verdicts: str | None) -> tuple[list[SuiteView], list[str]]:
+    """The suites, and the names of those that have no finished sample yet.
+
+    Raises:
+        NothingYet: none of them has one.
+    """
+    views, waiting = [], []
+    for name, path in folders.items():
+        try:
+            views.append(read_suite(name, path, verdicts))
+        except NothingYet:
+            if len(waiting) + 1 == len(folders):
+                raise
+            waiting.append(name)
+    return views, waiting
+
+
+def report_json(views: Sequence[SuiteView], waiting: Sequence[str] = ()) -> dict[str, Any]:
+    """The report's numbers: per suite its figures, pass@k curve, breakdowns, lengths, flags and solve rates; `waiting`
+    names suites without a finished sample.
+    """
     return {
         "format": REPORT_FORMAT,
+        "waiting": list(waiting),
         "suites": {
             view.name: {
                 "verdicts": view.verdicts,
@@ -235,7 +256,7 @@ def _group_tables(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _warnings(data: Mapping[str, Any]) -> list[str]:
     """What a reader should know before believing the table."""
-    lines = []
+    lines = [f"{name}: begun, and no sample is finished yet" for name in data["waiting"]]
     for name, suite in data["suites"].items():
         total = suite["figures"]["n_samples"]
         for flag, text in FLAGS.items():

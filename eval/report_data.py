@@ -36,6 +36,10 @@ FLAGS: dict[str, str] = {
 """What a sample may be marked with, and what that means."""
 
 
+class NothingYet(DataError):
+    """A suite that was begun and has no finished sample."""
+
+
 @dataclass(frozen=True)
 class SuiteView:
     """One suite of an evaluation folder, read.
@@ -100,12 +104,13 @@ def read_suite(name: str, directory: Path, verdicts: str | None = None) -> Suite
 
     Raises:
         RunError: there is no re-grade of this name.
-        DataError: a damaged file, or no finished sample.
+        NothingYet: no finished sample.
+        DataError: a damaged file.
     """
     settings = _settings(directory)
     rows = read_samples(directory, verdicts)
-    if not rows:
-        raise DataError(f"{directory / SAMPLES} holds no finished sample yet -> let the evaluation go on first")
+    if not any(row["metric"] == "sample" for row in rows):
+        raise NothingYet(f"{directory / SAMPLES} holds no finished sample yet -> let the evaluation go on first")
     if verdicts is not None and (missing := missing_verdicts(directory, verdicts, rows)):
         raise RunError(
             f"{directory}: the re-grade {verdicts!r} lacks {missing:,} of {len(rows):,} samples -> run `reasonrl"

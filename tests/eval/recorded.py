@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasonrl.observe.records import encode_record
+
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
@@ -57,9 +59,7 @@ def write_suite(
     given = {"model": "a-model", "temperature": 0.6, "top_p": 0.95, "max_tokens": 64, "seed": 0, "reward": "math"}
     (folder / "settings.json").write_text(json.dumps(given if settings is None else settings))
     for name, rows in (("problems.jsonl", problems), ("samples.jsonl", samples)):
-        (folder / name).write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-        )
+        (folder / name).write_bytes(b"".join(map(encode_record, rows)))
     return folder
 
 

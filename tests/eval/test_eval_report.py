@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from recorded import lines_of, lively_suite, problem, sample, write_suite
 
 from reasonrl.cli import main
-from reasonrl.errors import RunError
+from reasonrl.errors import DataError, RunError
 from reasonrl.eval.regrade import Grading, regrade_suite
 from reasonrl.eval.report import write_eval_report
 from reasonrl.eval.report_browser import embed, unpack
@@ -156,7 +156,24 @@ def test_a_half_done_evaluation_and_a_torn_line(tmp_path: Path) -> None:
     write_eval_report(tmp_path)
     figures = json.loads((tmp_path / "report.json").read_text())["suites"]["sums"]["figures"]
     assert (figures["n_samples"], figures["accuracy"]["value"]) == (1, 1.0)
+    begun = write_suite(tmp_path / "next", [problem("a")], [])
+    write_eval_report(tmp_path)
+    assert "- next: begun, and no sample is finished yet" in (tmp_path / "report.md").read_text()
+    with pytest.raises(DataError, match="holds no finished sample yet"):
+        write_eval_report(begun)
     assert write_eval_report(folder, out=tmp_path / "alone")[0].read_text().startswith("# sums")
+
+
+def test_texts_that_no_encoding_likes_and_samples_without_figures(tmp_path: Path) -> None:
+    odd = ["half \ud83d of a pair", "\u2028\x00\x1b[31m and more", "</script><!--"]
+    rows = [sample("a", place, text, "unscored", length=None) for place, text in enumerate(odd)]
+    folder = write_suite(tmp_path / "odd", [problem("a", None)], rows, {})
+    write_eval_report(tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())["suites"]["odd"]
+    assert (found["figures"]["accuracy"], found["figures"]["mean_length"], found["pass@k"]) == (None, None, {})
+    assert found["lengths"]["unknown"] == found["figures"]["unscored"] == 3
+    embedded = embed([read_suite("odd", folder)])
+    assert [text for text, _, _ in unpack(embedded.parts[-1])] == odd
 
 
 def test_names_and_values_of_the_folder_are_escaped(tmp_path: Path) -> None:
