@@ -19,7 +19,6 @@ from transformers import get_scheduler
 from reasonrl.errors import ModelError
 from reasonrl.models.lora import is_adapted, load_trained, trained_state
 from reasonrl.models.scalar_head import ScalarHeadModel
-from reasonrl.trainers.ppo_config import PPOConfig
 from reasonrl.trainers.zero import accumulate, backward, build_engine, is_engine, refuse_fsdp, step
 
 OPTIMIZER_FILE = "optimizer.pt"
@@ -28,11 +27,12 @@ TRAINED_FILE = "trained.safetensors"
 
 
 class CriticEngine:
-    """Forward, backward and step of a critic.
+    """Forward, backward and step of a scalar-head model: PPO's critic, or a process reward model.
 
     Args:
         model: the critic; with LoRA, only the adapter and the head are trained.
-        args: learning rate, betas, weight decay, clipping and schedule.
+        args: learning rate (`critic_learning_rate`), betas, weight decay, clipping and schedule, as PPOConfig and
+            PRMConfig have them.
         accelerator: the trainer's.
 
     Attributes:
@@ -41,7 +41,7 @@ class CriticEngine:
 
     skipped_updates = 0
 
-    def __init__(self, model: ScalarHeadModel, args: PPOConfig, accelerator: Accelerator) -> None:
+    def __init__(self, model: ScalarHeadModel, args: Any, accelerator: Accelerator) -> None:
         refuse_fsdp(accelerator)
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from reasonrl.models.packing import enable_packing, special_masks
+from reasonrl.models.packing_check import disagreement
 from reasonrl.trainers.batch import MicroBatch, RolloutBatch, make_micro_batch
 from reasonrl.trainers.packed_batch import make_packed_micro_batch
 
@@ -23,13 +24,6 @@ Reader = Callable[[MicroBatch], torch.Tensor]
 TEXT = "How many primes lie below one hundred? Count them: 2, 3, 5, 7, 11, 13, and so on."
 #: Lengths of the sequences that are read, two of them equal, and how many tokens of each are prompt.
 LENGTHS, PROMPT = (23, 11, 11, 6), 2
-
-
-#: How far packed numbers may be from padded ones, nats or units of a hidden state: what arithmetic alone explains.
-FLOORS = {torch.float64: 1e-10, torch.float32: 1e-5}
-HALF_FLOOR = 2e-2
-#: And as a multiple of how far padded numbers are from those of each sequence alone, which differ by arithmetic only.
-NOISE = 8.0
 
 
 def probe(tokenizer: Any, device: torch.device) -> RolloutBatch:
@@ -75,12 +69,7 @@ def obstacle(model: nn.Module, read: Reader, batch: RolloutBatch, pad_token_id: 
         model.train(was_training)
     if masks:
         return f"{name} asks for {masks[0]}"
-    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    floor = HALF_FLOOR if half else FLOORS.get(dtype, HALF_FLOOR)
-    # `not` so that NaN is an obstacle.
-    if not gap <= max(floor, NOISE * noise):
-        return f"{name} gives other numbers for them (off by {gap:.2g}, where arithmetic explains {noise:.2g})"
-    return None
+    return disagreement(model, gap, noise, half)
 
 
 def backbone_reader(model: Any) -> Reader:

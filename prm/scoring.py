@@ -1,0 +1,176 @@
+"""P(step is right) of every step of solutions, in one pass of the model per solution, many solutions to a pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.algorithms.batching import plan_microbatches, plan_packed_rows
+from reasonrl.data_tools.prompts import as_messages
+from reasonrl.prm.aggregation import AGGREGATIONS, DEFAULT_AGGREGATION, aggregate
+from reasonrl.prm.encoding import Encoded, Encoder, Messages, step_logits
+
+if TYPE_CHECKING:
+    from reasonrl.models.scalar_head import ScalarHeadModel
+
+__all__ = [
+    "AGGREGATIONS",
+    "DEFAULT_AGGREGATION",
+    "StepScorer",
+    "aggregate",
+    "load_scorer",
+    "packing_obstacle",
+    "score_solutions",
+]
+
+Scores = list[list[float | None]]
+
+TOKENS = 16384
+PROBE = "First 2 + 3 = 5. Then 5 * 7 = 35. Wait, let me check: 5 * 7 = 35, so the answer is 35."
+#: Lengths of the probe's sequences, two of them equal.
+LENGTHS = (21, 12, 12, 5)
+
+
+def packing_obstacle(model: ScalarHeadModel, tokenizer: Any, *, half: bool = False) -> str | None:
+    """None if a model reads packed rows as it reads padded ones, else why it cannot be given any, in words.
+
+    Hidden states are compared, folded into one number each: a head may still be zero everywhere.
+    """
+    import torch
+
+    from reasonrl.models.packing import enable_packing, special_masks
+    from reasonrl.models.packing_check import disagreement
+
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    ids = ids * (1 + 2 * max(LENGTHS) // len(ids))
+    rows = [Encoded(tuple(ids[n : n + size]), 0, tuple(range(size))) for n, size in enumerate(LENGTHS)]
+    device = next(model.parameters()).device
+
+    def fold(**inputs: Any) -> torch.Tensor:
+        hidden = model.backbone(**inputs, use_cache=False).last_hidden_state.double()
+        return hidden @ torch.cos(torch.arange(hidden.shape[-1], device=hidden.device, dtype=torch.float64))
+
+    def read(some: Sequence[Encoded], packed: bool) -> torch.Tensor:
+        return step_logits(fold, some, device, packed=packed, pad_token_id=tokenizer.pad_token_id or 0)
+
+    was_training = model.training
+    model.eval()
+    try:
+        if (reason := enable_packing(model)) is not None:
+            return reason
+        with torch.no_grad(), special_masks() as masks, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*use_cache.*")
+            padded, packed = read(rows, False), read(rows, True)
+            alone = torch.cat([read([row], False) for row in rows])
+    except Exception as error:
+        return f"{type(model).__name__} cannot read them: {type(error).__name__}: {error}"
+    finally:
+        model.train(was_training)
+    if masks:
+        return f"{type(model).__name__} asks for {masks[0]}"
+    return disagreement(model, float((packed - padded).abs().max()), float((alone - padded).abs().max()), half)
+
+
+class StepScorer:
+    """Scores solutions with a process reward model.
+
+    Args:
+        model: a scalar-head model; a score is the sigmoid of its number at a step's last token.
+        tokenizer: the model's.
+        tokens_per_microbatch: tokens that go through the model at once.
+        max_length: longest prompt and solution together; what lies beyond is cut, and steps that end there have no
+            score (None). None keeps all.
+        messages: makes a record's conversation.
+
+    Attributes:
+        packed: whether solutions are set end to end in rows without padding.
+        obstacle: why they are not, in words.
+        cut: solutions that were cut so far.
+    """
+
+    def __init__(
+        self,
+        model: ScalarHeadModel,
+        tokenizer: Any,
+        *,
+        tokens_per_microbatch: int = TOKENS,
+        max_length: int | None = None,
+        messages: Messages = as_messages,
+    ) -> None:
+        self.model, self.tokens = model, tokens_per_microbatch
+        self.encoder = Encoder(tokenizer, max_length, messages)
+        self.obstacle = packing_obstacle(model, tokenizer)
+        self.packed = self.obstacle is None
+        self.cut = 0
+
+    def __call__(self, solutions: Sequence[Mapping[str, Any]]) -> Scores:
+        """P(step is right) of every step of every solution; raises DataError for a record that cannot be read."""
+        encoded = [self.encoder(solution) for solution in solutions]
+        self.cut += sum(one.cut for one in encoded)
+        return self.score_encoded(encoded)
+
+    def score_encoded(self, encoded: Sequence[Encoded]) -> Scores:
+        """The same of what has been encoded already."""
+        import torch
+
+        lengths = [len(one) for one in encoded]
+        readable = [index for index, one in enumerate(encoded) if one.reached]
+        plan = (plan_packed_rows if self.packed else plan_microbatches)(readable, lengths, self.tokens)
+        device = next(self.model.parameters()).device
+        pad = self.encoder.tokenizer.pad_token_id or 0
+        scores: Scores = [[None] * len(one.ends) for one in encoded]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                for group in plan:
+                    rows = [encoded[index] for index in group]
+                    logits = step_logits(self.model, rows, device, packed=self.packed, pad_token_id=pad)
+                    values = iter(torch.sigmoid(logits).tolist())
+                    for index, row in zip(group, rows, strict=True):
+                        scores[index] = [None if end is None else next(values) for end in row.ends]
+        finally:
+            self.model.train(was_training)
+        return scores
+
+
+def score_solutions(
+    model: ScalarHeadModel, tokenizer: Any, solutions: Sequence[Mapping[str, Any]], tokens_per_microbatch: int = TOKENS
+) -> Scores:
+    """P(step is right) of every step; see `StepScorer`."""
+    return StepScorer(model, tokenizer, tokens_per_microbatch=tokens_per_microbatch)(solutions)
+
+
+def load_scorer(
+    name: str, *, tokens_per_microbatch: int = TOKENS, max_length: int | None = None, dtype: str = "auto"
+) -> StepScorer:
+    """A trained process reward model from its folder, on the accelerator if there is one.
+
+    Args:
+        name: the folder, with its head beside the weights.
+        tokens_per_microbatch, max_length: as of `StepScorer`.
+        dtype: `auto` takes bfloat16 on an accelerator and float32 without one.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no trained head.
+    """
+    from pathlib import Path
+
+    import torch
+
+    from reasonrl.errors import ModelError
+    from reasonrl.models import ScalarHeadModel, load_tokenizer, resolve_model
+    from reasonrl.models.scalar_head import HEAD_WEIGHTS
+
+    if not (Path(resolve_model(name)) / HEAD_WEIGHTS).is_file():
+        raise ModelError(
+            f"{name}: there is no {HEAD_WEIGHTS}, so it is no trained process reward model -> train one with a stage of"
+            " kind: prm"
+        )
+    on = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = ("bfloat16" if on == "cuda" else "float32") if dtype == "auto" else dtype
+    model = ScalarHeadModel.from_pretrained(name, dtype=getattr(torch, chosen)).to(on)
+    model.eval()
+    return StepScorer(model, load_tokenizer(name), tokens_per_microbatch=tokens_per_microbatch, max_length=max_length)
