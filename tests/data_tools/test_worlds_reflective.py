@@ -167,7 +167,8 @@ def test_any_text_is_read_and_completed(text, seed):
             assert answer_of(candidate + rest) is not None
             again = read_trace(text_of(chain), candidate + rest)
             assert again.own_error[: len(read.steps)] == read.own_error
-            assert not any(again.own_error[-1:]), "the law copies the value it has come to"
+            if not re.search(r"^#\d$", candidate, re.MULTILINE):
+                assert not again.own_error[-1], "the law copies the value it has come to"
 
 
 def test_completions_follow_the_law_of_whole_solutions():
