@@ -77,7 +77,8 @@ def _read(folders: Mapping[str, Path], verdicts: str | None) -> tuple[list[Suite
     Raises:
         NothingYet: none of them has one.
     """
-    views, waiting = [], []
+    views: list[SuiteView] = []
+    waiting: list[str] = []
     for name, path in folders.items():
         try:
             views.append(read_suite(name, path, verdicts))
