@@ -13,6 +13,9 @@ from reasonrl.eval.compare import Comparison, compare_evaluations, suite_counts,
 from reasonrl.eval.results import read_results
 from reasonrl.eval.tables import format_table
 
+FEW = 100
+"""Of fewer questions, a variance is known to worse than 15 % or so, and so is a plan."""
+
 
 def compare_folders(
     folders: Sequence[str],
@@ -51,6 +54,9 @@ def compare_folders(
     parts: list[str] = []
     if len(rows) >= 2:
         comparison = compare_evaluations(rows, next(iter(rows)), confidence=confidence, suites=suites or None)
+        if all(cell.difference is None for cell in comparison.cells):
+            there = "; ".join(f"{name}: {', '.join(read_results(path)['suites'])}" for name, path in rows.items())
+            raise RunError(f"the evaluations share no suite ({there}) -> evaluate both on the same suites")
         record |= comparison.as_dict()
         parts.append(format_table(comparison))
         parts += _written(comparison, out)
@@ -140,11 +146,16 @@ def _plan_text(
     for name, spread in plans.items():
         there = "" if spread.questions is None else f", {spread.questions:,} questions there"
         lines.append(f"{name}{there}")
+        if not found[name]:
+            lines.append("  (all answers are right, or all wrong, on both sides: nothing to plan from)")
+            continue
         for samples, questions, smallest in found[name]:
             text = f"  {samples:>3} sample{'s' if samples > 1 else ' '} a question: {questions:>9,} questions"
             if smallest is not None:
                 text += f"; those there find {100 * smallest:.1f} points"
             lines.append(text)
+        if spread.questions is not None and spread.questions < FEW:
+            lines.append(f"  (a rough plan: the spread is known from {spread.questions} questions)")
         if not spread.separable:
             lines.append("  (one sample a question does not tell luck from skill: more samples cannot be planned for)")
         else:

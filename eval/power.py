@@ -151,7 +151,11 @@ def _luck(count: tuple[int, int]) -> float:
 def plan_rows(
     spread: Spread, detect: float, *, alpha: float, power: float, samples: Sequence[int] = SAMPLES
 ) -> list[tuple[int, int, float | None]]:
-    """(samples a question, questions needed, smallest difference that the questions there were would find) by line."""
+    """(samples a question, questions needed, smallest difference that the questions there were would find) by line;
+    none where the answers do not vary.
+    """
+    if spread.variance(1) == 0:
+        return []  # all right or all wrong alike: this says nothing of questions that tell the models apart
     told = samples if spread.separable else (1,)
     return [
         (

@@ -90,22 +90,24 @@ def p_text(cell: Cell) -> str:
 
 def legend(comparison: Comparison) -> str:
     """What the numbers are, in one sentence."""
+    tests = _tests(comparison)
+    family = "one comparison" if tests == 1 else f"{tests} comparisons a metric"
+    tested = f"; p by sign flips, two-sided, corrected for {family} by Holm's rule" if tests else ""
     return (
         f"Percent with {100 * comparison.confidence:g} % intervals over problems; differences to"
-        f" {comparison.baseline!r} in points, paired by problem; p by sign flips, two-sided, corrected for"
-        f" {_family(comparison)} by Holm's rule."
+        f" {comparison.baseline!r} in points, paired by problem{tested}."
     )
 
 
-def _family(comparison: Comparison) -> str:
-    most = max(
+def _tests(comparison: Comparison) -> int:
+    """The most comparisons that any metric has."""
+    return max(
         (
             sum(cell.metric == metric and cell.p_value is not None for cell in comparison.cells)
             for metric in {cell.metric for cell in comparison.cells}
         ),
         default=0,
     )
-    return "one comparison" if most == 1 else f"{most} comparisons a metric"
 
 
 def comparison_markdown(comparison: Comparison) -> str:

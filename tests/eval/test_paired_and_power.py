@@ -193,3 +193,15 @@ def test_a_plan_alone_and_as_json(folders: Path) -> None:
 def test_what_cannot_be_compared_is_said(folders: Path, words: list[str], message: str) -> None:
     ran = CliRunner().invoke(main, ["compare", *(word.format(folders) for word in words)])
     assert ran.exit_code == 2 and message in ran.output and "Traceback" not in ran.output
+
+
+def test_evaluations_without_a_common_suite_are_refused(folders: Path, tmp_path: Path) -> None:
+    evaluate(tmp_path / "other", count=5, suite_name="elsewhere", greedy=False)
+    ran = CliRunner().invoke(main, ["compare", str(folders / "weak"), str(tmp_path / "other")])
+    assert ran.exit_code == 2 and "share no suite (weak: sums, pairs; other: elsewhere)" in ran.output
+
+
+def test_answers_that_never_vary_plan_nothing(tmp_path: Path) -> None:
+    evaluate(tmp_path / "none", count=10, engine=SeededEngine(0), greedy=False)
+    ran = CliRunner().invoke(main, ["compare", str(tmp_path / "none"), "--detect", "2"])
+    assert ran.exit_code == 0 and "nothing to plan from" in ran.output and "samples a question" not in ran.output
