@@ -17,7 +17,7 @@ from reasonrl.observe import write_atomically
 if TYPE_CHECKING:
     from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
 
-JUDGE_SAMPLES = 64
+JUDGE_SAMPLES = 256
 """So many samples wait for their verdict at most."""
 
 JUDGE_SECONDS = 0.5

@@ -278,4 +278,4 @@ def test_rewards_begin_while_samples_come(tmp_path: Path) -> None:
     reward = Early()
     result = evaluate(tmp_path, count=100, reward=reward)
     assert len(reward.begun) == result.n_samples + 100, "one a sample, the greedy ones too"
-    assert reward.called[0] == 64, "the first batch's were all begun before the first call"
+    assert reward.called[0] == 256, "the first batch's were all begun before the first call"
