@@ -89,12 +89,11 @@
   }
 
   const inputs = () => [...document.querySelectorAll("#filters select, #filters input")];
-  const keyOf = (input) => input.id;
 
   function toHash() {
     const state = new URLSearchParams();
     for (const input of inputs()) {
-      if (input.type === "checkbox" ? input.checked : input.value) state.set(keyOf(input), input.type === "checkbox" ? "1" : input.value);
+      if (input.type === "checkbox" ? input.checked : input.value) state.set(input.id, input.type === "checkbox" ? "1" : input.value);
     }
     history.replaceState(null, "", "#" + state.toString());
   }
@@ -102,7 +101,7 @@
   function fromHash() {
     const state = new URLSearchParams(location.hash.slice(1));
     for (const input of inputs()) {
-      const value = state.get(keyOf(input)) || "";
+      const value = state.get(input.id) || "";
       if (input.type === "checkbox") input.checked = value === "1";
       else input.value = value;
     }
@@ -205,19 +204,25 @@
   }
 
   function problems() {
+    // Which problems are listed follows the filters; how often each is solved is over all of its samples.
     const groups = new Map();
+    const keyOf = (sample) => sample[S] + "/" + sample[P];
     for (const at of shown) {
       const sample = data.samples[at];
-      if (sample[GREEDY] || sample[P] < 0) continue;
-      const key = sample[S] + "/" + sample[P];
-      if (!groups.has(key)) groups.set(key, { sample, correct: 0, scored: 0, tokens: 0, lengths: 0 });
-      const group = groups.get(key), outcome = data.outcomes[sample[OUTCOME]];
+      if (sample[P] < 0) continue;
+      if (!groups.has(keyOf(sample))) groups.set(keyOf(sample), { sample, passing: 0, correct: 0, scored: 0, tokens: 0, lengths: 0 });
+      groups.get(keyOf(sample)).passing += 1;
+    }
+    for (const sample of data.samples) {
+      const group = groups.get(keyOf(sample));
+      if (!group || sample[GREEDY]) continue;
+      const outcome = data.outcomes[sample[OUTCOME]];
       group.scored += outcome !== "unscored";
       group.correct += outcome === "correct";
       if (sample[LENGTH] !== null) { group.tokens += sample[LENGTH]; group.lengths += 1; }
     }
     const lines = [...groups.values()].sort((a, b) => a.correct / a.scored - b.correct / b.scored || a.sample[S] - b.sample[S] || a.sample[P] - b.sample[P]);
-    $("problem-count").textContent = `${number(lines.length)} problems among the samples that pass the filters, hardest first`;
+    $("problem-count").textContent = `${number(lines.length)} problems with samples that pass the filters, hardest first; solve rates are over all samples`;
     const body = $("problem-rows");
     body.replaceChildren();
     for (const line of lines.slice(0, 1000)) {
@@ -227,7 +232,7 @@
       row.append(make("td", line.scored ? `${line.correct}/${line.scored}` : "unscored"));
       const cell = make("td"), bar = make("div", undefined, "bar"), fill = make("div");
       fill.style.width = 100 * rate + "%";
-      bar.append(fill); cell.append(bar); row.append(cell);
+      bar.append(fill); cell.append(bar); row.append(cell, make("td", number(line.passing)));
       row.append(make("td", line.lengths ? number(Math.round(line.tokens / line.lengths)) : ""), make("td", problemOf(line.sample)[3]));
       row.addEventListener("click", () => {
         $("problem").value = problemOf(line.sample)[0];

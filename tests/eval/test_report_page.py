@@ -133,6 +133,15 @@ def test_pages_keys_and_problems(page: Page, folder: Path) -> None:
     for place in range(40):
         one = [row["correct"] for (key, _), row in sums.items() if key == f"p{place}" and row["correct"] is not None]
         assert shown[f"sums p{place}"] == f"{sum(one)}/{len(one)}"
+    page.choose("outcome", "wrong")  # the list follows the filters, the solve rates do not
+    every = "[...row.children].map((one) => one.textContent)"
+    hard = page.run(f"[...document.querySelectorAll('#problem-rows tr')].map((row) => {every})")
+    for name, rate, _, passing, *_ in hard:
+        key = name.removeprefix("sums ")
+        assert rate == shown[name]
+        assert int(passing) == sum(row["correct"] is False for (one, _), row in sums.items() if one == key) > 0
+    page.click("clear")
+    page.choose("suite", "sums")
     page.run("document.querySelector('#problem-rows tr').click()")
     page.settle()
     assert page.count == 8 and not page.run("document.getElementById('view-samples').hidden")
