@@ -34,9 +34,27 @@ def results_table(suites: Mapping[str, Mapping[str, Any]]) -> str:
     level = f"{100 * shown.pop():g} %" if len(shown) == 1 else "its"
     console.print(Text(f"Accuracy with {level} interval over problems (other problems of this kind)."))
     for name, entry in suites.items():
+        for line in _more(entry):
+            console.print(Text(f"{name}: {line}"), soft_wrap=True)
+    for name, entry in suites.items():
         for warning in entry.get("warnings", ()):
             console.print(Text(f"{name}: {warning}"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def _more(entry: Mapping[str, Any]) -> list[str]:
+    """What the table has no room for: named figures, the interval for these very problems, losses and costs."""
+    lines = []
+    if entry.get("metrics"):
+        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in entry["metrics"].items()))
+    within = entry.get("accuracy_within")
+    if within and within["low"] is not None:
+        lines.append(f"accuracy {percent(Interval(**within))} within problems (other samples of these very problems)")
+    counts = entry.get("counts") or {}
+    told = [f"{counts[name]:,} {name}" for name in ("empty", "timeout") if counts.get(name)]
+    if entry.get("tokens_per_correct") is not None:
+        told.append(f"{entry['tokens_per_correct']:,.0f} tokens a right answer")
+    return [*lines, ", ".join(told)] if told else lines
 
 
 def _line(name: str, entry: Mapping[str, Any]) -> list[str]:

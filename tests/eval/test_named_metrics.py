@@ -17,6 +17,7 @@ from reasonrl.eval.metrics import proportion_interval
 from reasonrl.eval.named_metrics import metric_values
 from reasonrl.eval.results import read_results, summarise
 from reasonrl.eval.samples import read_problems, read_samples
+from reasonrl.eval.summary import results_table
 from reasonrl.recipe import SuiteConfig
 from reasonrl.recipe.metric_names import metric_faults, parse_metric
 
@@ -192,3 +193,13 @@ def test_a_recipe_names_them_for_its_suites() -> None:
         SuiteConfig.model_validate(
             {"data": {"world": "arithmetic", "n": 8}, "max_tokens": 8, "n": 4, "metrics": ["maj@8"]}
         )
+
+
+def test_the_terminal_summary_tells_named_figures_and_both_intervals(tmp_path: Path) -> None:
+    evaluate(tmp_path, metrics=("maj@3", "pass^2"))
+    entry = read_results(tmp_path)["suites"]["sums"]
+    text = results_table({"sums": entry})
+    within, majority = entry["accuracy_within"], entry["metrics"]["maj@3"]
+    assert f"maj@3 {100 * majority['value']:.1f} [{100 * majority['low']:.1f}," in text and "pass^2" in text
+    assert f"[{100 * within['low']:.1f}, {100 * within['high']:.1f}] within problems" in text
+    assert f"{entry['tokens_per_correct']:,.0f} tokens a right answer" in text
