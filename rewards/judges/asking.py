@@ -43,12 +43,15 @@ class Answer:
         reply: the judge's last words; empty if it never replied.
         failure: why there is no verdict; empty if there is one.
         asked: replies that were wanted of the judge.
+        prompt_tokens, completion_tokens: of all its replies together, as far as the server says; a cached one has none.
     """
 
     verdict: Any
     reply: str = ""
     failure: str = ""
     asked: int = 1
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def unreadable(self) -> bool:
@@ -100,16 +103,36 @@ def ask_all(
 
 
 def stream_answers(
-    client: EndpointClient, questions: Iterable[Question], sampling: Sampling
+    client: EndpointClient,
+    questions: Iterable[Question],
+    sampling: Sampling,
+    keep: Callable[[Question, Answer], None] | None = None,
 ) -> Iterator[tuple[Question, Answer]]:
     """Each question with its answer as it comes, in no order; for more questions than memory should hold.
 
     Questions are taken as there is room (twice the endpoint's `max_concurrency`). What is under way when the caller
     stops iterating is dropped. An error that ends it all is raised after what is under way has come: it is paid for.
 
+    Args:
+        client: whom to ask.
+        questions: any iterable.
+        sampling: of all of them.
+        keep: called with each answer, in the thread of the endpoints' loop, before another question takes its place:
+            at no moment are more than `max_concurrency` questions begun and not kept, which is what a kill can cost.
+
     Raises:
         EndpointSettingsError, BudgetSpent, Rejected: as `ask_all`.
     """
+    gate = asyncio.Semaphore(client.config.max_concurrency)
+
+    async def answer_of(question: Question) -> Answer:
+        if keep is None:
+            return await _ask(client, question, sampling)
+        async with gate:
+            answer = await _ask(client, question, sampling)
+            keep(question, answer)
+            return answer
+
     room = 2 * client.config.max_concurrency
     waiting: dict[concurrent.futures.Future[Answer], Question] = {}
     source = iter(questions)
@@ -117,7 +140,7 @@ def stream_answers(
     try:
         while True:
             while end is None and len(waiting) < room and (question := next(source, None)) is not None:
-                waiting[client.start(_ask(client, question, sampling))] = question
+                waiting[client.start(answer_of(question))] = question
             if not waiting:
                 break
             done, _ = concurrent.futures.wait(waiting, _LOOK, concurrent.futures.FIRST_COMPLETED)
@@ -138,7 +161,7 @@ async def _ask(client: EndpointClient, question: Question, sampling: Sampling) -
     from reasonrl.endpoints import BudgetSpent, EndpointError, EndpointSettingsError, Rejected, chat
 
     turns: list[dict[str, str]] = [{"role": "user", "content": question.prompt}]
-    said, failure = "", ""
+    said, failure, used = "", "", [0, 0]
     for attempt in range(1, sampling.re_asks + 2):
         request = chat(
             turns,
@@ -149,20 +172,23 @@ async def _ask(client: EndpointClient, question: Question, sampling: Sampling) -
             extra=sampling.extra,
         )
         try:
-            choice = (await client.asend(request)).choices[0]
+            reply = await client.asend(request)
         except EndpointError as problem:
             if isinstance(problem, (EndpointSettingsError, BudgetSpent)):
                 raise
             if isinstance(problem, Rejected) and problem.settings_fault:
                 raise
-            return Answer(None, "", str(problem), attempt)
+            return Answer(None, "", str(problem), attempt, *used)
+        if not reply.cached:
+            used = [used[0] + (reply.prompt_tokens or 0), used[1] + (reply.completion_tokens or 0)]
+        choice = reply.choices[0]
         said = choice.text
         try:
-            return Answer(question.read(said), said, "", attempt)
+            return Answer(question.read(said), said, "", attempt, *used)
         except Unreadable as problem:
             cut = f" (it was cut at max_tokens={sampling.max_tokens})" if choice.finish_reason == "length" else ""
             failure = f"{problem}{cut}"
             # Its own words back, so that it need not think everything over again; what it was told stands before them.
             turns = [turns[0], {"role": "assistant", "content": said or "…"}]
             turns.append({"role": "user", "content": f"This cannot be used: {problem}. Reply again in the form asked."})
-    return Answer(None, said or "…", failure, sampling.re_asks + 1)
+    return Answer(None, said or "…", failure, sampling.re_asks + 1, *used)
