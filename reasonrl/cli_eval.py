@@ -186,6 +186,33 @@ def report(directory: Path, **options: Any) -> None:
         click.echo(f"wrote {path}")
 
 
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="DIR", help="A process reward model (a stage of kind prm makes one).")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File (--processbench: folder); resumed.")
+@click.option(
+    "--aggregate", "aggregation", default="last", show_default=True, help="Of step scores: last, min, product or mean."
+)
+@click.option("--max-length", type=click.IntRange(min=1), help="Tokens of prompt and solution that are read.")
+@click.option("--segment", "split", is_flag=True, help="Cut solutions that have no steps by rules.")
+@click.option("--tokens", "tokens_per_microbatch", default=16384, show_default=True, help="In the model at once.")
+@click.option("--threshold", type=_SHARE, help="Wrong below it (default: 0.5; --processbench: best on gsm8k).")
+@click.option("--processbench", is_flag=True, help="FILEs are its subsets, named after them: find first errors.")
+@click.option("--restart", is_flag=True, help="Throw away what is at --out and start over.")
+@reports_errors
+def score(files: tuple[Path, ...], processbench: bool, threshold: float | None, **options: Any) -> None:
+    """Score the steps of the solutions in FILE (JSON lines) with a process reward model."""
+    from reasonrl.eval.score_command import ScoreSettings, score_file, score_processbench
+
+    settings = ScoreSettings(**{name: options.pop(name) for name in ("model", "aggregation", "max_length", "split")})
+    if processbench:
+        score_processbench(files, settings, threshold=threshold, say=click.echo, **options)
+    elif len(files) > 1:
+        raise click.UsageError("one FILE at a time, but for --processbench")
+    else:
+        score_file(files[0], settings=settings, threshold=threshold or 0.5, say=click.echo, **options)
+
+
 @click.group()
 def suites() -> None:
     """The suites and protocols of evaluation."""
@@ -229,4 +256,14 @@ def suites_check(names: str, data: Path | None) -> None:
     sys.exit(0 if fine else 1)
 
 
-COMMANDS: tuple[click.Command, ...] = (behaviours, compare, evaluate, import_samples, overlap, regrade, report, suites)
+COMMANDS: tuple[click.Command, ...] = (
+    behaviours,
+    compare,
+    evaluate,
+    import_samples,
+    overlap,
+    regrade,
+    report,
+    score,
+    suites,
+)

@@ -140,9 +140,9 @@ class Inspection:
 
     def _memory_lines(self, config: Any, name: str) -> list[str]:
         """Weights, gradients and AdamW's two moments, per process; a lower bound without activations."""
-        if config.kind not in ("sft", "ppo"):
+        if config.kind not in ("sft", "ppo", "prm"):
             return []
-        words = [self._memory_of(config, config.lora, name, "policy")]
+        words = [self._memory_of(config, config.lora, name, "reward model" if config.kind == "prm" else "policy")]
         if config.kind == "ppo" and config.advantage == "gae":
             critic = (self._resolve(config.critic_model) or (name, ""))[0]
             critic = critic if self.tokenizer(critic) is not None else name
@@ -168,7 +168,7 @@ class Inspection:
 
         adapter = Lora.of(lora)
         found = self._parameters(name, adapter)
-        base = str((config.trl_args.get("model_init_kwargs") or {}).get("dtype", "float32"))
+        base = str((getattr(config, "trl_args", {}).get("model_init_kwargs") or {}).get("dtype", "float32"))
         if adapter is not None and adapter.quantised:
             base = "4bit" if adapter.load_in_4bit else "8bit"
         size = training_bytes(

@@ -7,6 +7,7 @@ from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
 from reasonrl.recipe.origins import Origin
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.printing import composed_yaml, print_config
+from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.shipped import find_recipe, shipped_recipes
@@ -23,6 +24,7 @@ __all__ = [
     "Loop",
     "Origin",
     "PPOStage",
+    "PRMStage",
     "Recipe",
     "Reference",
     "ResolvedRecipe",

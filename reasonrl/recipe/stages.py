@@ -25,13 +25,14 @@ from reasonrl.recipe.fields import (
 from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
 from reasonrl.recipe.metric_names import metric_faults
 from reasonrl.recipe.ppo_stage import PPOStage
+from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds
 from reasonrl.recipe.stage_base import Scheduler, Stage, TrainingStage
 from reasonrl.recipe.trl_args import check_trl_args
 
-AVAILABLE = ("sft", "ppo", "eval", "compare")
-LATER = ("bcpg", "dpo", "prm", "rollout", "annotate", "curate", "average")
+AVAILABLE = ("sft", "ppo", "prm", "eval", "compare")
+LATER = ("bcpg", "dpo", "rollout", "annotate", "curate", "average")
 
 
 class SFTStage(TrainingStage):
@@ -227,5 +228,11 @@ class CompareStage(Stage):
         return []
 
 
-StageConfig = Annotated[SFTStage | PPOStage | EvalStage | CompareStage, Field(discriminator="kind")]
-STAGES: dict[str, type[Stage]] = {"sft": SFTStage, "ppo": PPOStage, "eval": EvalStage, "compare": CompareStage}
+StageConfig = Annotated[SFTStage | PPOStage | PRMStage | EvalStage | CompareStage, Field(discriminator="kind")]
+STAGES: dict[str, type[Stage]] = {
+    "sft": SFTStage,
+    "ppo": PPOStage,
+    "prm": PRMStage,
+    "eval": EvalStage,
+    "compare": CompareStage,
+}

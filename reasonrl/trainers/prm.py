@@ -173,7 +173,7 @@ class PRMTrainer:
         self.tokens = 0
         self.interrupted = False
         self._sums = torch.zeros(3, dtype=torch.float64)
-        self._since = time.perf_counter()
+        self._since, self._logged = time.perf_counter(), 0
 
     @property
     def model(self) -> ScalarHeadModel:
@@ -200,7 +200,7 @@ class PRMTrainer:
             self.step = int(resume_from.name.removeprefix("checkpoint-"))
             self.tokens = sum(self._length(self.order(step)) for step in range(self.step))
         self.engine.model.train()
-        self._since = time.perf_counter()
+        self._since, self._logged = time.perf_counter(), self.step
         while self.step < self.total:
             norm = self._one_step(self.order(self.step))
             self.step += 1
@@ -265,7 +265,8 @@ class PRMTrainer:
         sums = self.accelerator.reduce(self._sums.to(self.accelerator.device, torch.float32), reduction="sum").tolist()
         self._sums.zero_()
         now = time.perf_counter()
-        seconds, self._since = now - self._since, now
+        seconds = (now - self._since) / max(1, self.step - self._logged)
+        self._since, self._logged = now, self.step
         loss, hits, labelled = sums
         seen = self.step * self.config.solutions_per_step
         return {
@@ -278,7 +279,7 @@ class PRMTrainer:
             "epoch": min(seen, self.total * self.config.solutions_per_step) / len(self.examples),
             "num_tokens": self.tokens,
             "skipped_updates": self.engine.skipped_updates,
-            "time/logged": seconds,
+            "time/step": seconds,
         }
 
     def _save(self) -> None:
