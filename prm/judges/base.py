@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,7 +119,7 @@ class Judge(Protocol):
         """
         ...
 
-    def judge(self, tasks: Iterable[Task], keep: Keep) -> Iterator[Judged]:
+    def judge(self, tasks: Iterable[Task], keep: Keep) -> Generator[Judged, None, None]:
         """Each task's outcome as it comes, in no order. `keep` is called with each before another task takes its place,
         perhaps in another thread, never twice at once.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -110,7 +110,7 @@ class EndpointJudge:
             "extra_body": dict(self.client.config.extra_body),
         }
 
-    def judge(self, tasks: Iterable[Task], keep: Keep) -> Iterator[Judged]:
+    def judge(self, tasks: Iterable[Task], keep: Keep) -> Generator[Judged, None, None]:
         """As `Judge.judge`.
 
         Raises:

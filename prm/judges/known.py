@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from reasonrl.errors import DataError, RewardError
@@ -18,7 +18,7 @@ class _OneByOne:
     votes = 1
     at_once = 1
 
-    def judge(self, tasks: Iterable[Task], keep: Keep) -> Iterator[Judged]:
+    def judge(self, tasks: Iterable[Task], keep: Keep) -> Generator[Judged, None, None]:
         """As `Judge.judge`; a solution that cannot be labelled is one with a failure."""
         for task in tasks:
             try:
