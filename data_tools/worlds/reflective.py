@@ -36,8 +36,6 @@ PRESETS: dict[str, dict[str, float]] = {
 """Settings of the miniature studies. In both, a redo says little about the step that it is: the share of right steps
 among redone ones lies within 8 points of the share among all.
 """
-TEACHERS = {"prm": 0, "bcpg": 3}
-"""The `teacher_seed` of each preset: which facts are hard moves the share of right answers by 5 points either way."""
 
 
 class ReflectiveWorld:
@@ -57,7 +55,7 @@ class ReflectiveWorld:
         repair: float | None = None,
         false_repair: float | None = None,
         recheck: float | None = None,
-        teacher_seed: int | None = None,
+        teacher_seed: int = 0,
     ) -> list[dict[str, Any]]:
         """Write `n` problems with one solution each.
 
@@ -73,7 +71,7 @@ class ReflectiveWorld:
             repair: while an error is open, probability at each turn of redoing the first wrong step rightly.
             false_repair: likewise, of redoing a later step, or of repeating the error where there is none.
             recheck: on a sound chain, probability at each turn of a needless redo.
-            teacher_seed: of which facts are hard and what they are mistaken for; None is the preset's own.
+            teacher_seed: of which facts are hard and what they are mistaken for.
 
         Returns:
             Rows with `id`, `problem_id`, `problem`, `answer` (text), `solution` and `text` (the same), `steps`
@@ -112,9 +110,7 @@ class ReflectiveWorld:
         return rows
 
 
-def law_of(
-    preset: str = "prm", shares: Mapping[str, float | None] | None = None, teacher_seed: int | None = None
-) -> Law:
+def law_of(preset: str = "prm", shares: Mapping[str, float | None] | None = None, teacher_seed: int = 0) -> Law:
     """The law of a preset, with some of its shares replaced (None leaves the preset's).
 
     Raises:
@@ -135,7 +131,7 @@ def law_of(
             f"reflective: repair + false_repair = {settings['repair'] + settings['false_repair']:g}, but both are"
             " chances of one turn -> together at most 1"
         )
-    return Law(**settings, teacher_seed=TEACHERS[preset] if teacher_seed is None else teacher_seed)
+    return Law(**settings, teacher_seed=teacher_seed)
 
 
 def _lengths(operations: Any) -> list[int]:

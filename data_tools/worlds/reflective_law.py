@@ -162,17 +162,30 @@ class Law:
         """The rest of a solution that starts with `prefix`: whole lines, of this law or of a model. It is empty if the
         prefix holds its answer already. Answers of such completions are what Monte-Carlo labels count.
         """
+        writer = self._resume(chain, prefix, draw)
+        lines: list[str] = []
+        while not writer.finished:
+            lines.append(writer.turn().line)
+        return _joined(prefix, lines)
+
+    def next_line(self, chain: Chain, prefix: str, draw: random.Random) -> str:
+        """The next line after `prefix`, as `complete` would begin: a candidate of a step-by-step search."""
+        writer = self._resume(chain, prefix, draw)
+        return "" if writer.finished else _joined(prefix, [writer.turn().line])
+
+    def _resume(self, chain: Chain, prefix: str, draw: random.Random) -> _Writer:
         read = read_trace(text_of(chain), prefix)
-        if read.answer is not None:
-            return ""
         writer = _Writer(self, chain, draw)
         writer.values = list(read.values)
         writer.open = dict.fromkeys(read.wrong_operations, -1)
         writer.number = len(read.steps)
-        lines: list[str] = []
-        while not writer.finished:
-            lines.append(writer.turn().line)
-        return ("\n" if prefix and not prefix.endswith("\n") else "") + "\n".join(lines)
+        writer.finished = read.answer is not None
+        return writer
+
+
+def _joined(prefix: str, lines: Sequence[str]) -> str:
+    gap = "\n" if lines and prefix and not prefix.endswith("\n") else ""
+    return gap + "\n".join(lines)
 
 
 @dataclass(frozen=True)

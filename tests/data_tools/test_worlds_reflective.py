@@ -196,7 +196,9 @@ def test_completions_follow_the_law_of_whole_solutions():
     [("prm", 0.42, 0.57, 0.98, 0.50, 0.37, 0.57), ("bcpg", 0.34, 0.48, 0.98, 0.42, 0.33, 0.49)],
 )
 def test_the_law_of_the_presets(preset, pass_1, maj_16, pass_16, sound, sound_wrong, sound_marked):
-    """Against the figures that the miniatures were designed with, and what makes them worth running."""
+    """Against the figures that the miniatures were designed with (steps without the answer's line), and what makes them
+    worth running.
+    """
     law, draw = law_of(preset), random.Random(0)
     right, votes, any_right, mixed = [], [], [], []
     labels, of_wrong, of_marked, lengths, characters, erring = [], [], [], [], [], []
@@ -212,16 +214,17 @@ def test_the_law_of_the_presets(preset, pass_1, maj_16, pass_16, sound, sound_wr
         votes.append((value_of(chain) in top) / len(top))
         for trace in made:
             lines = trace.text.split("\n")
-            labels += trace.labels
-            of_wrong += [] if trace.correct else trace.labels
+            labels += trace.labels[:-1]
+            of_wrong += [] if trace.correct else trace.labels[:-1]
             of_marked += [label for label, line in zip(trace.labels, lines, strict=True) if line[0] == "R"]
             lengths.append(len(lines))
             characters.append(len(trace.text))
             erring.append(any(trace.own_error))
     found = [mean(right), mean(votes), mean(any_right), mean(labels), mean(of_wrong), mean(of_marked)]
     aims = [pass_1, maj_16, pass_16, sound, sound_wrong, sound_marked]
-    # A problem's own share varies by .3, so 250 of them leave 2 points at pass@1 and 3 at the vote.
-    for value, aim, room in zip(found, aims, [0.04, 0.07, 0.03, 0.03, 0.03, 0.03], strict=True):
+    # The law is within 4 points of those figures (1,500 problems). A problem's own share varies by .3, so that 250 of
+    # them leave 2 points at pass@1 and 3 at the vote.
+    for value, aim, room in zip(found, aims, [0.08, 0.1, 0.03, 0.05, 0.04, 0.03], strict=True):
         assert abs(value - aim) < room, (found, aims)
     assert abs(mean(of_marked) - mean(labels)) < 0.08, "the mark gives the label away"
     assert mean(mixed) > 0.93 and mean(erring) > 0.6
