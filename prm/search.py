@@ -1,0 +1,217 @@
+"""Guided search: draw several continuations of one step, score them, keep the best, go on (step-level beam search).
+
+`candidates` = 8 and `width` = 1 is the paper's online search (arXiv:2505.14391, Section 5): greedy, one chain. The
+policy has to write steps that end with a separator; drawing goes through any rollout engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reasonrl.data_tools.prompts import as_messages, prompt_ids
+from reasonrl.errors import DataError
+from reasonrl.prm.aggregation import DEFAULT_AGGREGATION, aggregate, check_aggregation
+from reasonrl.prm.encoding import Messages
+from reasonrl.prm.steps import spans_of, steps_from_pieces
+from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
+from reasonrl.rollout.seeds import sample_seed
+
+Scorer = Callable[[Sequence[Mapping[str, Any]]], Sequence[Sequence[float | None]]]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search.
+
+    Attributes:
+        candidates: continuations drawn at every step of a problem, shared out evenly among its chains.
+        width: chains that are kept.
+        max_steps: steps a chain may have.
+        max_step_tokens: tokens of one step; a longer one is cut there and counts as a step.
+        separator: text that ends a step and belongs to it.
+        temperature, top_p: of the draws.
+        aggregation: what makes one score of a chain's step scores.
+    """
+
+    candidates: int = 8
+    width: int = 1
+    max_steps: int = 64
+    max_step_tokens: int = 512
+    separator: str = "\n\n"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    aggregation: str = DEFAULT_AGGREGATION
+
+    def __post_init__(self) -> None:
+        check_aggregation(self.aggregation)
+        if self.width < 1 or self.candidates < self.width or self.candidates % self.width:
+            raise DataError(
+                f"search: candidates = {self.candidates} cannot be shared out evenly among width = {self.width} chains"
+                " -> a multiple of width"
+            )
+        if self.max_steps < 1 or not self.separator:
+            raise DataError(
+                f"search: max_steps = {self.max_steps} and separator = {self.separator!r} -> at least 1, a text"
+            )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A solution in the making, or a finished one.
+
+    Attributes:
+        pieces: text of every step.
+        ids: its tokens, as the policy wrote them.
+        step_scores: P(right) of every step.
+        score: their aggregate; -1 before the first step.
+        finished: the policy ended it.
+    """
+
+    pieces: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+    step_scores: tuple[float | None, ...] = ()
+    score: float = -1.0
+    finished: bool = False
+
+    @property
+    def text(self) -> str:
+        """The whole solution."""
+        return "".join(self.pieces)
+
+    @property
+    def steps(self) -> list[list[int]]:
+        """Its steps as spans of characters."""
+        return spans_of(steps_from_pieces(self.pieces))
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What was found for one problem.
+
+    Attributes:
+        best: the chain with the highest score; a finished one if there is any.
+        chains: all that were kept, best first.
+        drawn_tokens: tokens drawn for it, those that were thrown away included.
+    """
+
+    best: Chain
+    chains: tuple[Chain, ...]
+    drawn_tokens: int
+
+
+def guided_search(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    scorer: Scorer,
+    problems: Sequence[Mapping[str, Any]],
+    settings: SearchSettings | None = None,
+    *,
+    seed: int = 0,
+    messages: Messages = as_messages,
+) -> list[SearchResult]:
+    """Search solutions of all problems at once, a step of each at a time.
+
+    Args:
+        engine: draws the steps.
+        tokenizer: the policy's.
+        scorer: gives the step scores of solution records, such as a `StepScorer`; its model may have another tokenizer.
+        problems: rows with `id` and `problem` (or `prompt`).
+        settings: how to search.
+        seed: of all draws.
+        messages: makes a problem's conversation.
+
+    Returns:
+        A result a problem, in order. The same arguments give the same results.
+    """
+    settings = settings or SearchSettings()
+    prompts = [tuple(prompt_ids(tokenizer, messages(problem))) for problem in problems]
+    kept: list[list[Chain]] = [[Chain()] for _ in problems]
+    drawn = [0] * len(problems)
+    params = SamplingParams(settings.max_step_tokens, settings.temperature, settings.top_p)
+    for step in range(settings.max_steps):
+        asked: dict[str, tuple[int, Chain]] = {}
+        requests = []
+        for number, chains in enumerate(kept):
+            live = [chain for chain in chains if not chain.finished]
+            for place, chain in enumerate(live):
+                # Before the first step there is one chain, which gets all candidates.
+                for turn in range(settings.candidates // (settings.width if step else 1)):
+                    name = f"{number}/{place}/{turn}"
+                    asked[name] = number, chain
+                    drawing = sample_seed("search", seed, str(problems[number].get("id", number)), step, place, turn)
+                    requests.append(Request(name, (*prompts[number], *chain.ids), drawing))
+        if not requests:
+            break
+        with _stopping_at(engine, tokenizer, settings.separator):
+            samples = {sample.request.id: sample for sample in engine.stream(requests, params)}
+        grown: list[tuple[int, Chain]] = []
+        for name, (number, chain) in asked.items():
+            drawn[number] += samples[name].length
+            grown.append((number, _grow(chain, samples[name], tokenizer, settings.separator)))
+        scored = _scored(grown, problems, scorer, settings.aggregation)
+        for number, chains in enumerate(kept):
+            rivals = [chain for chain in chains if chain.finished] + [one for owner, one in scored if owner == number]
+            # Sorting is stable: of equal scores, who was there or drawn first.
+            kept[number] = sorted(rivals, key=lambda chain: -chain.score)[: settings.width]
+    results = []
+    for chains, tokens in zip(kept, drawn, strict=True):
+        ordered = sorted(chains, key=lambda chain: (not chain.finished, -chain.score))
+        results.append(SearchResult(ordered[0], tuple(ordered), tokens))
+    return results
+
+
+def _grow(chain: Chain, sample: Sample, tokenizer: Any, separator: str) -> Chain:
+    """The chain with the step that a sample begins with; what it wrote beyond is thrown away."""
+    ids = list(sample.token_ids)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    if separator in text:
+        # The fewest tokens that hold the separator; what else its last token holds belongs to the step.
+        low, high = 1, len(ids)
+        while low < high:
+            middle = (low + high) // 2
+            if separator in tokenizer.decode(ids[:middle], skip_special_tokens=True):
+                high = middle
+            else:
+                low = middle + 1
+        ids, finished = ids[:low], False
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+    else:
+        finished = sample.finish_reason == "stop"
+    pieces = (*chain.pieces, text) if text else chain.pieces
+    return replace(chain, pieces=pieces, ids=(*chain.ids, *ids), finished=finished)
+
+
+def _scored(
+    grown: Sequence[tuple[int, Chain]], problems: Sequence[Mapping[str, Any]], scorer: Scorer, how: str
+) -> list[tuple[int, Chain]]:
+    """The chains with the scores of their steps; a chain that was drawn twice is scored once."""
+    records: dict[tuple[int, tuple[str, ...]], dict[str, Any]] = {}
+    for number, chain in grown:
+        if chain.pieces:
+            asked = {name: value for name, value in problems[number].items() if name in ("id", "problem", "prompt")}
+            records[number, chain.pieces] = {**asked, "text": chain.text, "steps": chain.steps}
+    found = dict(zip(records, scorer(list(records.values())), strict=True)) if records else {}
+    scored = []
+    for number, chain in grown:
+        steps = tuple(found.get((number, chain.pieces), ()))
+        score = aggregate(steps, how)
+        scored.append((number, replace(chain, step_scores=steps, score=-1.0 if score is None else score)))
+    return scored
+
+
+@contextlib.contextmanager
+def _stopping_at(engine: Any, tokenizer: Any, separator: str) -> Iterator[None]:
+    """Let an engine that takes stop tokens end a sample at the separator, where that is one token of its own."""
+    ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
+    before = getattr(engine, "stop_ids", None)
+    if not isinstance(before, frozenset) or len(ids) != 1:
+        yield
+        return
+    engine.stop_ids = before | {ids[0]}
+    try:
+        yield
+    finally:
+        engine.stop_ids = before
