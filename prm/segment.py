@@ -98,6 +98,12 @@ def segment(text: str, rules: Rules | None = None) -> list[Step]:
     return merge(pieces, rules, turns)
 
 
+def lines(text: str) -> list[Step]:
+    """A step a line, its line break with it; only the line feed breaks a line."""
+    cuts = [0, *(found.end() for found in re.finditer("\n", text)), len(text)]
+    return [Step(start, end) for start, end in pairwise(cuts) if end > start]
+
+
 def merge(pieces: Iterable[tuple[int, int]], rules: Rules, turns: Iterable[int] = ()) -> list[Step]:
     """Steps out of neighbouring pieces: greedily, each from `shortest` on and up to `longest` where that is possible.
 

@@ -67,6 +67,25 @@ def evaluate(model: str | None, suites: str, overrides: tuple[str, ...], **optio
 
 
 @click.command(options_metavar="[OPTIONS]")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--stage", metavar="NAME", help="Which annotation, where the recipe has several.")
+@click.option("--shard", metavar="I/N", help="Take one of N parts, beside other processes or machines.")
+@click.option("--retry-failed", is_flag=True, help="Ask again about what has no labels.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; writes nothing.")
+@click.option("--restart", is_flag=True, help="Label anew; the old labels are moved aside.")
+@reports_errors
+def annotate(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Label the steps of solutions: run RECIPE up to its annotation; killed at any moment, the same command goes on."""
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    from reasonrl.pipeline.annotate_command import annotate_recipe
+
+    annotate_recipe(recipe, overrides, say=click.echo, **options)
+
+
+@click.command(options_metavar="[OPTIONS]")
 @click.argument("folders", nargs=-1, required=True, metavar="[LABEL=]DIR…")
 @click.option("--endpoint", metavar="URL", help="Address of the judge, up to /v1; none: patterns alone.")
 @click.option("--model", metavar="NAME", help="The judge's model, as its server calls it.")
@@ -257,6 +276,7 @@ def suites_check(names: str, data: Path | None) -> None:
 
 
 COMMANDS: tuple[click.Command, ...] = (
+    annotate,
     behaviours,
     compare,
     evaluate,

@@ -1,5 +1,6 @@
 """Recipes: schema, composing, validation, batch arithmetic. Imports neither torch, transformers, trl nor vllm."""
 
+from reasonrl.recipe.annotate_stage import AnnotateStage, SegmentConfig
 from reasonrl.recipe.batch import BatchPlan, plan_batch
 from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
 from reasonrl.recipe.expansion import StageInstance, expand_stages
@@ -16,6 +17,7 @@ from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.stages import CompareStage, EvalStage, SFTStage, StageConfig, SuiteConfig
 
 __all__ = [
+    "AnnotateStage",
     "BatchPlan",
     "CompareStage",
     "DataSource",
@@ -31,6 +33,7 @@ __all__ = [
     "RewardTerm",
     "RolloutConfig",
     "SFTStage",
+    "SegmentConfig",
     "Stage",
     "StageConfig",
     "StageInstance",

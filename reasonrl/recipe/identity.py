@@ -36,7 +36,7 @@ def _identity(value: Any) -> Any:
             if name == "trl_args":
                 kept.update({key: _identity(item) for key, item in child.items() if key not in OPERATIONAL_ARGS})
             else:
-                plain = _without_operation(_identity(child)) if name == "reward" else _identity(child)
+                plain = _without_operation(_identity(child)) if name in ("reward", "judges") else _identity(child)
                 if not (isinstance(child, BaseModel) and plain == {}):
                     kept[name] = plain
         return kept
@@ -48,14 +48,16 @@ def _identity(value: Any) -> Any:
 
 
 def _without_operation(reward: Any) -> Any:
-    """A reward without what changes no score: our own rewards' processes, and where and how fast a judge is asked."""
+    """A reward or judge without what changes no score: our own rewards' processes, where and how fast a judge is
+    asked.
+    """
     if isinstance(reward, list):
         return [_without_operation(part) for part in reward]
     if not isinstance(reward, dict):
         return reward
     kept = {name: _without_operation(part) for name, part in reward.items()}
     args = kept.get("args")
-    if kept.get("name") in REWARDS and isinstance(args, dict):
+    if (kept.get("name") in REWARDS or kept.get("name") == "endpoint") and isinstance(args, dict):
         args = {name: value for name, value in args.items() if name != "workers"}
         if isinstance(args.get("endpoint"), dict):
             args["endpoint"] = {name: value for name, value in args["endpoint"].items() if name in _OF_THE_JUDGE}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from reasonrl.recipe.annotate_stage import AnnotateStage
 from reasonrl.recipe.endpoint_source import EndpointSource
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
@@ -31,8 +32,8 @@ from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardS
 from reasonrl.recipe.stage_base import Scheduler, Stage, TrainingStage
 from reasonrl.recipe.trl_args import check_trl_args
 
-AVAILABLE = ("sft", "ppo", "prm", "eval", "compare")
-LATER = ("bcpg", "dpo", "rollout", "annotate", "curate", "average")
+AVAILABLE = ("sft", "ppo", "annotate", "prm", "eval", "compare")
+LATER = ("bcpg", "dpo", "rollout", "curate", "average")
 
 
 class SFTStage(TrainingStage):
@@ -228,10 +229,13 @@ class CompareStage(Stage):
         return []
 
 
-StageConfig = Annotated[SFTStage | PPOStage | PRMStage | EvalStage | CompareStage, Field(discriminator="kind")]
+StageConfig = Annotated[
+    SFTStage | PPOStage | AnnotateStage | PRMStage | EvalStage | CompareStage, Field(discriminator="kind")
+]
 STAGES: dict[str, type[Stage]] = {
     "sft": SFTStage,
     "ppo": PPOStage,
+    "annotate": AnnotateStage,
     "prm": PRMStage,
     "eval": EvalStage,
     "compare": CompareStage,

@@ -1,0 +1,203 @@
+"""The work of `reasonrl annotate`: the annotation of a recipe alone, in one process or in several."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.errors import Interrupted, Problem, RecipeError, RunError
+
+if TYPE_CHECKING:
+    from reasonrl.pipeline.planning import PlannedStage
+    from reasonrl.prm.annotation import Shards
+    from reasonrl.recipe import ResolvedRecipe
+
+Say = Callable[[str], None]
+
+
+def annotate_recipe(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    *,
+    stage: str | None = None,
+    shard: str | None = None,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    restart: bool = False,
+    say: Say,
+) -> Path:
+    """Run a recipe up to its annotation, or carry on with it.
+
+    Args:
+        recipe: a file or the name of a shipped recipe.
+        overrides: `KEY=VALUE`.
+        stage: which annotation, where there are several.
+        shard: `i/n`: take one of n parts of the shards, beside other processes; what the annotation reads must be done.
+        retry_failed: ask again about what has no labels.
+        dry_run: say what would be done and write nothing.
+        restart: make the annotation anew; the old is moved aside.
+        say: takes lines for the user.
+
+    Returns:
+        The folder of the annotation.
+
+    Raises:
+        RecipeError: the recipe is wrong or has no annotation.
+        RunError: options that do not go together, a changed stage, a part that another process works on.
+        Interrupted, StageFailed, EndpointError: as of the stage.
+    """
+    from reasonrl.recipe import load_recipe
+
+    if (shard is not None or retry_failed) and (restart or dry_run):
+        raise RunError("--restart and --dry-run go with the whole annotation -> leave out --shard and --retry-failed")
+    resolved = load_recipe(recipe, overrides)
+    name = annotation_of(resolved, stage)
+    cut = up_to(resolved, name)
+    folder = Path(cut.recipe.output).expanduser().absolute() / "stages" / name
+    if shard is None and not retry_failed:
+        from reasonrl.pipeline.runner import train
+
+        train(cut, dry_run=dry_run, restart_stages=[name] if restart else [], say=say)
+        return folder
+    from reasonrl.prm.annotation import Shards
+
+    _beside(cut, name, Shards() if shard is None else Shards.parse(shard), retry_failed, say)
+    return folder
+
+
+def annotation_of(resolved: ResolvedRecipe, stage: str | None = None) -> str:
+    """The name of the recipe's annotation.
+
+    Raises:
+        RecipeError: it has none of that name, none at all, several, or it is in a loop.
+    """
+    stages = resolved.recipe.stages
+    found = [name for name, config in stages.items() if config.kind == "annotate"]
+    if stage is not None and stage not in found:
+        text = f"is {stage!r}, which is no stage of kind annotate; there are: {', '.join(found) or 'none'}"
+        raise RecipeError([Problem("--stage", text, fix="name one of them")])
+    if not found:
+        raise RecipeError([Problem("stages", "has no stage of kind annotate", str(resolved.path), "add one")])
+    if stage is None and len(found) > 1:
+        raise RecipeError([Problem("stages", f"has {len(found)} annotations", fix=f"--stage {found[0]}")])
+    name = stage or found[0]
+    if resolved.recipe.loop is not None and name in resolved.recipe.loop.stages:
+        text = f"repeats {name!r}, which cannot be run alone"
+        raise RecipeError([Problem("loop", text, fix="run the whole recipe with reasonrl train")])
+    return name
+
+
+def up_to(resolved: ResolvedRecipe, name: str) -> ResolvedRecipe:
+    """The recipe with its stages up to and with this one."""
+    kept: dict[str, Any] = {}
+    for one, config in resolved.recipe.stages.items():
+        kept[one] = config
+        if one == name:
+            break
+    loop = resolved.recipe.loop
+    if loop is not None and not set(loop.stages) <= kept.keys():
+        loop = None
+    return replace(resolved, recipe=resolved.recipe.model_copy(update={"stages": kept, "loop": loop}))
+
+
+def _beside(resolved: ResolvedRecipe, name: str, shards: Shards, retry: bool, say: Say) -> None:
+    """Annotate without holding the run's lock, so that several processes may do so at once.
+
+    The stage is finished by whoever sees that all shards are there.
+    """
+    from reasonrl.observe import Progress
+    from reasonrl.pipeline.directory import RunDirectory
+    from reasonrl.pipeline.progress import LineProgress
+    from reasonrl.pipeline.runner import resume_command
+    from reasonrl.pipeline.signals import StopFlag, stop_on_signals
+    from reasonrl.pipeline.stages.annotate import annotate_stage, result_of
+
+    run = RunDirectory(Path(resolved.recipe.output).expanduser().absolute())
+    run.check_ours()
+    run.create()
+    with _patient(run.path):
+        planned, context = _begin(resolved, run, name, retry, say)
+    if planned is None:
+        return
+    stop, bar = StopFlag(), Progress(description="annotate", unit="solution")
+    with stop_on_signals(stop, bar.line), bar:
+        progress = bar if bar.live else LineProgress(say, "annotate", interval=10.0)
+        context = replace(context, progress=progress, stop=stop)
+        try:
+            summary = annotate_stage(planned.instance.config, context, shards, retry)  # type: ignore[arg-type]
+        except Interrupted:
+            raise stop.interrupted(f"in {context.directory}", resume_command(sys.argv)) from None
+    totals = summary.totals
+    say(f"{totals['solutions']:,} solutions with {totals['steps']:,} steps labelled, {totals['failed']:,} failed")
+    if summary.complete:
+        with _patient(run.path):
+            record = planned.directory.read_stage()
+            assert record is not None, "the stage was begun above"
+            planned.directory.finish(record, result_of(summary, context))
+        say(f"all {summary.shards} shards are there: {context.directory / 'labels'}")
+    else:
+        say(f"{shards.number}/{shards.of} is done; the other parts are not all there yet")
+
+
+def _begin(resolved: ResolvedRecipe, run: Any, name: str, retry: bool, say: Say) -> tuple[PlannedStage | None, Any]:
+    """The stage, begun if it was not, and its context; None if there is nothing to do. The run's lock is held."""
+    from reasonrl.pipeline.context import StageContext
+    from reasonrl.pipeline.directory import StageRecord, now
+    from reasonrl.pipeline.environment import versions
+    from reasonrl.pipeline.planning import Action, plan_run
+    from reasonrl.recipe import expand_stages
+
+    recipe, home = resolved.recipe, resolved.path.parent.absolute()
+    planned = plan_run(expand_stages(recipe), run, seed=recipe.seed, base_directory=home)
+    *before, stage = planned
+    missing = [one.name for one in before if one.done is None]
+    if missing:
+        raise RunError(
+            f"stage {name!r} reads what {', '.join(missing)} makes, which is not done -> run reasonrl annotate without"
+            " --shard once, or reasonrl train, up to there"
+        )
+    if stage.action not in (Action.START, Action.RESUME, Action.SKIP, Action.EXTEND):
+        raise RunError(f"stage {name!r}: {'; '.join(stage.notes)} -> run reasonrl annotate without --shard first")
+    if stage.action is Action.SKIP and not retry:
+        say(f"{stage.directory.path}: all labels are there")
+        return None, None
+    if not run.exists():
+        run.write_recipe(resolved)
+    if stage.directory.read_stage() is None:
+        stage.directory.begin(StageRecord(stage.identity, stage.attempt, now(), versions()))
+    results = {one.name: one.done.result for one in before if one.done is not None}
+    context = StageContext(
+        name=stage.name,
+        directory=stage.directory.path,
+        recipe_name=recipe.recipe,
+        seed=recipe.seed,
+        run_directory=run.path,
+        launch=stage.instance.config.launch,
+        base_directory=home,
+        results=results,
+        say=say,
+    )
+    return stage, context
+
+
+@contextmanager
+def _patient(path: Path, seconds: float = 30.0) -> Iterator[None]:
+    """The lock of a run, waited for while another process begins or ends beside this one."""
+    from reasonrl.pipeline.lock import run_lock
+
+    deadline = time.monotonic() + seconds
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(run_lock(path))
+                break
+            except RunError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,177 @@
+"""Stage kind `annotate`: step labels for solutions, in shards that outlive kills."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reasonrl.errors import DataError, StageFailed
+from reasonrl.pipeline.context import StageContext, StageResult
+
+if TYPE_CHECKING:
+    from reasonrl.data_tools.files import PlacedRow
+    from reasonrl.prm.annotation import JudgeSpec, Shards, Summary
+    from reasonrl.prm.annotation.rows import Segmenter
+    from reasonrl.recipe import AnnotateStage, SegmentConfig
+
+UNIT = "solutions"
+
+
+def run(config: AnnotateStage, context: StageContext) -> StageResult:
+    """Labels all solutions; goes on from what is on the disk.
+
+    Returns:
+        Counts, shares and cost; `data` is the folder of label records.
+
+    Raises:
+        StageFailed: no solution was labelled, or the judge gives no labels.
+        RunError, EndpointError, RewardError: as of `prm.annotation.annotate`.
+    """
+    return result_of(annotate_stage(config, context), context)
+
+
+def annotate_stage(
+    config: AnnotateStage, context: StageContext, shards: Shards | None = None, retry_failed: bool = False
+) -> Summary:
+    """`run`, perhaps of a part of the shards, or of what has failed before."""
+    from reasonrl.prm.annotation import Reading, annotate
+    from reasonrl.rewards.pool import close_shared_pools
+
+    streamed, rows = _rows(config, context)
+    columns = {**config.data.columns} if streamed and hasattr(config.data, "columns") else {}
+    segmenter = _segmenter(config.segment)
+    context.report_progress(0, None, UNIT, "counting")
+    try:
+        return annotate(
+            context.directory,
+            rows,
+            lambda: Reading(segmenter, columns, config.segment.again, config.verify),
+            _judges(config),
+            made_by={"segment": config.segment.model_dump(mode="json"), "verify": config.verify, **_versions()},
+            rule=config.consensus,
+            shard_size=config.shard_size,
+            shards=shards,
+            retry_failed=retry_failed,
+            base_dir=context.base_directory,
+            report=lambda done, total, note: context.report_progress(done, total, UNIT, note),
+            at_safe_point=context.raise_if_stopping,
+        )
+    finally:
+        close_shared_pools()
+
+
+def result_of(summary: Summary, context: StageContext) -> StageResult:
+    """What a finished annotation hands on. Raises StageFailed if it holds no labels."""
+    totals = summary.totals
+    failures = context.directory / "failed.jsonl"
+    if not totals["solutions"]:
+        raise StageFailed(f"stage {context.name!r}: no solution was labelled; {failures} says why of each")
+    if totals["failed"]:
+        context.say(f"{totals['failed']:,} of {totals['rows']:,} rows have no labels: {failures}")
+    metrics: dict[str, Any] = {
+        name: totals[name] for name in ("solutions", "failed", "steps", "right", "wrong", "open")
+    }
+    judged = totals["right"] + totals["wrong"]
+    metrics["right_share"] = totals["right"] / judged if judged else None
+    metrics |= {name: totals["usage"][name] for name in ("prompt_tokens", "completion_tokens", "cost")}
+    for pair, found in totals.get("agreement", {}).items():
+        metrics[f"kappa/{pair.replace(' ', '_')}"] = found["kappa"]
+    return StageResult(metrics=metrics, data=context.directory / "labels")
+
+
+def dry_run(config: AnnotateStage, context: StageContext) -> list[str]:
+    """How steps are made and who judges them; the judges' settings are checked."""
+    from reasonrl.prm.judges import build_judge
+
+    how = config.segment
+    lines = [f"steps by {how.method}" + (f", {how.shortest} to {how.longest} characters" * (how.method == "rules"))]
+    for spec in _judges(config):
+        judge = build_judge(spec.name, spec.args, context.base_directory)
+        settings = judge.settings()
+        prompt = f", prompt {settings['prompt_hash']}" if settings.get("prompt_hash") else ""
+        votes = f"{judge.votes} votes" if judge.votes > 1 else "one vote"
+        lines.append(f"judge {spec.name}: {settings.get('judge')}{prompt}, {votes} a solution")
+        judge.close()
+    return lines
+
+
+def identity_extra(config: AnnotateStage) -> dict[str, Any]:
+    """Versions of segmentation, reading and labels; and the shipped prompt, where it is used."""
+    versions = _versions()
+    if any(term.name == "endpoint" and not term.args.get("prompt") for term in config.judges):
+        from reasonrl.prm import judges
+
+        text = Path(judges.__file__).with_name("step_labels.j2").read_bytes()
+        versions["prompt"] = hashlib.sha256(text).hexdigest()[:16]
+    return versions
+
+
+def resume_point(directory: Path) -> str | None:
+    """How much is there: `3 shards done, 1,234 answers kept`."""
+    from reasonrl.prm.annotation.store import INDEX, VOTES
+
+    done = sum(1 for _ in directory.glob(f"{INDEX}/*.json"))
+    answers = 0
+    for path in directory.glob(f"{VOTES}/*/*.jsonl"):
+        with path.open("rb") as file:
+            answers += sum(1 for _ in file)
+    return f"{done} shards done, {answers:,} answers kept" if done or answers else None
+
+
+def _versions() -> dict[str, Any]:
+    from reasonrl.prm import segment
+    from reasonrl.prm.annotation import labelling
+    from reasonrl.prm.judges import endpoint
+
+    return {"segmenter": segment.VERSION, "labels": labelling.VERSION, "reader": endpoint.READER_VERSION}
+
+
+def _judges(config: AnnotateStage) -> list[JudgeSpec]:
+    from reasonrl.prm.annotation import JudgeSpec
+
+    return [JudgeSpec(term.name, term.args) for term in config.judges]
+
+
+def _segmenter(config: SegmentConfig) -> Segmenter:
+    from reasonrl.prm import segment
+
+    if config.method == "lines":
+        return segment.lines
+    if config.method == "given":
+
+        def refuse(text: str) -> Any:
+            raise DataError("the row has no steps, and segment.method is given")
+
+        return refuse
+    words = segment.REFLECTION if config.reflection is None else config.reflection
+    rules = segment.Rules(config.shortest, config.longest, words)
+    if config.method == "sat":
+        return segment.SaTSegmenter(config.model or "sat-3l-sm", rules, config.threshold)
+    return lambda text: segment.segment(text, rules)
+
+
+def _rows(config: AnnotateStage, context: StageContext) -> tuple[bool, Callable[[], Iterable[PlacedRow]]]:
+    """Whether the input is streamed from files, and what gives it anew; other sources are read into memory."""
+    from reasonrl.data_tools.files import read_paths
+    from reasonrl.recipe import DataSource
+
+    source = config.data
+    if not isinstance(source, DataSource):
+        path = context.data_of(source)
+        return True, lambda: read_paths(path, None, None, None)
+    if source.path is not None and source.keep is None and not source.shuffle:
+        paths = list(source.path) if isinstance(source.path, tuple) else source.path
+
+        def read() -> Iterable[PlacedRow]:
+            return itertools.islice(
+                read_paths(paths, source.format, source.split, context.base_directory), source.limit
+            )
+
+        return True, read
+    from reasonrl.pipeline.stages.common import load_source
+
+    loaded = load_source(source, context, ("problem",)).rows
+    return False, lambda: ((str(row["id"]), row) for row in loaded)

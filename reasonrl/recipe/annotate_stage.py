@@ -1,0 +1,120 @@
+"""The stage kind `annotate`: step labels for solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from reasonrl.plugins import entry_point_names, is_file_reference
+from reasonrl.recipe.fields import Config, Count, Flag, Fraction, Issue, NonNegativeCount, Text, near
+from reasonrl.recipe.sources import Data
+from reasonrl.recipe.stage_base import Stage
+
+JUDGES: dict[str, frozenset[str]] = {
+    "endpoint": frozenset(
+        {"endpoint", "votes", "temperature", "max_tokens", "seed", "re_asks", "reply", "prompt"},
+    ),
+    "oracle": frozenset({"column", "world"}),
+    "noisy": frozenset({"kappa", "precision", "recall", "share", "seed", "votes", "column", "world"}),
+}
+"""Our judges of steps and their arguments; a contract test holds them to `reasonrl.prm.judges`."""
+
+
+class SegmentConfig(Config):
+    """How solutions without steps get them.
+
+    Attributes:
+        method: `rules`; `sat` (sentences of a SaT model, merged by the same rules); `lines`; `given` refuses rows that
+            have none.
+        shortest, longest: the band of lengths, in characters.
+        reflection: words that open a step; None takes ours.
+        model, threshold: of SaT.
+        again: segment also what has steps.
+    """
+
+    method: Literal["rules", "sat", "lines", "given"] = "rules"
+    shortest: NonNegativeCount = 600
+    longest: Count = 2400
+    reflection: tuple[Text, ...] | None = None
+    model: Text | None = None
+    threshold: Fraction | None = None
+    again: Flag = False
+    hints: ClassVar[Mapping[str, str]] = {
+        "min_chars": "shortest",
+        "max_chars": "longest",
+        "markers": "reflection",
+        "words": "reflection",
+        "type": "method",
+    }
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        issues = []
+        if {"shortest", "longest"} <= given.keys() and given["shortest"] > given["longest"]:
+            text = f"is {given['shortest']}, above longest ({given['longest']})"
+            issues.append(Issue("shortest", text, "lower it, or raise longest"))
+        for name in ("model", "threshold"):
+            if given.get(name) is not None and given.get("method") not in (None, "sat"):
+                issues.append(Issue(name, f"belongs to method sat, and method is {given['method']}", "remove it"))
+        return issues
+
+
+class JudgeTerm(Config):
+    """One judge of steps: its name, `file.py:name` or an installed plugin's, and its arguments."""
+
+    name: Text
+    args: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        name = given.get("name")
+        if not isinstance(name, str) or is_file_reference(name):
+            return []
+        if name not in JUDGES:
+            known = (*JUDGES, *entry_point_names("reasonrl.judges"))
+            if name in known:
+                return []
+            match = near(name, known)
+            fix = f"did you mean {match!r}?" if match else f"judges: {', '.join(known)}, or file.py:name"
+            return [Issue("name", f"there is no judge {name!r}", fix)]
+        issues = []
+        for argument in given.get("args") or {}:
+            if argument not in JUDGES[name]:
+                match = near(argument, JUDGES[name])
+                fix = f"did you mean {match!r}?" if match else f"allowed: {', '.join(sorted(JUDGES[name]))}"
+                issues.append(Issue(f"args.{argument}", f"is no argument of the judge {name!r}", fix))
+        if name == "endpoint" and not (given.get("args") or {}).get("endpoint"):
+            issues.append(Issue("args.endpoint", "is missing", "write endpoint: {base_url: …, model: …}"))
+        return issues
+
+
+class AnnotateStage(Stage):
+    """Step labels for solutions by judges.
+
+    Attributes:
+        data: solutions: rows with a problem, a solution (`text`, `response` or `solution`) and, where they are known,
+            an answer, steps, and `correct`.
+        judges: one or more, asked one after the other.
+        consensus: `all` or `majority` of several judges; where they do not agree a step stays unlabelled.
+        verify: rules by which a final answer is checked where `correct` is not there; null leaves it to the judges.
+        shard_size: rows a file.
+    """
+
+    kind: Literal["annotate"] = "annotate"
+    data: Data
+    segment: SegmentConfig = Field(default_factory=SegmentConfig)
+    judges: Annotated[tuple[JudgeTerm, ...], Field(min_length=1)]
+    consensus: Literal["all", "majority"] = "all"
+    verify: Literal["strict", "default", "lenient"] | None = "default"
+    shard_size: Count = 500
+    makes: ClassVar[tuple[str, ...]] = ("data",)
+    hints: ClassVar[Mapping[str, str]] = {
+        "type": "kind",
+        "judge": "judges",
+        "rule": "consensus",
+        "policy": "verify",
+        "solutions": "data",
+        "segmentation": "segment",
+    }
