@@ -76,7 +76,9 @@ def _take_first(row: dict[str, Any], raw: Mapping[str, Any], name: str, candidat
     if name in row:
         return
     for candidate in candidates:
-        if (value := _dig(raw, candidate)) is not _ABSENT and value is not None:
+        value = _dig(raw, candidate)
+        empty = value is _ABSENT or value is None or (isinstance(value, float) and value != value)  # NaN: no cell
+        if not empty:
             row[name] = value
             return
 

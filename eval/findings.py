@@ -47,7 +47,8 @@ def findings(
         rows: judged samples.
         golds: the right answer by problem id.
         max_tokens, temperature: of the sampling.
-        about: `limited` (`{"problems": 20, "of": 500}`) and `rows` (`verified`, `unverified`, `other`) where known.
+        about: `limited` (`{"problems": 20, "of": 500}`), `rows` (`verified`, `unverified`, `other`), `set_aside` (bad
+            rows, a line a reason) and `repeated` (how many rows) where known.
     """
     about = about or {}
     sampled = [row for row in rows if row["metric"] == "sample"]
@@ -59,6 +60,10 @@ def findings(
         )
     if about.get("rows") == "other":
         said.append("its rows are not those that the suite's entry knows: another revision of the data")
+    if about.get("set_aside"):
+        said.append(f"rows set aside and in no figure: {'; '.join(about['set_aside'])}")
+    if about.get("repeated"):
+        said.append(f"{about['repeated']:,} rows repeat the problem and answer of another, and count as problems too")
     truncated = [row for row in sampled if row["finish_reason"] == "length"]
     if len(truncated) >= MUCH_TRUNCATED * len(sampled) and truncated:
         right = sum(bool(row["right"]) for row in truncated)

@@ -368,8 +368,7 @@ def _columns(doc: Mapping[str, Any], problem: str | None = None) -> dict[str, An
     kept = {
         str(name): value
         for name, value in doc.items()
-        if value != problem
-        and (isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= LONGEST_COLUMN))
+        if value != problem and (_score(value) is not None or (isinstance(value, str) and len(value) <= LONGEST_COLUMN))
     }
     subject = next((kept.pop(name) for name in _SUBJECT if name in kept), None)
     return kept if subject is None else {"subject": subject, **kept}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -32,6 +33,13 @@ def reports_errors(command: Callable[P, Any]) -> Callable[P, None]:
         except ReasonRLError as error:
             click.echo(f"reasonrl: {error}", err=True)
             sys.exit(error.exit_status)
+        except OSError as error:
+            # A full or read-only disk, a file where a folder should be: what was written before is there still.
+            if error.filename is None and error.errno != errno.ENOSPC:
+                raise
+            place = f"{error.filename}: " if error.filename is not None else ""
+            click.echo(f"reasonrl: {place}{error.strerror} -> make room, or name another folder or file", err=True)
+            sys.exit(1)
 
     return run
 
@@ -74,15 +82,26 @@ def evaluate(model: str | None, suites: str, overrides: tuple[str, ...], **optio
 @click.option("--retry-failed", is_flag=True, help="Ask again about what has no labels.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; writes nothing.")
 @click.option("--restart", is_flag=True, help="Label anew; the old labels are moved aside.")
+@click.option("--audit", type=click.IntRange(min=1), metavar="N", help="Draw N solutions for people; labels none.")
+@click.option("--inspect", metavar="ID", help="Show a labelled solution: its id, any, or any:5; labels none.")
+@click.option("--html", type=click.Path(path_type=Path), help="With --inspect: write a page instead.")
 @reports_errors
-def annotate(recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+def annotate(recipe: str, overrides: tuple[str, ...], stage: str | None, **options: Any) -> None:
     """Label the steps of solutions: run RECIPE up to its annotation; killed at any moment, the same command goes on."""
     import logging
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    from reasonrl.pipeline.annotate_command import annotate_recipe
+    from reasonrl.pipeline.annotate_command import annotate_recipe, review_annotation
 
-    annotate_recipe(recipe, overrides, say=click.echo, **options)
+    look = {name: options.pop(name) for name in ("audit", "inspect", "html")}
+    if look["audit"] is None and look["inspect"] is None:
+        annotate_recipe(recipe, overrides, stage=stage, say=click.echo, **options)
+        return
+    review_annotation(recipe, overrides, stage=stage, say=click.echo, style=_coloured, **look)
+
+
+def _coloured(text: str, colour: str) -> str:
+    return click.style(text, fg=colour)
 
 
 @click.command(options_metavar="[OPTIONS]")

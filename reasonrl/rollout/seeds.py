@@ -23,7 +23,7 @@ def sample_seed(*parts: str | int) -> int:
     process.
     """
     text = json.dumps(list(parts), ensure_ascii=False, separators=(",", ":"))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def uniforms(seeds: NDArray[np.uint64], position: int) -> NDArray[np.float64]:

@@ -135,6 +135,11 @@ def _source(suite: SuiteConfig, context: StageContext) -> tuple[Source, dict[str
     if source.rows.report.beyond_limit:
         kept = len(source.rows)
         about["limited"] = {"problems": kept, "of": kept + source.rows.report.beyond_limit}
+    report = source.rows.report
+    if report.dropped:
+        about["set_aside"] = report.reasons()
+    if report.repeated:
+        about["repeated"] = report.repeated
     return source, about
 
 
