@@ -13,7 +13,7 @@ from reasonrl.errors import RunError
 from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
 from reasonrl.eval.named_metrics import groups_of, metric_values
 from reasonrl.eval.paired import fold_groups, holm, sign_flip_test
-from reasonrl.eval.results import read_results
+from reasonrl.eval.results import of_first, read_results
 from reasonrl.eval.samples import CURRENT, PROBLEMS, SAMPLES, read_problems, read_samples, verdicts_path
 
 _CONTEXT = (
@@ -127,8 +127,8 @@ class Comparison:
 @lru_cache(maxsize=64)
 def _samples(folder: Path, n: int | None, *stamps: int) -> list[dict[str, Any]]:
     # Long fields are left out; `stamps` are the files' times, so that a file that grew is read again.
-    rows = [{name: value for name, value in row.items() if name not in _LONG} for row in read_samples(folder)]
-    return [row for row in rows if n is None or row["metric"] != "sample" or row["index"] < n]
+    rows = of_first(read_samples(folder), n)
+    return [{name: value for name, value in row.items() if name not in _LONG} for row in rows]
 
 
 @lru_cache(maxsize=64)
@@ -160,9 +160,16 @@ def _rows_of(directory: Path, suite: str) -> list[dict[str, Any]]:
     if not files[1].exists():
         raise RunError(f"{files[1]} does not exist: suite {suite!r} was not finished -> run the evaluation again")
     # The record may hold more samples than the results were made of: an evaluation with a smaller n came after.
-    n = read_results(directory)["suites"].get(suite, {}).get("decoding", {}).get("n")
+    entry = read_results(directory)["suites"].get(suite, {})
     stamps = [path.stat().st_mtime_ns if path.exists() else 0 for path in files]
-    return _samples(folder, n, *stamps)
+    rows = _samples(folder, entry.get("decoding", {}).get("n"), *stamps)
+    there, told = sum(row["metric"] == "sample" for row in rows), entry.get("n_samples")
+    if told not in (None, there):
+        raise RunError(
+            f"{folder}: the record holds {there:,} samples where results.json tells of {told:,}: another evaluation of"
+            f" {suite!r} was begun there and has not ended -> let it end, with the same command"
+        )
+    return rows
 
 
 def suite_groups(directory: Path, suite: str) -> dict[str, str]:

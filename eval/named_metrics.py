@@ -57,7 +57,10 @@ def metric_values(rows: Samples, metric: str | MetricName, problems: Problems | 
     for key, samples in found.items():
         k = len(samples) if asked.k is None else asked.k
         if len(samples) >= max(k, 2 if asked.family == "mg_pass" else 1):
-            values[key] = problem_value(asked, samples, k)
+            try:
+                values[key] = problem_value(asked, samples, k)
+            except ValueError as error:
+                raise DataError(f"{asked.text}: problem {key!r}: {error}, or leave the metric out") from error
     return values
 
 

@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import DataError, RewardError, RunError
 from reasonrl.eval.answer_classes import answer_class
-from reasonrl.eval.samples import CURRENT, OWN, SETTINGS, Key, key_of, read_problems, read_samples, verdicts_path
-from reasonrl.eval.scoring import UNSCORABLE, Answer, Judgement, build_scorer, plain_spec
+from reasonrl.eval.samples import (
+    CURRENT,
+    OWN,
+    SETTINGS,
+    Key,
+    key_of,
+    read_object,
+    read_problems,
+    read_samples,
+    read_settings,
+    verdicts_path,
+)
+from reasonrl.eval.scoring import UNSCORABLE, Answer, Judgement, build_scorer, plain_spec, reward_basis
 from reasonrl.eval.verify_files import Settings, graded
 from reasonrl.eval.verify_lines import Pair
 from reasonrl.observe import write_atomically
@@ -72,20 +83,17 @@ class Grading:
     def identity(self) -> dict[str, Any]:
         """What verdicts depend on, for the settings beside them."""
         from reasonrl.rewards.math import GRADER_VERSION
-        from reasonrl.rewards.versions import rule_versions
 
         if self.reward is None:
             return {"policy": self.policy, "grader": int(GRADER_VERSION), "time_limit": self.time_limit}
-        return {"reward": plain_spec(self.reward), "rules": rule_versions(plain_spec(self.reward))}
+        return {"reward": plain_spec(self.reward), "rules": {}, **reward_basis(self.reward, self.base_dir)}
 
 
 def own_grading(directory: str | Path, grading: Grading) -> Grading:
     """The grading by the reward that a suite's samples were made with, as it is today; `grading` where that was `math`
     alone, or where none is known (imported samples).
     """
-    path = Path(directory) / SETTINGS
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    reward = settings.get("reward")
+    reward = read_settings(directory).get("reward")
     return grading if reward in (None, "math") else replace(grading, reward=reward)
 
 
@@ -186,6 +194,28 @@ def verdict_record(row: Mapping[str, Any], judgement: Judgement, grader: Any) ->
         "score": judgement.score,
         "grader": grader,
     }
+
+
+def require_current(directory: str | Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses a re-grade of other samples, of other answers, or of fewer samples than there are now.
+
+    Raises:
+        RunError: it is one.
+    """
+    path = verdicts_path(directory, name)
+    if name in (OWN, CURRENT) or not path.exists():
+        return
+    made_of = read_object(path.with_suffix(".json"), "make the re-grade anew with --restart").get("samples")
+    if made_of not in (None, _fingerprint(Path(directory), read_problems(directory))):
+        raise RunError(
+            f"{directory}: the re-grade {name!r} was made of other problems or answers than there are now -> run"
+            f" `reasonrl regrade` with --name {name} --restart"
+        )
+    if missing := missing_verdicts(directory, name, rows):
+        raise RunError(
+            f"{directory}: the re-grade {name!r} lacks {missing:,} of {len(rows):,} samples -> run `reasonrl"
+            f" regrade` with --name {name} again, it judges what is new"
+        )
 
 
 def missing_verdicts(directory: str | Path, name: str, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -14,9 +14,9 @@ from typing import Any
 from reasonrl.errors import DataError, RunError
 from reasonrl.eval.metrics import proportion_interval
 from reasonrl.eval.named_metrics import by_problem, groups_of, metric_values
-from reasonrl.eval.regrade import missing_verdicts
-from reasonrl.eval.results import read_results, summarise
-from reasonrl.eval.samples import SAMPLES, SETTINGS, read_problems, read_samples
+from reasonrl.eval.regrade import require_current
+from reasonrl.eval.results import of_first, read_results, summarise
+from reasonrl.eval.samples import SAMPLES, SETTINGS, UNJUDGED, read_problems, read_samples
 from reasonrl.plugins import near
 
 MOST_VALUES = 40
@@ -111,13 +111,13 @@ def read_suite(name: str, directory: Path, verdicts: str | None = None) -> Suite
     rows = read_samples(directory, verdicts)
     if not any(row["metric"] == "sample" for row in rows):
         raise NothingYet(f"{directory / SAMPLES} holds no finished sample yet -> let the evaluation go on first")
-    if verdicts is not None and (missing := missing_verdicts(directory, verdicts, rows)):
-        raise RunError(
-            f"{directory}: the re-grade {verdicts!r} lacks {missing:,} of {len(rows):,} samples -> run `reasonrl"
-            f" regrade` with --name {verdicts} again, it judges what is new"
-        )
+    if verdicts is not None:
+        require_current(directory, verdicts, rows)
     problems = read_problems(directory)
     stored = read_results(directory.parent).get("suites", {}).get(name)
+    if stored is not None and not (directory / UNJUDGED).exists():
+        # An evaluation with a smaller n came after: these are the samples that its figures are of.
+        rows = of_first(rows, stored["decoding"].get("n"))
     if verdicts is not None or stored is None or stored["n_samples"] != sum(row["metric"] == "sample" for row in rows):
         stored = figures(name, rows, settings, problems, list((stored or {}).get("metrics", {})))
     return SuiteView(name, directory, settings, problems, rows, stored, verdicts)

@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
+from reasonrl.errors import RunError
 from reasonrl.eval.metrics import Interval, mean_interval, proportion_interval, within_interval
 from reasonrl.eval.named_metrics import Problems, Samples, by_problem, groups_of
 from reasonrl.eval.named_metrics import metric_values as metric_values  # importable from here, too
+from reasonrl.eval.samples import read_object
 from reasonrl.observe import write_atomically
 
 RESULTS_FORMAT = 1
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
@@ -238,12 +241,22 @@ def _lengths(sampled: Samples) -> dict[str, Any]:
     }
 
 
+def of_first(rows: Sequence[Row], n: int | None) -> list[Row]:
+    """The rows of the first n samples a problem, greedy ones too: those that results of that n are made of."""
+    return [row for row in rows if n is None or row["metric"] != "sample" or row["index"] < n]
+
+
 def read_results(directory: str | Path) -> dict[str, Any]:
-    """The `results.json` of an evaluation directory; `{"format": 1, "suites": {}}` where there is none yet."""
+    """The `results.json` of an evaluation directory; `{"format": 1, "suites": {}}` where there is none yet.
+
+    Raises:
+        RunError: it is damaged.
+    """
     path = Path(directory) / "results.json"
-    if not path.exists():
-        return {"format": RESULTS_FORMAT, "suites": {}}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    fix = "remove it and evaluate again, which draws no sample that is there"
+    found = {"format": RESULTS_FORMAT, "suites": {}} | read_object(path, fix)
+    if not isinstance(found["suites"], dict):
+        raise RunError(f"{path} is damaged: its suites are no JSON object -> {fix}")
     return found
 
 

@@ -13,7 +13,7 @@ from reasonrl.eval.findings import findings
 from reasonrl.eval.questions import prepare, require_same_prompts, suite_hash
 from reasonrl.eval.results import SuiteResult, summarise, write_result
 from reasonrl.eval.samples import Key, SampleStore
-from reasonrl.eval.scoring import build_judging, grader_version, plain_spec
+from reasonrl.eval.scoring import build_judging, grader_version, plain_spec, reward_basis
 
 if TYPE_CHECKING:
     from reasonrl.rollout.engine import RolloutEngine, SamplingParams
@@ -97,6 +97,8 @@ def run_suite(
         "reward": _described(reward),
         "system_prompt": system_prompt,
         "template": template,
+        # `math` alone judges stored samples again; other rewards may read more than what is stored.
+        **({} if grader_version(reward) is not None else reward_basis(reward, base_dir)),
         **(made_by or {}),
     }
     plan: list[Key] = [(key, "sample", index) for key in questions for index in range(n)]
@@ -122,7 +124,7 @@ def run_suite(
             on_progress=on_progress,
             at_safe_point=at_safe_point,
         )
-        drawing.judge_again({key: row["answer"] for key, row in store.problems().items()})
+        drawing.judge_again(store.answers())
         store.write_problems([asked.record() for asked in questions.values()])
         drawing.judge_left_over()
         drawing.draw([key for key in plan if key[1] == "sample"], params)

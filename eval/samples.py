@@ -20,6 +20,9 @@ Key: TypeAlias = tuple[str, str, int]
 
 SAMPLES, PROBLEMS, SETTINGS, UNJUDGED = "samples.jsonl", "problems.jsonl", "settings.json", "unjudged.jsonl"
 
+LEFT_OUT = "left_out.json"
+"""Answers, by id, of problems that were asked and no longer are: their samples were judged with these."""
+
 CURRENT = "current"
 """The re-judging by a newer grader that the results stand on; `read_samples` lays it over unless told otherwise."""
 
@@ -46,7 +49,36 @@ def read_problems(directory: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(directory) / PROBLEMS
     if not path.exists():
         raise RunError(f"{path} does not exist -> name the folder of one suite of an evaluation, as in <run>/math500")
-    return {row["id"]: row for row in iter_records(path)}
+    found: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(iter_records(path), start=1):
+        key = row.get("id")
+        if not isinstance(key, str) or key in found:
+            why = f"problem {key!r} is there twice" if key in found else "has no `id`, as text"
+            raise RunError(f"{path}, line {number}: {why} -> the file was edited; run the evaluation again")
+        found[key] = row
+    return found
+
+
+def read_settings(directory: str | Path) -> dict[str, Any]:
+    """The `settings.json` of a suite's folder; none where there is no such file.
+
+    Raises:
+        RunError: it is no JSON object.
+    """
+    return read_object(Path(directory) / SETTINGS, "evaluate into another folder")
+
+
+def read_object(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON object of a file; none where there is no such file. Raises RunError, with this fix, for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error} -> {fix}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is damaged: it holds no JSON object -> {fix}")
+    return found
 
 
 def read_samples(directory: str | Path, verdicts: str | None = None) -> list[dict[str, Any]]:
@@ -107,7 +139,10 @@ def write_verdicts(
 def _by_key(path: Path) -> dict[Key, dict[str, Any]]:
     found: dict[Key, dict[str, Any]] = {}
     for number, row in enumerate(iter_records(path), start=1):
-        key = key_of(row)
+        try:
+            key = key_of(row)
+        except KeyError as error:
+            raise RunError(f"{path}, line {number}: no sample, it has no {error} -> remove the line") from None
         if key in found:
             raise RunError(
                 f"{path}, line {number}: sample {key[2]} ({key[1]}) of problem {key[0]!r} is there twice -> files were"
@@ -132,9 +167,14 @@ class SampleStore:
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         self.directory = directory
         self.path = directory / SAMPLES
-        self._check(json.loads(json.dumps(settings)))
+        # Held before it is looked at: else two processes that begin at once could each write their settings.
         self._samples = RecordWriter(self.path)
-        self._arrived = RecordWriter(directory / UNJUDGED)
+        try:
+            self._check(json.loads(json.dumps(settings)))
+            self._arrived = RecordWriter(directory / UNJUDGED)
+        except BaseException:
+            self._samples.close()
+            raise
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         path = self.directory / SETTINGS
@@ -142,7 +182,7 @@ class SampleStore:
         if path.exists() and any(
             (self.directory / name).exists() and (self.directory / name).stat().st_size for name in (SAMPLES, UNJUDGED)
         ):
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_settings(self.directory)
             changed = [
                 f"{name}: there {found.get(name)!r}, now {settings.get(name)!r}"
                 for name in sorted({*found, *settings})
@@ -174,8 +214,21 @@ class SampleStore:
         """The problems as they were written last; none before the first time."""
         return read_problems(self.directory) if (self.directory / PROBLEMS).exists() else {}
 
+    def answers(self) -> dict[str, Any]:
+        """The answer by problem id that the stored samples were judged with, of problems no longer asked too."""
+        return self._left_out() | {key: row.get("answer") for key, row in self.problems().items()}
+
+    def _left_out(self) -> dict[str, Any]:
+        return read_object(self.directory / LEFT_OUT, "remove the file")
+
     def write_problems(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `problems.jsonl` at once, unless it says the same already."""
+        """Writes `problems.jsonl` at once, unless it says the same already; the answers of problems that are no longer
+        there are kept.
+        """
+        asked = {row["id"] for row in rows}
+        gone = {key: answer for key, answer in self.answers().items() if key not in asked}
+        if gone != self._left_out():
+            write_atomically(self.directory / LEFT_OUT, json.dumps(gone, indent=0).encode())
         content = b"".join(map(encode_record, rows))
         path = self.directory / PROBLEMS
         if not path.exists() or path.read_bytes() != content:

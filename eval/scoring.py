@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -115,6 +116,34 @@ def grader_version(reward: Any) -> int | None:
     from reasonrl.rewards.versions import rule_versions
 
     return rule_versions("math")["math"] if plain_spec(reward) == "math" else None
+
+
+def reward_basis(reward: Any, base_dir: str | Path | None = None) -> dict[str, Any]:
+    """What a reward's verdicts depend on beside its spec: `rules` (versions) and `reward_files` (SHA-256 by file name);
+    only what there is. Verdicts of another basis must not be mixed.
+    """
+    from reasonrl.rewards.versions import rule_versions
+
+    spec = plain_spec(reward)
+    files = {}
+    for text in _texts(spec):
+        name, colon, _ = text.rpartition(":")
+        path = Path(base_dir or ".") / Path(name).expanduser()
+        if colon and name.endswith(".py") and path.is_file():
+            files[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    found = {"rules": rule_versions(spec), "reward_files": files}
+    return {key: value for key, value in found.items() if value}
+
+
+def _texts(spec: Any) -> Iterator[str]:
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, Mapping):
+        for part in spec.values():
+            yield from _texts(part)
+    elif isinstance(spec, Sequence):
+        for part in spec:
+            yield from _texts(part)
 
 
 def plain_spec(reward: Any) -> Any:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonrl.errors import RunError
 from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
-from reasonrl.eval.regrade import missing_verdicts
+from reasonrl.eval.named_metrics import groups_of
+from reasonrl.eval.paired import fold_groups
+from reasonrl.eval.regrade import require_current
 from reasonrl.eval.results import accuracy_values
 from reasonrl.eval.samples import OWN, key_of, read_problems, read_samples
 
@@ -71,12 +72,7 @@ def diff_suite(
     before = before or OWN
     sides = {name: read_samples(directory, name) for name in (before, now)}
     for name, rows in sides.items():
-        missing = missing_verdicts(directory, name, rows)
-        if missing:
-            raise RunError(
-                f"{directory}: the re-grade {name!r} lacks {missing:,} of {len(rows):,} samples -> run `reasonrl"
-                f" regrade` with --name {name} again, it judges what is new"
-            )
+        require_current(directory, name, rows)
     return diff_rows(suite, (before, now), (sides[before], sides[now]), read_problems(directory), most_examples)
 
 
@@ -104,12 +100,14 @@ def diff_rows(
         moved.setdefault(move, []).append((row, mine))
     values = [accuracy_values(rows) for rows in sides]
     both = [key for key in values[0] if key in values[1]]
-    difference = (
-        paired_difference({key: values[1][key] for key in both}, {key: values[0][key] for key in both})
-        if both
-        else None
+    # Variants of one question are no further evidence, here as in every other table.
+    groups = groups_of(problems)
+    earlier, later = (fold_groups({key: side[key] for key in both}, groups) for side in values)
+    difference = paired_difference(later, earlier) if both else None
+    before, now = (
+        proportion_interval(list(side.values()), groups=[groups.get(key, key) for key in side]) if side else None
+        for side in values
     )
-    before, now = (proportion_interval(list(side.values())) if side else None for side in values)
     return VerdictDiff(
         suite=suite,
         before=names[0],
