@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +68,64 @@ def annotate_recipe(
 
     _beside(cut, name, Shards() if shard is None else Shards.parse(shard), retry_failed, say)
     return folder
+
+
+def review_annotation(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    *,
+    stage: str | None = None,
+    audit: int | None = None,
+    inspect: str | None = None,
+    html: Path | None = None,
+    say: Say,
+    style: Callable[[str, str], str] = lambda text, colour: text,
+) -> None:
+    """Look at labels that are there: nothing is asked or changed.
+
+    Args:
+        recipe, overrides, stage: as `annotate_recipe`.
+        audit: draw so many solutions into `audit.jsonl` for people to review, and say how far they agree.
+        inspect: the id of a solution to show; `any` draws one, `any:5` five.
+        html: write what is shown into this file instead.
+        say: takes lines for the user.
+        style: colours a text for the terminal.
+
+    Raises:
+        RunError: there are no labels yet, or no solution of this id.
+        DataError: a review that cannot be read.
+    """
+    from reasonrl.observe.metrics import write_atomically
+    from reasonrl.prm.annotation.review import audit_line, draw_sample, page, read_audit, terminal, write_audit
+    from reasonrl.prm.annotation.store import Folder
+    from reasonrl.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides)
+    name = annotation_of(resolved, stage)
+    folder = Folder(Path(resolved.recipe.output).expanduser().absolute() / "stages" / name)
+    if next(folder.labelled(), None) is None:
+        raise RunError(f"{folder.path} holds no complete shard yet -> run reasonrl annotate first")
+    if audit is not None:
+        path = folder.path / "audit.jsonl"
+        write_audit(path, draw_sample(folder.labelled(), audit))
+        say(f"{path}: {audit_line(read_audit(path))}")
+    if inspect is None:
+        return
+    word, _, number = inspect.partition(":")
+    chosen: Sequence[Mapping[str, Any]]
+    if word == "any" and (not number or number.isdecimal()):
+        chosen = draw_sample(folder.labelled(), int(number or 1))
+    else:
+        chosen = [record for record in folder.labelled() if record["id"] == inspect][:1]
+    if not chosen:
+        raise RunError(f"--inspect {inspect!r}: no labelled solution has this id -> give an id, or any, or any:5")
+    if html is not None:
+        write_atomically(html, page(chosen, resolved.recipe.recipe).encode("utf-8", "backslashreplace"))
+        say(f"wrote {html}")
+        return
+    for record in chosen:
+        for line in terminal(record, style):
+            say(line)
 
 
 def annotation_of(resolved: ResolvedRecipe, stage: str | None = None) -> str:

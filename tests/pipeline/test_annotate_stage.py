@@ -160,3 +160,44 @@ def test_the_recipe_knows_the_judges_arguments() -> None:
         maker = getattr(sys.modules[module], member)
         assert set(inspect.signature(maker).parameters) == arguments, name
     assert set(JUDGES) == set(judges.JUDGES)
+
+
+def test_people_review_a_sample_and_look_at_solutions(folder: Path) -> None:
+    recipe = recipe_at(folder, "http://127.0.0.1:9/v1")
+    result = CliRunner().invoke(main, ["annotate", recipe, "--audit", "4"])
+    assert result.exit_code == 2 and "no complete shard" in result.output
+
+    def script(seen: Seen, number: int) -> Act:
+        return Act(honest(seen, number).text.replace("because error", "<script>alert(1)</script>"))
+
+    with ScriptedServer(script) as server:
+        recipe = recipe_at(folder, server.url)
+        call("annotate", recipe)
+        assert "no step is reviewed yet" in call("annotate", recipe, "--audit", "6")
+        path = folder / "run" / "stages" / "annotate" / "audit.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(lines) == 6 == len({line["id"] for line in lines})
+        steps = sum(len(line["steps"]) for line in lines)
+        for line in lines:
+            line["human"] = [step["label"] for step in line["steps"]]
+        lines[0]["human"][0] = 1 - lines[0]["human"][0]  # people disagree once
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        # A larger sample holds the smaller one, and keeps what people said.
+        said = call("annotate", recipe, "--audit", "8")
+        assert f"{steps:,} steps of 6 solutions reviewed: step accuracy {1 - 1 / steps:.3f}" in said
+        assert said[-120:] == call("annotate", recipe, "--audit", "2")[-120:]  # a smaller one loses nothing
+        lines[0]["human"] = [2]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = CliRunner().invoke(main, ["annotate", recipe, "--audit", "6"])
+        assert result.exit_code == 1 and "line 1" in result.output
+
+        shown = CliRunner().invoke(main, ["annotate", recipe, "--inspect", "s1"], color=True).output
+        assert "\x1b[32mstep 1: right" in shown and "\x1b[31mstep 2: error" in shown and "because propagation" in shown
+        call("annotate", recipe, "--inspect", "any:3", "--html", str(folder / "page.html"))
+        assert (folder / "page.html").read_text().count("<h2>") == 3
+        call("annotate", recipe, "--inspect", "s1", "--html", str(folder / "page.html"))
+        text = (folder / "page.html").read_text()
+        assert "<script>" not in text and "&lt;script&gt;alert(1)" in text
+        result = CliRunner().invoke(main, ["annotate", recipe, "--inspect", "nobody"])
+        assert result.exit_code == 2 and "no labelled solution" in result.output
+        assert len(server.seen) == 24
