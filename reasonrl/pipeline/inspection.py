@@ -73,13 +73,15 @@ class Inspection:
         """Rows, prompt lengths and the first prompt of each of the stage's data sources."""
         policy = self._resolve(getattr(config, "model", None))
         name, stand_in = policy if policy is not None else (None, "")
+        # Steps are judged by their labels; the other stages check answers.
+        require = ("problem",) if config.kind == "prm" else ("problem", "answer")
         lines: list[str] = []
         for key, source in _sources(config):
             if not is_data_source(source):
                 made = self._finished[source.stage].data if source.stage in self._finished else None
                 lines.append(f"{key}: {made or f'{source}, not made yet: nothing to look at'}")
             elif source.hub is None:
-                lines += self._rows(key, source, name, stand_in)
+                lines += self._rows(key, source, name, stand_in, require)
         return lines
 
     def tokenizer(self, name: str | None) -> Any:
@@ -118,11 +120,11 @@ class Inspection:
                 return None
         return value, f" (stand-in: {wanted} is not made yet)"
 
-    def _rows(self, key: str, source: Any, model: str | None, stand_in: str) -> list[str]:
+    def _rows(self, key: str, source: Any, model: str | None, stand_in: str, require: tuple[str, ...]) -> list[str]:
         from reasonrl.data_tools import as_messages, load_rows, prompt_ids, render_prompt
 
         options = source.model_dump(exclude={"system_prompt", "template"})
-        rows = load_rows(**options, seed=self._seed)
+        rows = load_rows(**options, seed=self._seed, require=require)
         lines = [f"{key}: {len(rows)} rows from {source.path or source.world} ({rows.report})"]
         tokenizer = self.tokenizer(model)
         if tokenizer is None:

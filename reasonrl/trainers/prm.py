@@ -269,7 +269,7 @@ class PRMTrainer:
         self._since, self._logged = now, self.step
         loss, hits, labelled = sums
         seen = self.step * self.config.solutions_per_step
-        return {
+        line = {
             "step": self.step,
             "loss": loss / max(1.0, labelled),
             "accuracy": hits / max(1.0, labelled),
@@ -278,9 +278,11 @@ class PRMTrainer:
             "learning_rate": self.engine.learning_rate,
             "epoch": min(seen, self.total * self.config.solutions_per_step) / len(self.examples),
             "num_tokens": self.tokens,
-            "skipped_updates": self.engine.skipped_updates,
             "time/step": seconds,
         }
+        if self.engine.skipped_updates:
+            line["skipped_updates"] = self.engine.skipped_updates
+        return line
 
     def _save(self) -> None:
         assert self.output is not None

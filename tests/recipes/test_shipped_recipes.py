@@ -19,8 +19,17 @@ from reasonrl.recipe import expand_stages, load_recipe, shipped_recipes
 
 TREE = Path(__file__).resolve().parents[2]
 ROWS = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
+SOLUTIONS = [
+    {
+        "problem": row["question"],
+        "text": f"So {row['answer']}.\nDone.",
+        "steps": [[0, 6], [6, 11]],
+        "labels": [1, n % 2],
+    }
+    for n, row in enumerate(ROWS)
+]
 
-# What brings each recipe down to some seconds of work; `rows.jsonl` is made beside it.
+# What brings each recipe down to some seconds of work; the files of rows are made beside it.
 CUT_DOWN: dict[str, list[str]] = {
     "quickstart": [
         "data.lessons.n=64",
@@ -53,6 +62,15 @@ CUT_DOWN: dict[str, list[str]] = {
         "stages.rl.num_generations=2",
         "stages.rl.max_completion_length=16",
         "stages.rl.max_steps=2",
+    ],
+    "prm": [
+        "data.train.path=solutions.jsonl",
+        "data.test.path=solutions.jsonl",
+        "model=tiny:qwen2",
+        "stages.prm.solutions_per_step=4",
+        "stages.prm.bf16=false",
+        "stages.prm.warmup_steps=1",
+        "stages.prm.eval_steps=2",
     ],
     "text_rl": ["data.train.path=rows.jsonl", "stages.rl.prompts_per_step=2", "stages.rl.max_completion_length=16"],
     "visual_rl": [
@@ -96,9 +114,15 @@ def called(*arguments: str, cwd: Path) -> str:
 
 
 def stages_of(name: str, folder: Path) -> list[str]:
-    """The stages of a recipe whose `rows.jsonl` lies in a folder."""
-    overrides = [one.replace("rows.jsonl", str(folder / "rows.jsonl")) for one in CUT_DOWN[name]]
+    """The stages of a recipe whose rows lie in a folder."""
+    overrides = [re.sub(r"\w+\.jsonl", lambda found: str(folder / found[0]), one) for one in CUT_DOWN[name]]
     return [instance.name for instance in expand_stages(load_recipe(name, overrides).recipe)]
+
+
+def write_rows(folder: Path) -> None:
+    """Questions with answers, and labelled solutions."""
+    for name, rows in (("rows.jsonl", ROWS), ("solutions.jsonl", SOLUTIONS)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def files_in(folder: Path) -> set[str]:
@@ -108,7 +132,7 @@ def files_in(folder: Path) -> set[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A working directory with some rows of questions and answers."""
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    write_rows(tmp_path)
     return tmp_path
 
 
@@ -122,7 +146,7 @@ def run_of(name: str, finished: dict[str, Path]) -> tuple[Path, str]:
     """The cut-down run of a recipe and what it printed."""
     home = finished[""]
     if name not in finished:
-        (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        write_rows(home)
         done = reasonrl("train", name, *CUT_DOWN[name], cwd=home)
         (home / f"{name}.log").write_text(done.stdout + done.stderr)
         finished[name] = home / "runs" / name
@@ -135,7 +159,7 @@ def test_the_table_above_knows_every_recipe():
 
 @pytest.mark.parametrize("name", CUT_DOWN)
 def test_a_dry_run_goes_through_all_stages_and_writes_nothing(name, folder):
-    overrides = [one for one in CUT_DOWN[name] if one.startswith("data.train.path=")]
+    overrides = [one for one in CUT_DOWN[name] if re.match(r"data\.\w+\.path=", one)]
     before = files_in(folder)
     said = called("train", name, "--dry-run", *overrides, cwd=folder)
     assert "dry run: nothing wrong was found" in said
@@ -199,7 +223,7 @@ def test_the_glossary_has_every_name_that_a_run_writes(name, finished):
     for place, names in names_of(run).items():
         missing = sorted(names - explained)
         assert not missing, f"{place} of {name} holds names that docs/metrics.md does not explain: {missing}"
-    assert len(names_of(run)["metrics.jsonl"]) > 25
+    assert len(names_of(run)["metrics.jsonl"]) > (12 if name == "prm" else 25)
 
 
 def test_recipes_can_be_listed_shown_and_copied(folder):

@@ -201,7 +201,8 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         return {}
     chosen = ("f1", "f1_wrong", "macro_f1", "auroc", "calibration_error")
     found = {f"{prefix}{name}": figures["model"][name] for name in chosen if figures["model"][name] is not None}
-    return found | {f"{prefix}always_right_{name}": figures["always right"][name] for name in ("f1", "macro_f1")}
+    rail = figures["always right"]
+    return found | {f"{prefix}always_right_f1": rail["f1"], f"{prefix}always_right_macro_f1": rail["macro_f1"]}
 
 
 def _table(figures: Mapping[str, Any]) -> str:
