@@ -331,6 +331,11 @@ def _setting_notes(
             notes.append(
                 f"{suite}: the prompts of {label!r} and {baseline!r} differ (other problems, template or tokenizer)"
             )
+        if entry.get("limited"):
+            limited = entry["limited"]
+            notes.append(
+                f"{suite}: {label!r} is limited to the first {limited['problems']} of {limited['of']} problems"
+            )
         if entry["unscored"]:
             notes.append(f"{suite}: {entry['unscored']} samples of {label!r} could not be scored and are left out")
     return notes

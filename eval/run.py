@@ -107,7 +107,8 @@ def run_suite(
     store = SampleStore(Path(directory) / suite_name, settings)
     try:
         there = store.load()
-        stored = {**store.load_unjudged(), **there}
+        unjudged = store.load_unjudged()
+        stored = {**unjudged, **there}
         require_same_prompts(questions, {key[0]: row["prompt_hash"] for key, row in stored.items()}, store.directory)
         found = {key: row for key, row in there.items() if key[0] in questions}
         version = grader_version(reward)
@@ -129,7 +130,7 @@ def run_suite(
         drawing.judge_left_over()
         drawing.draw([key for key in plan if key[1] == "sample"], params)
         drawing.draw([key for key in plan if key[1] == "greedy"], replace(params, temperature=0.0, top_p=1.0))
-        store.finish()
+        store.finish(row for key, row in unjudged.items() if key not in there and key[0] not in questions)
     finally:
         store.close()
     decoding = {"n": n, "temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}

@@ -247,10 +247,18 @@ class SampleStore:
         there = _by_key(verdicts_path(self.directory, CURRENT))
         write_verdicts(self.directory, CURRENT, (there | dict(rows)).values(), settings)
 
-    def finish(self) -> None:
-        """Everything that arrived has been judged: the samples are put on the disk, the others' file goes away."""
+    def finish(self, waiting: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Everything asked that arrived has been judged: the samples are put on the disk, the others' file goes away.
+
+        Args:
+            waiting: samples that still wait for a verdict, of problems that are not asked this time; they are kept.
+        """
         self.close()
-        (self.directory / UNJUDGED).unlink(missing_ok=True)
+        path, kept = self.directory / UNJUDGED, b"".join(map(encode_record, waiting))
+        if kept:
+            write_atomically(path, kept)
+        else:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Lets the files go."""

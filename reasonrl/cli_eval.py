@@ -15,6 +15,7 @@ from reasonrl.errors import ReasonRLError, RecipeError
 
 P = ParamSpec("P")
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+_SECONDS = click.FloatRange(0, min_open=True)
 
 
 def reports_errors(command: Callable[P, Any]) -> Callable[P, None]:
@@ -150,7 +151,7 @@ def behaviours(folders: tuple[str, ...], **options: Any) -> None:
 @click.option("--name", help="What the verdicts are called on disk (default: the policy or reward).")
 @click.option("--against", metavar="NAME", help="An earlier re-grade to compare with (default: the samples' verdicts).")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes (default: by the processors; 0: this one).")
-@click.option("--time-limit", default=2.0, show_default=True, help="Seconds the verifier may take for a sample.")
+@click.option("--time-limit", type=_SECONDS, default=2.0, show_default=True, help="The verifier's, for a sample.")
 @click.option("--restart", is_flag=True, help="Throw away the verdicts of this name and start over.")
 @reports_errors
 def regrade(directory: Path, **options: Any) -> None:

@@ -215,3 +215,29 @@ def test_an_import_leaves_out_columns_that_are_no_number(tmp_path: Path) -> None
     assert found.exit_code == 0, found.output
     asked = read_problems(tmp_path / "out" / "t")["0"]
     assert asked["columns"] == {"rank": 2} and "level" not in asked
+
+
+def test_samples_that_wait_for_a_failing_reward_outlive_a_try_on_fewer_problems(tmp_path: Path) -> None:
+    def fails(**_: Any) -> list[float]:
+        raise KeyError("the judge is away")
+
+    def works(completions: Any, **_: Any) -> list[float]:
+        return [1.0 for _ in completions]
+
+    # One reward by name, that is mended.
+    fails.__qualname__ = works.__qualname__ = "mine"
+    first, later = SeededEngine(), SeededEngine()
+    with pytest.raises(KeyError, match="judge"):
+        evaluate(tmp_path, count=8, reward=fails, greedy=False, engine=first)
+    evaluate(tmp_path, count=2, reward=works, greedy=False, engine=later)
+    evaluate(tmp_path, count=8, reward=works, greedy=False, engine=later)
+    assert len(first.served) == len(set(first.served)) == 32 and later.served == []
+    assert len(read_samples(tmp_path / "sums")) == 32 and not (tmp_path / "sums" / "unjudged.jsonl").exists()
+
+
+def test_a_comparison_says_that_an_evaluation_is_limited(tmp_path: Path) -> None:
+    about = {"limited": {"problems": 6, "of": 40}}
+    for name in "ab":
+        evaluate(tmp_path / name, count=6, about=about)
+    notes = compare_evaluations({name: tmp_path / name for name in "ab"}, "a").notes
+    assert "sums: 'b' is limited to the first 6 of 40 problems" in notes
