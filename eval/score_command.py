@@ -102,7 +102,7 @@ def score_file(
         lines = [_ready(row, place, settings) for place, row in chunk]
         _score(scorer, lines, settings)
         with out.open("ab") as file:
-            file.write(b"".join((json.dumps(line, ensure_ascii=False) + "\n").encode() for line in lines))
+            file.write(b"".join(map(_encoded, lines)))
             file.flush()
             os.fsync(file.fileno())
         counts["failed"] += sum("error" in line for line in lines)
@@ -184,8 +184,9 @@ def _opened(out: Path, identity: dict[str, Any], restart: bool) -> int:
         if out.exists() and not restart:
             raise RunError(f"{out}: is there already, and not by this command -> another --out, or --restart")
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(b"")
+        out.unlink(missing_ok=True)  # a kill from here on leaves nothing that would be taken for scores
         about.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        out.write_bytes(b"")
         return 0
     before = json.loads(about.read_text(encoding="utf-8"))
     odd = [name for name in identity if before.get(name) != identity[name]]
@@ -236,6 +237,13 @@ def _figures(out: Path, threshold: float, say: Callable[[str], None]) -> dict[st
     found = {"model": step_metrics(values, right, threshold), "always right": always_right(right)}
     say(markdown_table(*metrics_table(found)))
     return {"threshold": threshold, **{name: one.as_dict() for name, one in found.items()}}
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return (json.dumps(line) + "\n").encode()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

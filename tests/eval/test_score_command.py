@@ -43,7 +43,11 @@ def read(path: Path) -> list[dict[str, object]]:
 def test_every_record_has_its_line_and_a_killed_call_goes_on(tmp_path, model, monkeypatch) -> None:
     monkeypatch.setattr(score_command, "CHUNK", 4)
     rows = reflective.ReflectiveWorld().rows(n=10, split="train", seed=1)
-    odd = [{"id": "cut", "problem": "p", "text": "no steps"}, "{torn", {"id": "two", "problem": "p", "text": "a\n\nb"}]
+    odd = [
+        {"id": "cut", "problem": "p", "text": "no steps"},
+        "{torn",
+        {"id": "two", "problem": "p", "text": "a\n\nb", "note": "\ud800"},
+    ]
     source = write(tmp_path / "in.jsonl", [*rows[:3], odd[0], odd[1], *rows[3:], odd[2]])
     said: list[str] = []
     out = tmp_path / "out.jsonl"
