@@ -74,6 +74,8 @@ class EndpointClient:
             request: made by `chat` or `completion`.
             deadline: seconds from now to the reply, waiting for its turn included.
         """
+        if asyncio.get_running_loop() is self._here().loop:
+            return await self._send(request, deadline)  # no thread has to be woken
         return await asyncio.wrap_future(self.submit(request, deadline=deadline))
 
     def submit(self, request: Request, *, deadline: float | None = None) -> concurrent.futures.Future[Reply]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -135,21 +136,27 @@ def stream_answers(
 
     room = 2 * client.config.max_concurrency
     waiting: dict[concurrent.futures.Future[Answer], Question] = {}
+    # Each tells of itself: `futures.wait` would look at all that are under way for each one that ends.
+    ended: queue.SimpleQueue[concurrent.futures.Future[Answer]] = queue.SimpleQueue()
     source = iter(questions)
     end: BaseException | None = None
     try:
         while True:
             while end is None and len(waiting) < room and (question := next(source, None)) is not None:
-                waiting[client.start(answer_of(question))] = question
+                future = client.start(answer_of(question))
+                waiting[future] = question
+                future.add_done_callback(ended.put)
             if not waiting:
                 break
-            done, _ = concurrent.futures.wait(waiting, _LOOK, concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                question = waiting.pop(future)
-                if (problem := future.exception()) is None:
-                    yield question, future.result()
-                else:
-                    end = end or problem
+            try:
+                future = ended.get(timeout=_LOOK)
+            except queue.Empty:
+                continue
+            question = waiting.pop(future)
+            if (problem := future.exception()) is None:
+                yield question, future.result()
+            else:
+                end = end or problem
         if end is not None:
             raise end
     finally:
