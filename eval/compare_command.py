@@ -56,7 +56,10 @@ def compare_folders(
         comparison = compare_evaluations(rows, next(iter(rows)), confidence=confidence, suites=suites or None)
         if all(cell.difference is None for cell in comparison.cells):
             there = "; ".join(f"{name}: {', '.join(read_results(path)['suites'])}" for name, path in rows.items())
-            raise RunError(f"the evaluations share no suite ({there}) -> evaluate both on the same suites")
+            shared = any(len(labels) > 1 for labels in comparison.context.values())
+            said = "share no suite with a figure of both" if shared else "share no suite"
+            fix = "see why samples could not be scored" if shared else "evaluate both on the same suites"
+            raise RunError(f"the evaluations {said} ({there}) -> {fix}")
         record |= comparison.as_dict()
         parts.append(format_table(comparison))
         parts += _written(comparison, out)

@@ -13,6 +13,9 @@ MUCH_TRUNCATED = 0.10
 SOME = 0.01
 """From this share of samples on the other findings are told."""
 
+ABOUT = ("limited", "rows", "set_aside", "repeated")
+"""What is known of a suite's problems, as it stands in an entry of `results.json`."""
+
 _TAIL = 300
 
 
@@ -50,20 +53,8 @@ def findings(
         about: `limited` (`{"problems": 20, "of": 500}`), `rows` (`verified`, `unverified`, `other`), `set_aside` (bad
             rows, a line a reason) and `repeated` (how many rows) where known.
     """
-    about = about or {}
     sampled = [row for row in rows if row["metric"] == "sample"]
-    said = []
-    if about.get("limited"):
-        limited = about["limited"]
-        said.append(
-            f"limited to the first {limited['problems']:,} of {limited['of']:,} problems: not the suite's figure"
-        )
-    if about.get("rows") == "other":
-        said.append("its rows are not those that the suite's entry knows: another revision of the data")
-    if about.get("set_aside"):
-        said.append(f"rows set aside and in no figure: {'; '.join(about['set_aside'])}")
-    if about.get("repeated"):
-        said.append(f"{about['repeated']:,} rows repeat the problem and answer of another, and count as problems too")
+    said = about_rows(about or {})
     truncated = [row for row in sampled if row["finish_reason"] == "length"]
     if len(truncated) >= MUCH_TRUNCATED * len(sampled) and truncated:
         right = sum(bool(row["right"]) for row in truncated)
@@ -82,6 +73,23 @@ def findings(
             "all samples of every problem are the same text though they were sampled -> seed or temperature does not"
             " reach the engine"
         )
+    return said
+
+
+def about_rows(about: Mapping[str, Any]) -> list[str]:
+    """Sentences on the problems themselves; `about` as in `findings`, or an entry of `results.json`."""
+    said = []
+    if about.get("limited"):
+        limited = about["limited"]
+        said.append(
+            f"limited to the first {limited['problems']:,} of {limited['of']:,} problems: not the suite's figure"
+        )
+    if about.get("rows") == "other":
+        said.append("its rows are not those that the suite's entry knows: another revision of the data")
+    if about.get("set_aside"):
+        said.append(f"rows set aside and in no figure: {'; '.join(about['set_aside'])}")
+    if about.get("repeated"):
+        said.append(f"{about['repeated']:,} rows repeat the problem and answer of another, and count as problems too")
     return said
 
 
@@ -105,7 +113,11 @@ def _shares(sampled: Sequence[Mapping[str, Any]], golds: Mapping[str, str | None
         if found and len(found) >= SOME * len(sampled):
             said.append(f"{_share(found, sampled)} {words}")
     if unscored:
-        said.append(f"{_share(unscored, sampled)} could not be scored (bad gold or a fault) and are left out")
+        short = len({row["id"] for row in unscored})
+        said.append(
+            f"{_share(unscored, sampled)} could not be scored (bad gold or a fault) and are left out; {short:,}"
+            " problems have fewer scored samples than n, and are in no figure that needs more than they have (pass@n)"
+        )
     return said
 
 

@@ -20,6 +20,7 @@ from reasonrl.errors import DataError
 from reasonrl.plugins import near
 
 LM_EVAL, LIGHTEVAL = "lm-eval", "lighteval"
+NO_METRIC = "none"
 LONGEST_COLUMN = 200
 _TIME = re.compile(r"_\d{4}-\d{2}-\d{2}T[\d\-.:+]+$")
 _PROBLEM = ("problem", "question", "query", "Problem", "Question")
@@ -333,6 +334,8 @@ def _golds(doc: Mapping[str, Any]) -> list[Any]:
 
 
 def _metric(path: Path, wanted: str | None, names: Sequence[str]) -> str | None:
+    if wanted == NO_METRIC:
+        return None
     if wanted is not None and wanted not in names:
         raise DataError(f"{path} has no metric {wanted!r}{near(wanted, names)}")
     return wanted or (names[0] if names else None)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonrl.errors import RunError
+from reasonrl.errors import DataError, RunError
 from reasonrl.eval.answer_classes import answer_class
-from reasonrl.eval.import_formats import ImportedFile, ImportedProblem, read_sample_file
+from reasonrl.eval.import_formats import NO_METRIC, ImportedFile, ImportedProblem, read_sample_file
 from reasonrl.eval.report_data import powers
 from reasonrl.eval.results import read_results, summarise, write_result
 from reasonrl.eval.samples import SampleStore, read_samples
@@ -43,7 +43,7 @@ def import_samples(
         paths: the files.
         output: the evaluation's folder; none of the suites may be there.
         suite: name of the suite, for a single file; None takes the task's.
-        metric: whose scores to take; None takes the file's first.
+        metric: whose scores to take; None takes the file's first, `none` takes no scores.
         filter_name: whose lines to take, where lm-eval has written one a filter.
         answer_column: the question's column that holds the gold, in place of the tool's target.
         model: for the settings; None takes the folder's name.
@@ -51,7 +51,7 @@ def import_samples(
         say: writes a line to the terminal.
 
     Raises:
-        DataError: as `import_formats.read_sample_file`.
+        DataError: as `import_formats.read_sample_file`, or scores that lie outside 0 to 1.
         RunError: the suite is there already, or `suite` for several files.
     """
     if suite is not None and len(paths) > 1:
@@ -66,9 +66,21 @@ def import_samples(
             raise RunError(
                 f"{path}: the suite {name!r} is there already, in {output} -> give another --suite or --output"
             )
+        _check_scores(path, read)
         found[name] = (path, read)
     for name, (path, read) in found.items():
         say(_write(output, name, path, read, model or _model_of(path), max_tokens))
+
+
+def _check_scores(path: Path, read: ImportedFile) -> None:
+    """Refuses a metric such as BLEU or a loss, of which 1 and more does not mean right."""
+    scores = (score for problem in read.problems for score in problem.scores if score is not None)
+    outside = next((score for score in scores if not 0 <= score <= 1), None)
+    if outside is not None:
+        raise DataError(
+            f"{path}: scores of {read.metric!r} lie outside 0 to 1, such as {outside:g}, and do not tell right from"
+            f" wrong -> choose another with --metric; --metric {NO_METRIC} takes none, and `reasonrl regrade` judges"
+        )
 
 
 def _model_of(path: Path) -> str:
@@ -99,7 +111,7 @@ def _write(output: Path, name: str, path: Path, read: ImportedFile, model: str, 
     store.write_problems([_problem(problem) for problem in read.problems])
     for problem in read.problems:
         for index in range(len(problem.texts)):
-            store.append(_sample(problem, index, f"{read.tool} {read.metric}", limit))
+            store.append(_sample(problem, index, f"{read.tool} {read.metric or 'without scores'}", limit))
     store.finish()
     rows = read_samples(output / name)
     sizes = [len(problem.texts) for problem in read.problems]

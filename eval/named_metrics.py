@@ -59,6 +59,8 @@ def metric_values(rows: Samples, metric: str | MetricName, problems: Problems | 
         if len(samples) >= max(k, 2 if asked.family == "mg_pass" else 1):
             try:
                 values[key] = problem_value(asked, samples, k)
+            except DataError:
+                raise
             except ValueError as error:
                 raise DataError(f"{asked.text}: problem {key!r}: {error}, or leave the metric out") from error
     return values

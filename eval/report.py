@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from reasonrl.eval.findings import about_rows
 from reasonrl.eval.report_browser import MOST_BYTES, Embedded, embed
 from reasonrl.eval.report_data import (
     FLAGS,
@@ -260,6 +261,7 @@ def _warnings(data: Mapping[str, Any]) -> list[str]:
     lines = [f"{name}: begun, and no sample is finished yet" for name in data["waiting"]]
     for name, suite in data["suites"].items():
         total = suite["figures"]["n_samples"]
+        lines += [f"{name}: {line}" for line in about_rows(suite["figures"])]
         for flag, text in FLAGS.items():
             count = suite["flags"][flag]
             if count and count > WORTH_A_WARNING * total:

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from reasonrl.errors import DataError, RunError
+from reasonrl.eval.findings import ABOUT
 from reasonrl.eval.metrics import proportion_interval
 from reasonrl.eval.named_metrics import by_problem, groups_of, metric_values
 from reasonrl.eval.regrade import require_current
@@ -119,7 +120,10 @@ def read_suite(name: str, directory: Path, verdicts: str | None = None) -> Suite
         # An evaluation with a smaller n came after: these are the samples that its figures are of.
         rows = of_first(rows, stored["decoding"].get("n"))
     if verdicts is not None or stored is None or stored["n_samples"] != sum(row["metric"] == "sample" for row in rows):
-        stored = figures(name, rows, settings, problems, list((stored or {}).get("metrics", {})))
+        before = stored or {}
+        stored = figures(name, rows, settings, problems, list(before.get("metrics", {})))
+        if before.get("n_problems") == len(problems):  # else that was told of other problems
+            stored |= {key: before[key] for key in ABOUT if key in before}
     return SuiteView(name, directory, settings, problems, rows, stored, verdicts)
 
 

@@ -182,7 +182,7 @@ def compare(folders: tuple[str, ...], **options: Any) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The evaluation folder to write into.")
 @click.option("--suite", metavar="NAME", help="Name of the suite, for one FILE (default: its task).")
-@click.option("--metric", metavar="NAME", help="Whose scores to take (default: the file's first).")
+@click.option("--metric", metavar="NAME", help="Whose scores to take (default: the first; none: no scores).")
 @click.option("--filter", "filter_name", metavar="NAME", help="Whose lines to take, of an lm-eval file with several.")
 @click.option("--answer-column", metavar="NAME", help="The question's column with the gold (default: the target).")
 @click.option("--model", metavar="NAME", help="What was evaluated (default: the file's folder).")

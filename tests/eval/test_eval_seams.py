@@ -20,6 +20,7 @@ from reasonrl.cli_eval import COMMANDS
 from reasonrl.errors import DataError, RunError
 from reasonrl.eval.compare import compare_evaluations
 from reasonrl.eval.metrics import paired_difference, proportion_interval
+from reasonrl.eval.named_metrics import metric_values
 from reasonrl.eval.paired import fold_groups
 from reasonrl.eval.regrade import Grading, regrade_suite
 from reasonrl.eval.report_data import read_suite
@@ -241,3 +242,55 @@ def test_a_comparison_says_that_an_evaluation_is_limited(tmp_path: Path) -> None
         evaluate(tmp_path / name, count=6, about=about)
     notes = compare_evaluations({name: tmp_path / name for name in "ab"}, "a").notes
     assert "sums: 'b' is limited to the first 6 of 40 problems" in notes
+
+
+@pytest.mark.parametrize("verdicts", [None, "mine"])
+def test_a_report_says_that_an_evaluation_is_limited(tmp_path: Path, verdicts: str | None) -> None:
+    about = {"limited": {"problems": 6, "of": 40}, "set_aside": ["2 x missing answer (a:1, a:2)"], "rows": "other"}
+    evaluate(tmp_path, count=6, about=about)
+    words = [tmp_path]
+    if verdicts is not None:
+        regrade_suite(tmp_path / "sums", Grading(workers=0), verdicts)
+        words += ["--verdicts", verdicts]
+    assert command("report", *words).exit_code == 0
+    for path in (*tmp_path.glob("report*.md"), *tmp_path.glob("report*.html")):
+        text = path.read_text()
+        assert "limited to the first 6 of 40 problems" in text and "2 x missing answer" in text, path
+        assert "another revision" in text, path
+
+
+def test_samples_that_could_not_be_scored_are_told_where_they_change_a_figure(tmp_path: Path) -> None:
+    def half(completions: Any, id: list[str], **_: Any) -> list[float | None]:
+        return [None if one == "p1" else 1.0 for one in id]
+
+    def none(completions: Any, **_: Any) -> list[None]:
+        return [None for _ in completions]
+
+    found = evaluate(tmp_path / "half", count=3, reward=half, k=(1, 4), greedy=False)
+    assert found.unscored == 4 and found.pass_at_k[4].n == 2 and found.n_problems == 3
+    said = read_results(tmp_path / "half")["suites"]["sums"]["warnings"]
+    assert any("1 problems have fewer scored samples than n" in line for line in said), said
+    evaluate(tmp_path / "none", count=3, reward=none, greedy=False)
+    refused = command("compare", tmp_path / "half", tmp_path / "none")
+    assert refused.exit_code == 2 and "share no suite with a figure of both" in refused.output
+
+
+def test_a_missing_score_is_said_once() -> None:
+    rows = [sample("a", 0, "x", "correct", score=None), sample("a", 1, "x", "wrong")]
+    with pytest.raises(DataError) as caught:
+        metric_values(rows, "best@2")
+    assert str(caught.value).count("leave the metric out") == 1
+
+
+def test_scores_that_tell_no_right_from_wrong_are_refused(tmp_path: Path) -> None:
+    lines = [
+        {"doc_id": place, "doc": {}, "target": "4", "arguments": [["?", {}]], "resps": [["4"]], "bleu": bleu}
+        for place, bleu in enumerate((0.4, 23.5))
+    ]
+    file = tmp_path / "samples_t.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    refused = command("import-samples", file, "--output", tmp_path / "out")
+    assert refused.exit_code == 1 and "'bleu' lie outside 0 to 1, such as 23.5" in refused.output
+    assert not (tmp_path / "out").exists()
+    taken = command("import-samples", file, "--output", tmp_path / "out", "--metric", "none")
+    assert taken.exit_code == 0 and "2 samples have no score of their own" in taken.output, taken.output
