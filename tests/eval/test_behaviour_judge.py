@@ -249,10 +249,11 @@ def test_a_damaged_file_of_counts_names_its_line(tmp_path):
 def test_kills_and_interrupts_leave_no_count_twice_and_lose_none(tmp_path):
     texts = [(f"p{number}", 0, marked(verification=number % 3, backtracking=number % 2), True) for number in range(40)]
     folder, unbroken = write_suite(tmp_path / "suite", texts), write_suite(tmp_path / "unbroken", texts)
-    generator = random.Random(0)
+    generator, quick = random.Random(0), [0]
 
     def slow(seen, number):
-        return Act(honest(seen, number).text, seconds=0.02)
+        # Beyond what the signal waits for, so slow that the run cannot end before it.
+        return Act(honest(seen, number).text, seconds=0.02 if len(server.seen) <= quick[0] else 1.0)
 
     with ScriptedServer(slow) as server:
         words = ["--endpoint", server.url, "--model", "judge", "--set", "max_concurrency=8"]
@@ -260,8 +261,9 @@ def test_kills_and_interrupts_leave_no_count_twice_and_lose_none(tmp_path):
         counts = folder / "behaviours" / "judge.jsonl"
         before = 0
         for number in (signal.SIGKILL, signal.SIGINT):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             wanted = before + generator.randint(20, 80)
+            quick[0] = len(server.seen) + wanted - before + 8
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             until = time.monotonic() + 60
             while (counts.read_bytes().count(b"\n") if counts.exists() else 0) < wanted and process.poll() is None:
                 assert time.monotonic() < until
@@ -271,6 +273,7 @@ def test_kills_and_interrupts_leave_no_count_twice_and_lose_none(tmp_path):
             if number == signal.SIGINT:
                 assert process.returncode == 130 and b"the same command goes on" in said, said
             before = counts.read_bytes().count(b"\n")
+        quick[0] = 10**9
         with counts.open("ab") as file:
             file.write(b'{"id": "p3", "cou')  # what a kill may leave of a line
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)

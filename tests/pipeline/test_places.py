@@ -21,7 +21,7 @@ STEPS = [f"out first {step}" for step in (1, 2, 3, 4)] + [f"out second {step}" f
 
 
 def test_second_process_is_refused_while_the_first_runs(bench):
-    process = bench.start(COUNT_SLEEP=0.5)
+    process = bench.start(COUNT_SLEEP=5)
     bench.wait_for(lambda: len(bench.log) >= 1)
     refused = bench.run()
     assert refused.returncode == 2

@@ -134,10 +134,11 @@ def test_eval_suites_may_grow_and_defaults_do_not_count_twice():
     suites = {"a": {"data": DATA, "n": 4, "max_tokens": 5}}
     flat = EvalStage.model_validate({"model": "m", "suites": suites})
     staged = EvalStage.model_validate({"model": "m", "n": 4, "max_tokens": 5, "suites": {"a": {"data": DATA}}})
-    assert extensible_of(flat) == extensible_of(staged) == {"suites.a.n": 4}
+    assert extensible_of(flat) == extensible_of(staged) == {"suites.a.n": 4, "suites.a.metrics": ()}
     assert identity_of(flat) == identity_of(staged)
     more = EvalStage.model_validate({"model": "m", "suites": {"a": {**suites["a"], "n": 8}}})
-    assert identity_of(more) == identity_of(flat) and extensible_of(more) == {"suites.a.n": 8}
+    assert identity_of(more) == identity_of(flat)
+    assert extensible_of(more) == {"suites.a.n": 8, "suites.a.metrics": ()}
 
 
 def test_references_are_texts_and_everything_is_json():
