@@ -111,7 +111,8 @@ def stream_answers(
 ) -> Iterator[tuple[Question, Answer]]:
     """Each question with its answer as it comes, in no order; for more questions than memory should hold.
 
-    Questions are taken as there is room (twice the endpoint's `max_concurrency`). What is under way when the caller
+    Questions are taken as there is room (twice the endpoint's `max_concurrency`; eight times with `keep`, whose callers
+    write files between two answers). What is under way when the caller
     stops iterating is dropped. An error that ends it all is raised after what is under way has come: it is paid for.
 
     Args:
@@ -134,7 +135,7 @@ def stream_answers(
             keep(question, answer)
             return answer
 
-    room = 2 * client.config.max_concurrency
+    room = (8 if keep is not None else 2) * client.config.max_concurrency
     waiting: dict[concurrent.futures.Future[Answer], Question] = {}
     # Each tells of itself: `futures.wait` would look at all that are under way for each one that ends.
     ended: queue.SimpleQueue[concurrent.futures.Future[Answer]] = queue.SimpleQueue()

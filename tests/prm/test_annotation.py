@@ -99,7 +99,7 @@ def test_a_judge_that_is_broken_is_not_asked_for_ever(tmp_path: Path) -> None:
     with ScriptedServer(lambda seen, number: Act("no")) as server:
         with pytest.raises(StageFailed, match="20 answers in a row had no labels"):
             run(tmp_path, rows_of(200), judge_at(server, 4, re_asks=0))
-        assert len(server.seen) < 35
+        assert len(server.seen) < 20 + 8 * 4 + 4  # those that were taken meanwhile
 
 
 def test_a_budget_holds_over_several_runs(tmp_path: Path) -> None:
