@@ -2,8 +2,8 @@
 Used by test_ppo_ranks_zero.py.
 
 Arguments: an output folder, and settings as JSON: `zero` (zero1, zero2, zero3), `lora` (settings of an adapter for
-policy and critic), `fault` (what is planted), `resume`, `vision` (a kind of vision-language model, which is then trained
-on pictures and text); the rest are PPOConfig's.
+policy and critic), `fault` (what is planted), `resume`, `vision` (a kind of vision-language model, which is then
+trained on pictures and text); the rest are PPOConfig's.
 """
 
 import json
