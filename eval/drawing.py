@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from reasonrl.errors import RunError
 from reasonrl.eval.answer_classes import answer_class
 from reasonrl.eval.questions import Question
-from reasonrl.eval.samples import CURRENT, JUDGED, Key, SampleStore, verdicts_path
+from reasonrl.eval.samples import CURRENT, JUDGED, Key, SampleStore, encode_object, verdicts_path
 from reasonrl.eval.scoring import Answer, Beginner, Judgement, Scorer
 from reasonrl.observe import write_atomically
 
@@ -114,7 +114,7 @@ class Drawing:
             "changed": changed,
         }
         path = self.store.directory / "regraded.json"
-        write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False).encode())
+        write_atomically(path, encode_object(record))
 
     def judge_left_over(self) -> None:
         """Judges samples that had arrived when the process before this one ended."""

@@ -66,7 +66,8 @@ def findings(
     others = sorted({str(row["finish_reason"]) for row in sampled} - {"stop", "length"})
     if others:
         ended = [row for row in sampled if row["finish_reason"] in others]
-        said.append(f"{_share(ended, sampled)} ended by {', '.join(others)} and counted as wrong")
+        words = ", ".join(others).encode("utf-8", "replace").decode()  # a terminal takes no half surrogate pair
+        said.append(f"{_share(ended, sampled)} ended by {words} and counted as wrong")
     said += _shares(sampled, golds)
     if temperature > 0 and _repeats(sampled):
         said.append(

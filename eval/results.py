@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from reasonrl.errors import RunError
 from reasonrl.eval.metrics import Interval, mean_interval, proportion_interval, within_interval
 from reasonrl.eval.named_metrics import Problems, Samples, by_problem, groups_of
 from reasonrl.eval.named_metrics import metric_values as metric_values  # importable from here, too
-from reasonrl.eval.samples import read_object
+from reasonrl.eval.samples import encode_object, read_object
 from reasonrl.observe import write_atomically
 
 RESULTS_FORMAT = 1
@@ -264,4 +263,4 @@ def write_result(directory: str | Path, result: SuiteResult, more: Mapping[str, 
     """Puts one suite's figures, and what else is told of it, into `results.json` at once; the other suites' stay."""
     results = read_results(directory)
     results["suites"][result.name] = {**result.as_dict(), **(more or {})}
-    write_atomically(Path(directory) / "results.json", json.dumps(results, indent=2, ensure_ascii=False).encode())
+    write_atomically(Path(directory) / "results.json", encode_object(results))

@@ -68,6 +68,14 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
     return read_object(Path(directory) / SETTINGS, "evaluate into another folder")
 
 
+def encode_object(value: Mapping[str, Any]) -> bytes:
+    """An indented JSON object: UTF-8, and escaped where a text holds half a surrogate pair, as a server may send."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2).encode()
+
+
 def read_object(path: Path, fix: str) -> dict[str, Any]:
     """A JSON object of a file; none where there is no such file. Raises RunError, with this fix, for anything else."""
     try:
@@ -131,7 +139,7 @@ def write_verdicts(
         encode_record({field: row[field] for field in ("id", "metric", "index", *JUDGED)})
         for row in sorted(rows, key=key_of)
     ]
-    write_atomically(path.with_suffix(".json"), json.dumps(settings, indent=2, ensure_ascii=False).encode())
+    write_atomically(path.with_suffix(".json"), encode_object(settings))
     write_atomically(path, b"".join(lines))
     return path
 

@@ -150,7 +150,7 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> str:
 
 def _sample(request: Request, reply: Reply) -> TextSample:
     choice = reply.choices[0]
-    if reply.completion_tokens is None:
+    if reply.completion_tokens is None or reply.completion_tokens < 0:
         raise BadReply(
             f"sample {request.id}: the server's reply has no usage.completion_tokens, so lengths cannot be told"
             " -> switch usage on at the server"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 sys.path.insert(0, str(Path(__file__).parent))
-from command_world import serving, write_suite
+from command_world import Act, ScriptedServer, serving, write_suite
 from eval_world import SeededEngine, evaluate, problems
 from recorded import problem, sample
 from recorded import write_suite as write_record
@@ -294,3 +294,23 @@ def test_scores_that_tell_no_right_from_wrong_are_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
     taken = command("import-samples", file, "--output", tmp_path / "out", "--metric", "none")
     assert taken.exit_code == 0 and "2 samples have no score of their own" in taken.output, taken.output
+
+
+def odd_server(finish: str, tokens: int) -> ScriptedServer:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "4 \ud800"}, "finish_reason": finish}
+    reply = json.dumps({"id": "x", "model": "m", "choices": [choice], "usage": {"completion_tokens": tokens}})
+    return ScriptedServer(lambda seen, number: Act(body=reply))
+
+
+def test_servers_of_odd_replies(tmp_path: Path) -> None:
+    """Half a surrogate pair is written as it is; a count of tokens below zero is no count."""
+    suite = write_suite(tmp_path / "data", 3)
+    given = ("--model", "m", "--suites", suite, "--n", 1, "--output")
+    with odd_server("st\ud800p", 3) as server:
+        found = command("eval", "--endpoint", server.url, *given, tmp_path / "a")
+    assert found.exit_code == 0 and "ended by st?p" in found.output, found.output
+    entry = read_results(tmp_path / "a")["suites"]["sums"]
+    assert entry["n_samples"] == 3 and entry["truncated_fraction"] == 1.0, found.output
+    with odd_server("stop", -5) as server:
+        refused = command("eval", "--endpoint", server.url, *given, tmp_path / "b", "endpoint.max_retries=1")
+    assert refused.exit_code == 1 and "no usage.completion_tokens" in refused.output
