@@ -265,9 +265,7 @@ def test_clock_goes_on_where_it_was(tmp_path):
 
 
 def test_unknown_kind_names_the_known():
-    with pytest.raises(
-        RunError, match=r"'pppo' is not available; available: sft, ppo, eval, compare.*did you mean 'ppo'"
-    ):
+    with pytest.raises(RunError, match=r"'pppo' is not available; available: sft, ppo, .*compare.*did you mean 'ppo'"):
         stage_kind("pppo")
     assert callable(stage_module("compare").run)
 
