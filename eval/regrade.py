@@ -153,7 +153,8 @@ def regrade_suite(
     """
     check_name(name)
     directory = Path(directory)
-    problems, rows = read_problems(directory), read_samples(directory, OWN)
+    problems = read_problems(directory)
+    rows = read_samples(directory, OWN, problems)
     if grading.reward is None and rows and all(problem.get("answer") is None for problem in problems.values()):
         raise DataError(f"{directory}: no problem has an answer to check against -> name a --reward that needs none")
     path = verdicts_path(directory, name)

@@ -89,7 +89,9 @@ def read_object(path: Path, fix: str) -> dict[str, Any]:
     return found
 
 
-def read_samples(directory: str | Path, verdicts: str | None = None) -> list[dict[str, Any]]:
+def read_samples(
+    directory: str | Path, verdicts: str | None = None, problems: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
     """The samples of a suite's folder, sorted by (order of the problems, `sample` before `greedy`, index).
 
     Samples of problems that the evaluation no longer has are left out.
@@ -98,12 +100,13 @@ def read_samples(directory: str | Path, verdicts: str | None = None) -> list[dic
         directory: the suite's folder; it may be half done.
         verdicts: name of a re-grade in `verdicts/`, whose verdicts are laid over; `own` for those of `samples.jsonl`
             as they are; None for those that the results stand on (`current` where there is one).
+        problems: ids of the folder's problems in their order, where they have been read already.
 
     Raises:
         RunError: there is no such folder or re-grade, or a sample is there twice.
     """
     folder = Path(directory)
-    order = {name: place for place, name in enumerate(read_problems(folder))}
+    order = {name: place for place, name in enumerate(read_problems(folder) if problems is None else problems)}
     samples = _by_key(folder / SAMPLES)
     if verdicts != OWN:
         name = CURRENT if verdicts is None else verdicts
