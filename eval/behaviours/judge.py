@@ -7,13 +7,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from reasonrl.errors import RewardError
 from reasonrl.eval.behaviours.catalogue import Behaviour
 from reasonrl.eval.behaviours.responses import Response
-from reasonrl.plugins import near
-from reasonrl.rewards.judges.asking import Answer, Question, Sampling, stream_answers
+from reasonrl.rewards.judges.asking import Answer, Question, stream_answers
+from reasonrl.rewards.judges.sampling import judge_sampling, response_format, sampling_settings
 from reasonrl.rewards.judges.templates import JudgePrompt
 from reasonrl.rewards.judges.texts import code_for, imitates
 from reasonrl.rewards.judges.verdicts import Unreadable, read_object
@@ -21,7 +20,6 @@ from reasonrl.rewards.judges.verdicts import Unreadable, read_object
 if TYPE_CHECKING:
     from reasonrl.endpoints import EndpointConfig
 
-ReplyForm = Literal["json_schema", "json_object", "text"]
 _LOOKS_LIKE_A_COUNT = r"(?:count|quotes)[\"'\s]*:"
 _SCHEMA = {
     "type": "object",
@@ -88,17 +86,20 @@ class BehaviourJudge:
     ) -> None:
         from reasonrl.endpoints import EndpointClient
 
-        for setting, value, least in (("votes", votes, 1), ("max_tokens", max_tokens, 1), ("re_asks", re_asks, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RewardError(f"behaviour judge: {setting}={value!r} -> give a whole number from {least} on")
-        if reply not in get_args(ReplyForm):
-            raise RewardError(f"behaviour judge: reply {reply!r} is unknown{near(reply, get_args(ReplyForm))}")
+        owner = "behaviour judge"
+        form = response_format(owner, reply, "behaviour_count", _SCHEMA)
+        self.sampling = judge_sampling(
+            owner,
+            votes=votes,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            re_asks=re_asks,
+            extra=form,
+        )
         self.client = EndpointClient(endpoint)
         self.votes = votes
         self.reply = reply
-        if temperature is None:
-            temperature = 0.0 if votes == 1 else 1.0
-        self.sampling = Sampling(temperature, max_tokens, seed, re_asks, _response_format(reply))
         self.prompt = JudgePrompt(
             prompt,
             Path(__file__).with_name("behaviour.j2"),
@@ -108,16 +109,8 @@ class BehaviourJudge:
 
     def settings(self) -> dict[str, Any]:
         """What changes the counts; counts made with other settings are not mixed with these."""
-        return {
-            "judge": self.client.config.model,
-            "prompt": hashlib.sha256(self.prompt.text.encode()).hexdigest()[:16],
-            "temperature": self.sampling.temperature,
-            "max_tokens": self.sampling.max_tokens,
-            "seed": self.sampling.seed,
-            "re_asks": self.sampling.re_asks,
-            "reply": self.reply,
-            "extra_body": dict(self.client.config.extra_body),
-        }
+        prompt = hashlib.sha256(self.prompt.text.encode()).hexdigest()[:16]
+        return {**sampling_settings(self.client, self.sampling), "prompt": prompt, "reply": self.reply}
 
     def count(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
         """Each task with its answer (`verdict` is a `Counted`) as it comes, in no order.
@@ -179,12 +172,3 @@ def read_count(reply: str, code: str, code_needed: bool, response: str) -> Count
 def _letters(text: str) -> str:
     """Letters and digits alone: what survives another judge's spaces, quotation marks and ellipses."""
     return "".join(symbol for symbol in text.casefold() if symbol.isalnum())
-
-
-def _response_format(reply: str) -> dict[str, Any]:
-    if reply == "text":
-        return {}
-    if reply == "json_object":
-        return {"response_format": {"type": "json_object"}}
-    schema = {"name": "behaviour_count", "strict": True, "schema": _SCHEMA}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}

@@ -7,13 +7,12 @@ import hashlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from reasonrl.errors import RewardError
-from reasonrl.plugins import near
 from reasonrl.prm.judges.base import Judged, Keep, Solution, Task, Usage
 from reasonrl.prm.label_checks import KINDS, LABEL_OF_KIND, validate
-from reasonrl.rewards.judges.asking import Answer, Question, Sampling, stream_answers
+from reasonrl.rewards.judges.asking import Answer, Question, stream_answers
+from reasonrl.rewards.judges.sampling import judge_sampling, response_format, sampling_settings
 from reasonrl.rewards.judges.templates import JudgePrompt
 from reasonrl.rewards.judges.texts import code_for, imitates
 from reasonrl.rewards.judges.verdicts import Unreadable, read_object
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 READER_VERSION = 1
 """Of how replies are read; other labels may come of the same reply when it changes."""
 
-ReplyForm = Literal["json_schema", "json_object", "text"]
 _LOOKS_LIKE_LABELS = r"(?:kind|label|steps)[\"'\s]*:"
 _STEP = {
     "type": "object",
@@ -80,34 +78,32 @@ class EndpointJudge:
     ) -> None:
         from reasonrl.endpoints import EndpointClient
 
-        for setting, value, least in (("votes", votes, 1), ("max_tokens", max_tokens, 1), ("re_asks", re_asks, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RewardError(f"step judge: {setting}={value!r} -> give a whole number from {least} on")
-        if reply not in get_args(ReplyForm):
-            raise RewardError(f"step judge: reply {reply!r} is unknown{near(reply, get_args(ReplyForm))}")
+        owner = "step judge"
+        form = response_format(owner, reply, "step_labels", _SCHEMA)
+        self.sampling = judge_sampling(
+            owner,
+            votes=votes,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            re_asks=re_asks,
+            extra=form,
+        )
         self.client = EndpointClient(endpoint)
         self.votes = votes
         self.at_once = self.client.config.max_concurrency
         self.reply = reply
-        if temperature is None:
-            temperature = 0.0 if votes == 1 else 1.0
-        self.sampling = Sampling(temperature, max_tokens, seed, re_asks, _response_format(reply))
         own = Path(__file__).with_name("step_labels.j2")
         self.prompt = JudgePrompt(prompt, own, ("problem", "steps"), ("answer", "correct"))
 
     def settings(self) -> dict[str, Any]:
         """What changes the labels."""
         return {
-            "judge": self.client.config.model,
+            **sampling_settings(self.client, self.sampling),
             "prompt_hash": hashlib.sha256(self.prompt.text.encode()).hexdigest()[:16],
             "reader": READER_VERSION,
             "votes": self.votes,
-            "temperature": self.sampling.temperature,
-            "max_tokens": self.sampling.max_tokens,
-            "seed": self.sampling.seed,
-            "re_asks": self.sampling.re_asks,
             "reply": self.reply,
-            "extra_body": dict(self.client.config.extra_body),
         }
 
     def judge(self, tasks: Iterable[Task], keep: Keep) -> Generator[Judged, None, None]:
@@ -203,12 +199,3 @@ def read_steps(
         more = f" (and {len(faults) - 3} more faults)" if len(faults) > 3 else ""
         raise Unreadable("; ".join(faults[:3]) + more)
     return tuple(labels), tuple(reasons), tuple(kinds) or None
-
-
-def _response_format(reply: str) -> dict[str, Any]:
-    if reply == "text":
-        return {}
-    if reply == "json_object":
-        return {"response_format": {"type": "json_object"}}
-    schema = {"name": "step_labels", "strict": True, "schema": _SCHEMA}
-    return {"response_format": {"type": "json_schema", "json_schema": schema}}

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.errors import RewardError
 from reasonrl.rewards.completions import text_of
 from reasonrl.rewards.early import Begun
-from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask_all, ask_early
+from reasonrl.rewards.judges.asking import Answer, Question, ask_all, ask_early
+from reasonrl.rewards.judges.sampling import judge_sampling
 from reasonrl.rewards.judges.texts import imitates, problem_of, visible
 
 if TYPE_CHECKING:
@@ -79,16 +80,18 @@ class JudgeReward(ABC):
         from reasonrl.endpoints import EndpointClient, EndpointSettingsError
 
         self.__name__ = self.name
-        for setting, value, least in (("votes", votes, 1), ("max_tokens", max_tokens, 1), ("re_asks", re_asks, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RewardError(f"reward {self.name!r}: {setting}={value!r} -> give a whole number from {least} on")
+        self.sampling = judge_sampling(
+            f"reward {self.name!r}",
+            votes=votes,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            re_asks=re_asks,
+        )
         try:
             self.client: EndpointClient = EndpointClient(endpoint)
         except EndpointSettingsError as problem_found:
             raise RewardError(f"reward {self.name!r}: {problem_found}") from None
-        if temperature is None:
-            temperature = 0.0 if votes == 1 else 1.0
-        self.sampling = Sampling(temperature, max_tokens, seed, re_asks)
         self.votes = votes
         self.keep_thinking = keep_thinking
         self.problem = problem
