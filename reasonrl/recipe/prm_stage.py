@@ -7,23 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from reasonrl.recipe.fields import (
-    EXTENSIBLE,
-    OPERATIONAL,
-    Count,
-    Flag,
-    Issue,
-    NonNegative,
-    NonNegativeCount,
-    OpenFraction,
-    Positive,
-)
-from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
-from reasonrl.recipe.sources import Data, ModelSource
-from reasonrl.recipe.stage_base import Scheduler, Stage
+from reasonrl.recipe.fields import OPERATIONAL, Count, Flag, Issue, NonNegative, OpenFraction
+from reasonrl.recipe.stage_base import Scheduler
+from reasonrl.recipe.training_fields import DataTraining
 
 
-class PRMStage(Stage):
+class PRMStage(DataTraining):
     """A process reward model from solutions with labelled steps (docs/prm.md); a step is one optimizer step.
 
     Attributes:
@@ -37,10 +26,6 @@ class PRMStage(Stage):
     """
 
     kind: Literal["prm"] = "prm"
-    model: ModelSource
-    lora: LoraSettings | None = None
-    data: Data
-    eval_data: Data | None = None
     labels: Literal["hard", "soft"] = "hard"
     label_rule: Literal["all", "first_error", "first_error_zero", "last_only"] = "all"
     threshold: OpenFraction = 0.5
@@ -50,46 +35,23 @@ class PRMStage(Stage):
     learning_rate: NonNegative = 1e-6
     lr_scheduler_type: Scheduler = "constant_with_warmup"
     lr_scheduler_kwargs: dict[str, Any] = Field(default_factory=dict)
-    warmup_steps: NonNegativeCount = 0
-    num_train_epochs: Positive | None = None
-    max_steps: Annotated[Count | None, EXTENSIBLE] = None
     tokens_per_microbatch: Annotated[Count, OPERATIONAL] = 16384
     padding_free: Annotated[Flag, OPERATIONAL] = True
-    weight_decay: NonNegative = 0.0
-    adam_beta1: OpenFraction = 0.9
-    adam_beta2: OpenFraction = 0.999
-    max_grad_norm: NonNegative = 1.0
-    bf16: Flag = False
-    gradient_checkpointing: Flag = False
     eval_steps: Count | None = None
-    save_steps: Annotated[Count | None, OPERATIONAL] = None
-    save_total_limit: Annotated[Count, OPERATIONAL] = 2
-    logging_steps: Annotated[Count, OPERATIONAL] = 10
 
-    makes: ClassVar[tuple[str, ...]] = ("model",)
     hints: ClassVar[Mapping[str, str]] = {
-        "lr": "learning_rate",
-        "epochs": "num_train_epochs",
+        **DataTraining.hints,
         "batch_size": "solutions_per_step",
         "per_device_train_batch_size": "solutions_per_step",
         "gradient_accumulation_steps": "tokens_per_microbatch",
-        "max_seq_length": "max_length",
         "soft_labels": "labels",
         "train_on_last_step_only": "label_rule",
         "value_head_init": "head_init",
-        "train_data": "data",
-        "dataset": "data",
-        "type": "kind",
-        **LORA_HINTS,
     }
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = [*lora_problems(given)]
-        if given.get("max_steps") is not None and given.get("num_train_epochs") is not None:
-            steps, epochs = given["max_steps"], given["num_train_epochs"]
-            text = f"max_steps ({steps}) and num_train_epochs ({epochs}) both say how long to train"
-            issues.append(Issue("max_steps", text, "keep one and remove the other, or set it to null"))
+        issues = super().cross_checks(given)
         rule = given.get("label_rule", "all")
         if given.get("labels") == "soft" and rule in ("first_error", "first_error_zero"):
             text = f"is {rule}, but labels: soft has no first error"

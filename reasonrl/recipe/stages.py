@@ -11,95 +11,51 @@ from reasonrl.recipe.annotate_stage import AnnotateStage
 from reasonrl.recipe.endpoint_source import EndpointSource
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
-    OPERATIONAL,
     Config,
     Count,
     Flag,
     Issue,
     NonNegative,
-    NonNegativeCount,
-    OpenFraction,
-    Positive,
     PositiveFraction,
     Text,
 )
-from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
 from reasonrl.recipe.metric_names import metric_faults
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds
-from reasonrl.recipe.stage_base import Scheduler, Stage, TrainingStage
+from reasonrl.recipe.stage_base import Stage, TrainingStage
+from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
 AVAILABLE = ("sft", "ppo", "annotate", "prm", "eval", "compare")
 LATER = ("bcpg", "dpo", "rollout", "curate", "average")
 
 
-class SFTStage(TrainingStage):
+class SFTStage(DataTraining, TrainingStage):
     """Supervised fine-tuning on solutions (TRL's SFTTrainer); a step is one optimizer step."""
 
     kind: Literal["sft"] = "sft"
-    model: ModelSource
-    lora: LoraSettings | None = None
-    data: Data
-    eval_data: Data | None = None
-    learning_rate: NonNegative = 1e-5
-    lr_scheduler_type: Scheduler = "cosine"
-    warmup_steps: NonNegativeCount = 0
-    max_steps: Annotated[Count | None, EXTENSIBLE] = None
-    num_train_epochs: Positive | None = None
     per_device_train_batch_size: Count = 8
     gradient_accumulation_steps: Count = 1
     max_length: Count | None = None
     packing: Flag = False
     completion_only_loss: Flag = True
-    weight_decay: NonNegative = 0.0
-    adam_beta1: OpenFraction = 0.9
-    adam_beta2: OpenFraction = 0.999
-    max_grad_norm: NonNegative = 1.0
-    bf16: Flag = False
-    gradient_checkpointing: Flag = False
     max_cpu_seconds: Seconds | None = None
-    save_steps: Annotated[Count | None, OPERATIONAL] = None
-    save_total_limit: Annotated[Count, OPERATIONAL] = 2
-    logging_steps: Annotated[Count, OPERATIONAL] = 10
     trl_args: Annotated[dict[str, Any], AfterValidator(lambda args: check_trl_args("SFTConfig", args))] = Field(
         default_factory=dict
     )
 
     trl_config: ClassVar[str] = "SFTConfig"
-    makes: ClassVar[tuple[str, ...]] = ("model",)
-    hints: ClassVar[Mapping[str, str]] = {
-        "lr": "learning_rate",
-        "epochs": "num_train_epochs",
-        "batch_size": "per_device_train_batch_size",
-        "max_seq_length": "max_length",
-        "train_data": "data",
-        "dataset": "data",
-        "type": "kind",
-        **LORA_HINTS,
-    }
+    hints: ClassVar[Mapping[str, str]] = {**DataTraining.hints, "batch_size": "per_device_train_batch_size"}
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = [*lora_problems(given)]
-        if issues:
-            return issues
-        if given.get("max_steps") is not None and given.get("num_train_epochs") is not None:
-            steps, epochs = given["max_steps"], given["num_train_epochs"]
-            message = f"max_steps ({steps}) and num_train_epochs ({epochs}) both say how long to train"
-            return [Issue("max_steps", message, "keep one and remove the other, or set it to null")]
+        issues = super().cross_checks(given)
         if given.get("packing") and "max_length" in given and given["max_length"] is None:
-            return [Issue("packing", "is true, but max_length does not say how long a packed row is", "set max_length")]
-        return []
-
-    @property
-    def epochs(self) -> float | None:
-        """Epochs to train: `num_train_epochs`, 1.0 without it and `max_steps`, None if `max_steps` rules."""
-        if self.max_steps is not None:
-            return None
-        return self.num_train_epochs if self.num_train_epochs is not None else 1.0
+            text = "is true, but max_length does not say how long a packed row is"
+            issues.append(Issue("packing", text, "set max_length"))
+        return issues
 
     def derived_identity(self) -> dict[str, Any]:
         sequences = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.launch.num_processes
