@@ -83,17 +83,7 @@ def load_rows(
     Raises:
         DataError: the source cannot be read, an argument does not fit it, or no usable row is left.
     """
-    given = [key for key, value in (("path", path), ("hub", hub), ("world", world)) if value is not None]
-    if len(given) != 1:
-        raise DataError(f"a data source is exactly one of path, hub and world; given: {', '.join(given) or 'none'}")
-    for ours in columns or {}:
-        if ours not in CANONICAL:
-            raise DataError(
-                f"columns: {ours!r} is not one of our columns{near(ours, CANONICAL)} (write our name first: {{problem:"
-                " question})"
-            )
-    if limit is not None and limit < 1:
-        raise DataError(f"limit={limit}: allowed is a number of at least 1, or none")
+    _check(path, hub, world, columns, limit)
     if world is not None:
         source, placed = f"world {world!r}", _world_rows(world, args, split, n, seed)
     elif hub is not None:
@@ -116,6 +106,21 @@ def load_rows(
         rows = rows[:limit]
     report.kept = len(rows)
     return Rows(rows, report)
+
+
+def _check(path: Any, hub: Any, world: Any, columns: Mapping[Any, str] | None, limit: int | None) -> None:
+    """Refuses arguments of `load_rows` that no source could make good."""
+    given = [key for key, value in (("path", path), ("hub", hub), ("world", world)) if value is not None]
+    if len(given) != 1:
+        raise DataError(f"a data source is exactly one of path, hub and world; given: {', '.join(given) or 'none'}")
+    for ours in columns or {}:
+        if ours not in CANONICAL:
+            raise DataError(
+                f"columns: {ours!r} is not one of our columns{near(ours, CANONICAL)} (write our name first: {{problem:"
+                " question})"
+            )
+    if limit is not None and limit < 1:
+        raise DataError(f"limit={limit}: allowed is a number of at least 1, or none")
 
 
 def _usable(

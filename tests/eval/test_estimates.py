@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
 import numpy
 import pytest
@@ -18,26 +15,13 @@ from hypothesis import strategies as st
 from reasonrl.eval.estimates import best_of_k, g_pass_at_k, maj_at_k, mean_g_pass_at_k, pass_at_k, pass_hat_k
 
 
-@pytest.fixture(scope="module")
-def example() -> list[dict[str, list[object]]]:
-    """100 MATH problems, 8 samples each with answer, rule verdict and reward model's score (Qwen2.5-Math's)."""
-    folder = os.environ.get("REASONRL_DATA")
-    if folder is None:
-        pytest.skip("REASONRL_DATA does not name the folder of real data")
-    path = Path(folder) / "qwen_bon_example" / "math_cot_100.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def _sigmoid(logits: Sequence[float]) -> list[float]:
     return [1 / (1 + math.exp(-logit)) for logit in logits]
 
 
-def test_published_example_of_votes_and_best_of_n(example: list[dict[str, list[object]]]) -> None:
+def test_published_example_of_votes_and_best_of_n(qwen_example: list[dict[str, list[object]]]) -> None:
     found: Counter[str] = Counter()
-    for row in example:
+    for row in qwen_example:
         right, answers = [bool(score) for score in row["score"]], row["pred"]
         scores = [steps[-1] for steps in row["pred_score"]]
         for k in (1, 2, 4, 8):
@@ -47,7 +31,7 @@ def test_published_example_of_votes_and_best_of_n(example: list[dict[str, list[o
         found["weighted maj@8"] += maj_at_k(answers, right, weights=_sigmoid(scores))
         for k in (2, 4, 8):  # the published figures take the first k samples
             found[f"best@{k} of the first {k}"] += best_of_k(scores[:k], right[:k], k)
-    assert {name: round(100 * total / len(example), 2) for name, total in found.items()} == {
+    assert {name: round(100 * total / len(qwen_example), 2) for name, total in found.items()} == {
         "pass@1": 91.00,
         "pass@2": 93.29,
         "pass@4": 95.10,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from itertools import combinations
-from pathlib import Path
 
 import numpy
 import pytest
@@ -44,19 +41,6 @@ def test_pass_at_k_with_many_samples_equals_exact_integers() -> None:
 def test_pass_at_k_is_refused_rather_than_filled_up(n: int, correct: int, k: int) -> None:
     with pytest.raises(ValueError, match="samples"):
         pass_at_k(n, correct, k)
-
-
-@pytest.fixture(scope="module")
-def qwen_example() -> list[dict[str, list[object]]]:
-    """100 MATH problems with 8 sampled answers each, from the evaluation folder of Qwen2.5-Math."""
-    folder = os.environ.get("REASONRL_DATA")
-    if folder is None:
-        pytest.skip("REASONRL_DATA does not name the folder of real data")
-    path = Path(folder) / "qwen_bon_example" / "math_cot_100.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def test_published_example_pass_at_k_and_clustered_error(qwen_example: list[dict[str, list[object]]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from reasonrl.errors import RunError
 from reasonrl.eval.answer_classes import answer_class
 from reasonrl.eval.findings import findings, gold_unread
-from reasonrl.eval.model_identity import model_fingerprint
+from reasonrl.fingerprint import model_fingerprint
 from reasonrl.observe.records import RecordWriter, read_records
 
 
