@@ -14,9 +14,9 @@ from typing import Any
 
 from reasonrl.data_tools.files import BadRow, read_paths
 from reasonrl.errors import DataError, RunError
-from reasonrl.eval.model_identity import model_fingerprint
 from reasonrl.eval.tables import markdown_table
 from reasonrl.eval.verify_lines import whole_length
+from reasonrl.fingerprint import model_fingerprint
 from reasonrl.prm.aggregation import DEFAULT_AGGREGATION, aggregate, check_aggregation
 from reasonrl.prm.processbench import best_threshold, first_below, score_first_errors, solution_of
 from reasonrl.prm.segment import segment

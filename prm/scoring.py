@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.algorithms.batching import plan_microbatches, plan_packed_rows
@@ -143,6 +144,25 @@ def score_solutions(
     return StepScorer(model, tokenizer, tokens_per_microbatch=tokens_per_microbatch)(solutions)
 
 
+def trained_folder(name: str) -> Path:
+    """The folder of a trained process reward model.
+
+    Raises:
+        ModelError: it is not there, or has no trained head.
+    """
+    from reasonrl.errors import ModelError
+    from reasonrl.models import resolve_model
+    from reasonrl.models.scalar_head import HEAD_WEIGHTS
+
+    folder = Path(resolve_model(name))
+    if not (folder / HEAD_WEIGHTS).is_file():
+        raise ModelError(
+            f"{name}: there is no {HEAD_WEIGHTS}, so it is no trained process reward model -> train one with a stage of"
+            " kind: prm"
+        )
+    return folder
+
+
 def load_scorer(
     name: str, *, tokens_per_microbatch: int = TOKENS, max_length: int | None = None, dtype: str = "auto"
 ) -> StepScorer:
@@ -156,19 +176,11 @@ def load_scorer(
     Raises:
         ModelError: it cannot be loaded, or has no trained head.
     """
-    from pathlib import Path
-
     import torch
 
-    from reasonrl.errors import ModelError
-    from reasonrl.models import ScalarHeadModel, load_tokenizer, resolve_model
-    from reasonrl.models.scalar_head import HEAD_WEIGHTS
+    from reasonrl.models import ScalarHeadModel, load_tokenizer
 
-    if not (Path(resolve_model(name)) / HEAD_WEIGHTS).is_file():
-        raise ModelError(
-            f"{name}: there is no {HEAD_WEIGHTS}, so it is no trained process reward model -> train one with a stage of"
-            " kind: prm"
-        )
+    trained_folder(name)
     on = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = ("bfloat16" if on == "cuda" else "float32") if dtype == "auto" else dtype
     model = ScalarHeadModel.from_pretrained(name, dtype=getattr(torch, chosen)).to(on)

@@ -19,6 +19,7 @@ JUDGES = {
     "endpoint": "reasonrl.prm.judges.endpoint:EndpointJudge",
     "oracle": "reasonrl.prm.judges.known:OracleJudge",
     "noisy": "reasonrl.prm.judges.known:NoisyJudge",
+    "prm": "reasonrl.prm.judges.prm:PRMJudge",
 }
 
 
@@ -85,7 +86,7 @@ class Judged:
         labels: [K] 1 (right), 0 (wrong) or None (left open); None for all if there are none.
         reasons: [K] its words, if it gives any.
         kinds: [K] of `labels.KINDS`, if it tells them.
-        soft: [K] probability of being right, if it gives that.
+        soft: [K] probability of being right, if it gives that; None where it has none.
         failure: why there are no labels; empty if there are.
         usage: what it cost.
     """
@@ -94,7 +95,7 @@ class Judged:
     labels: tuple[int | None, ...] | None = None
     reasons: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
-    soft: tuple[float, ...] | None = None
+    soft: tuple[float | None, ...] | None = None
     failure: str = ""
     usage: Usage = Usage()
 

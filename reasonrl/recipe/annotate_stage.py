@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from reasonrl.plugins import entry_point_names, is_file_reference
 from reasonrl.recipe.fields import Config, Count, Flag, Fraction, Issue, NonNegativeCount, Text, near
+from reasonrl.recipe.references import with_references
 from reasonrl.recipe.sources import Data
 from reasonrl.recipe.stage_base import Stage
 
@@ -18,6 +19,7 @@ JUDGES: dict[str, frozenset[str]] = {
     ),
     "oracle": frozenset({"column", "world"}),
     "noisy": frozenset({"kappa", "precision", "recall", "share", "seed", "votes", "column", "world"}),
+    "prm": frozenset({"model", "threshold", "max_length", "tokens_per_microbatch", "at_once", "dtype"}),
 }
 """Our judges of steps and their arguments; a contract test holds them to `reasonrl.prm.judges`."""
 
@@ -65,7 +67,7 @@ class JudgeTerm(Config):
     """One judge of steps: its name, `file.py:name` or an installed plugin's, and its arguments."""
 
     name: Text
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Annotated[dict[str, Any], AfterValidator(with_references)] = Field(default_factory=dict)
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
@@ -85,6 +87,8 @@ class JudgeTerm(Config):
                 match = near(argument, JUDGES[name])
                 fix = f"did you mean {match!r}?" if match else f"allowed: {', '.join(sorted(JUDGES[name]))}"
                 issues.append(Issue(f"args.{argument}", f"is no argument of the judge {name!r}", fix))
+        if name == "prm" and not (given.get("args") or {}).get("model"):
+            issues.append(Issue("args.model", "is missing", "write model: FOLDER, or model: ${stage:prm}"))
         if name == "endpoint" and not (given.get("args") or {}).get("endpoint"):
             issues.append(Issue("args.endpoint", "is missing", "write endpoint: {base_url: …, model: …}"))
         return issues

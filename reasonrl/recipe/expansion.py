@@ -386,4 +386,8 @@ def _replace(value: Any, settle: Any, key: str) -> Any:
     if isinstance(value, dict):
         replaced = {name: _replace(child, settle, f"{key}.{name}") for name, child in value.items()}
         return replaced if any(replaced[name] is not value[name] for name in value) else value
+    if isinstance(value, (list, tuple)):
+        items = [_replace(child, settle, f"{key}.{place}") for place, child in enumerate(value)]
+        same = all(after is before for after, before in zip(items, value, strict=True))
+        return value if same else type(value)(items)
     return settle(value, key)

@@ -17,6 +17,8 @@ from reasonrl.recipe.trl_args import OPERATIONAL_ARGS
 
 _OF_THE_JUDGE = ("model", "extra_body")
 """Of an endpoint's settings, those that its answers hang on."""
+_OF_THE_RUN: dict[str, tuple[str, ...]] = {"prm": ("tokens_per_microbatch", "at_once")}
+"""Of a judge in this process, by its name: what changes time and memory only."""
 
 
 def identity_of(stage: Stage) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def _without_operation(reward: Any) -> Any:
         if isinstance(args.get("endpoint"), dict):
             args["endpoint"] = {name: value for name, value in args["endpoint"].items() if name in _OF_THE_JUDGE}
         kept["args"] = args
+    elif kept.get("name") in _OF_THE_RUN and isinstance(args, dict):
+        kept["args"] = {name: value for name, value in args.items() if name not in _OF_THE_RUN[kept["name"]]}
     return kept
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -92,3 +93,31 @@ def is_reference(value: object) -> bool:
     return isinstance(value, Reference) or (
         isinstance(value, str) and value.strip().startswith(("${stage:", "${previous:"))
     )
+
+
+def with_references(value: Any) -> Any:
+    """A plain value in which every text that begins like a reference is one, in lists and mappings too: for arguments
+    that the schema does not know by name.
+
+    Raises:
+        PydanticCustomError: such a text is no well-formed reference.
+    """
+    if isinstance(value, dict):
+        return {name: with_references(child) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [with_references(child) for child in value]
+    if not is_reference(value) or isinstance(value, Reference):
+        return value
+    try:
+        return Reference.parse(value)
+    except ValueError as error:
+        raise PydanticCustomError("reference_syntax", "{message}", {"message": str(error)}) from error
+
+
+def references_settled(value: Any, settle: Callable[[Reference], Any]) -> Any:
+    """The same value with `settle(reference)` in the place of every reference."""
+    if isinstance(value, Mapping):
+        return {name: references_settled(child, settle) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [references_settled(child, settle) for child in value]
+    return settle(value) if isinstance(value, Reference) else value

@@ -32,7 +32,7 @@ FLOORS = {
     "cli": 7,
     "__main__": 8,
 }
-GROUND = {"errors", "expressions", "plugins", "latex", "__init__"}
+GROUND = {"errors", "expressions", "fingerprint", "plugins", "latex", "__init__"}
 """Single modules below the rooms, of the standard library and small third parties: everybody may import them."""
 SAME_FLOOR = {("rewards", "endpoints")}
 """Judges are rewards that ask a server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import sys
@@ -157,7 +158,7 @@ def test_what_changes_labels_changes_the_key(folder: Path) -> None:
 def test_the_recipe_knows_the_judges_arguments() -> None:
     for name, arguments in JUDGES.items():
         module, _, member = judges.JUDGES[name].partition(":")
-        maker = getattr(sys.modules[module], member)
+        maker = getattr(importlib.import_module(module), member)
         assert set(inspect.signature(maker).parameters) == arguments, name
     assert set(JUDGES) == set(judges.JUDGES)
 

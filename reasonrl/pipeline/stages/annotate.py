@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from reasonrl.data_tools.files import PlacedRow
     from reasonrl.prm.annotation import JudgeSpec, Shards, Summary
     from reasonrl.prm.annotation.rows import Segmenter
-    from reasonrl.recipe import AnnotateStage, SegmentConfig
+    from reasonrl.recipe import AnnotateStage, Reference, SegmentConfig
+    from reasonrl.recipe.annotate_stage import JudgeTerm
 
 UNIT = "solutions"
 
@@ -49,7 +50,7 @@ def annotate_stage(
             context.directory,
             rows,
             lambda: Reading(segmenter, columns, config.segment.again, config.verify),
-            _judges(config),
+            _judges(config, context),
             made_by={"segment": config.segment.model_dump(mode="json"), "verify": config.verify, **_versions()},
             rule=config.consensus,
             shard_size=config.shard_size,
@@ -88,7 +89,11 @@ def dry_run(config: AnnotateStage, context: StageContext) -> list[str]:
 
     how = config.segment
     lines = [f"steps by {how.method}" + (f", {how.shortest} to {how.longest} characters" * (how.method == "rules"))]
-    for spec in _judges(config):
+    for term in config.judges:
+        if (missing := _not_there(term.args, context)) is not None:
+            lines.append(f"judge {term.name}: {missing} is not there yet; unchecked")
+            continue
+        spec = _spec(term, context)
         judge = build_judge(spec.name, spec.args, context.base_directory)
         settings = judge.settings()
         prompt = f", prompt {settings['prompt_hash']}" if settings.get("prompt_hash") else ""
@@ -129,10 +134,25 @@ def _versions() -> dict[str, Any]:
     return {"segmenter": segment.VERSION, "labels": labelling.VERSION, "reader": endpoint.READER_VERSION}
 
 
-def _judges(config: AnnotateStage) -> list[JudgeSpec]:
-    from reasonrl.prm.annotation import JudgeSpec
+def _judges(config: AnnotateStage, context: StageContext) -> list[JudgeSpec]:
+    return [_spec(term, context) for term in config.judges]
 
-    return [JudgeSpec(term.name, term.args) for term in config.judges]
+
+def _spec(term: JudgeTerm, context: StageContext) -> JudgeSpec:
+    """A judge with the folders of the models that its arguments refer to."""
+    from reasonrl.prm.annotation import JudgeSpec
+    from reasonrl.recipe.references import references_settled
+
+    return JudgeSpec(term.name, references_settled(term.args, context.model_of))
+
+
+def _not_there(args: Mapping[str, Any], context: StageContext) -> Reference | None:
+    """The first stage that a judge's arguments refer to and that has not run yet."""
+    from reasonrl.recipe.references import references_settled
+
+    found: list[Reference] = []
+    references_settled(args, found.append)
+    return next((reference for reference in found if not context.is_available(reference)), None)
 
 
 def _segmenter(config: SegmentConfig) -> Segmenter:

@@ -152,7 +152,7 @@ def _engine(config: EvalStage, context: StageContext, max_tokens: int) -> tuple[
 
         made_by: dict[str, Any] = {"engine": "endpoint", "extra_body": config.endpoint.extra_body}
         return config.endpoint.model, EndpointEngine(config.endpoint.settings()), None, made_by
-    from reasonrl.eval.model_identity import model_fingerprint
+    from reasonrl.fingerprint import model_fingerprint
     from reasonrl.models import resolve_model
 
     assert config.model is not None, "one of model and endpoint is there"
