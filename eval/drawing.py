@@ -26,6 +26,9 @@ JUDGE_SECONDS = 0.5
 OnProgress: TypeAlias = Callable[[int, int, float | None], None]
 """Called with (samples done, samples in all, share of right ones among the judged; None before the first)."""
 
+Extra: TypeAlias = "Callable[[Sample], Any]"
+"""Makes a further field of the record from a sample."""
+
 
 class Drawing:
     """Draws what is missing, judges it and appends it; `found` grows with every judged sample.
@@ -42,6 +45,7 @@ class Drawing:
         seed_parts: recipe seed, stage and suite.
         version: of the grader; None where it has none.
         keep_ids: whether judging needs the token ids.
+        extra: further fields of the record, which are not held in memory.
         on_progress: told after every sample.
         at_safe_point: called when a sample is on the disk; may raise to stop.
     """
@@ -58,13 +62,17 @@ class Drawing:
         seed_parts: tuple[int, str, str],
         version: int | None,
         keep_ids: bool,
+        extra: Mapping[str, Extra] | None = None,
         on_progress: OnProgress | None = None,
         at_safe_point: Callable[[], None] | None = None,
     ) -> None:
         self.engine, self.questions, self.store, self.found = engine, questions, store, found
         self.scorer, self.begin = judging
         self.total, self.seed_parts, self.version, self.keep_ids = total, seed_parts, version, keep_ids
+        self.extra = extra or {}
         self.on_progress, self.at_safe_point = on_progress, at_safe_point
+        self.clear_judged = False
+        """Whether nothing but what is judged need stay in the file of samples that have arrived."""
         self._waiting: list[dict[str, Any]] = []
         self._judged_at = time.monotonic()
         self._right = sum(bool(row["correct"]) for row in found.values())
@@ -168,6 +176,7 @@ class Drawing:
             "text": sample.text,
             "finish_reason": sample.finish_reason,
             "length": sample.length,
+            **{name: made(sample) for name, made in self.extra.items()},
         }
         return {**row, "token_ids": list(sample.token_ids)} if self.keep_ids else row
 
@@ -203,9 +212,13 @@ class Drawing:
             for row in self._with_verdicts(rows[start : start + JUDGE_SAMPLES]):
                 row.pop("token_ids", None)
                 self.store.append(row)
+                for name in self.extra:
+                    row.pop(name, None)
                 self.found[row["id"], row["metric"], row["index"]] = row
                 self._scored += row["correct"] is not None
                 self._right += bool(row["correct"])
+        if self.clear_judged:
+            self.store.clear_arrived()
         self._judged_at = time.monotonic()
 
     def _report(self) -> None:

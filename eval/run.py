@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import DataError, Problem, RecipeError
-from reasonrl.eval.drawing import Drawing, OnProgress
+from reasonrl.eval.drawing import OnProgress
 from reasonrl.eval.findings import findings
-from reasonrl.eval.questions import prepare, require_same_prompts, suite_hash
+from reasonrl.eval.questions import suite_hash
+from reasonrl.eval.recording import record_samples
 from reasonrl.eval.results import SuiteResult, summarise, write_result
-from reasonrl.eval.samples import Key, SampleStore
-from reasonrl.eval.scoring import build_judging, grader_version, plain_spec, reward_basis
+from reasonrl.eval.scoring import plain_spec
 
 if TYPE_CHECKING:
     from reasonrl.rollout.engine import RolloutEngine, SamplingParams
@@ -84,63 +83,34 @@ def run_suite(
     """
     _check(rows, n=n, k=k, temperature=params.temperature, suite=suite_name)
     _check_metrics(metrics, rows, n, reward, greedy, suite_name)
-    judging = build_judging(reward, base_dir, rows)
-    questions = prepare(tokenizer, rows, system_prompt, template)
-    settings = {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "max_tokens": params.max_tokens,
-        "seed": seed,
-        "stage": stage,
-        "suite": suite_name,
-        "model": model,
-        "reward": _described(reward),
-        "system_prompt": system_prompt,
-        "template": template,
-        # `math` alone judges stored samples again; other rewards may read more than what is stored.
-        **({} if grader_version(reward) is not None else reward_basis(reward, base_dir)),
-        **(made_by or {}),
-    }
-    plan: list[Key] = [(key, "sample", index) for key in questions for index in range(n)]
-    if greedy:
-        plan += [(key, "greedy", 0) for key in questions]
-    store = SampleStore(Path(directory) / suite_name, settings)
-    try:
-        there = store.load()
-        unjudged = store.load_unjudged()
-        stored = {**unjudged, **there}
-        require_same_prompts(questions, {key[0]: row["prompt_hash"] for key, row in stored.items()}, store.directory)
-        found = {key: row for key, row in there.items() if key[0] in questions}
-        version = grader_version(reward)
-        drawing = Drawing(
-            engine,
-            judging,
-            questions,
-            store,
-            found,
-            total=len(plan),
-            seed_parts=(seed, stage, suite_name),
-            version=version,
-            keep_ids=version is None,
-            on_progress=on_progress,
-            at_safe_point=at_safe_point,
-        )
-        drawing.judge_again(store.answers())
-        store.write_problems([asked.record() for asked in questions.values()])
-        drawing.judge_left_over()
-        drawing.draw([key for key in plan if key[1] == "sample"], params)
-        drawing.draw([key for key in plan if key[1] == "greedy"], replace(params, temperature=0.0, top_p=1.0))
-        store.finish(row for key, row in unjudged.items() if key not in there and key[0] not in questions)
-    finally:
-        store.close()
+    recorded = record_samples(
+        engine,
+        tokenizer,
+        rows,
+        n=n,
+        params=params,
+        name=suite_name,
+        directory=directory,
+        seed=seed,
+        stage=stage,
+        reward=reward,
+        greedy=greedy,
+        model=model,
+        system_prompt=system_prompt,
+        template=template,
+        base_dir=base_dir,
+        made_by=made_by,
+        on_progress=on_progress,
+        at_safe_point=at_safe_point,
+    )
     decoding = {"n": n, "temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
-    problems = {key: asked.record() for key, asked in questions.items()}
+    problems = {key: asked.record() for key, asked in recorded.questions.items()}
     result = summarise(
         suite_name,
-        [found[key] for key in plan],
+        recorded.samples,
         k=k,
         decoding=decoding,
-        prompt_hash=suite_hash(questions),
+        prompt_hash=suite_hash(recorded.questions),
         seed=seed,
         confidence=confidence,
         metrics=metrics,
@@ -148,13 +118,13 @@ def run_suite(
     )
     golds = {key: problem["answer"] for key, problem in problems.items()}
     told = findings(
-        [found[key] for key in plan],
+        recorded.samples,
         golds,
         max_tokens=params.max_tokens,
         temperature=params.temperature,
         about=about,
     )
-    write_result(directory, result, {**(about or {}), "grader": version, "warnings": told})
+    write_result(directory, result, {**(about or {}), "grader": recorded.grader, "warnings": told})
     return result
 
 
@@ -193,11 +163,3 @@ def _check_metrics(
         faults.append((f"{grouped[0]} is about groups of problems, and no row has a `group`", "name the column"))
     if faults:
         raise RecipeError([Problem(f"suites.{suite}.metrics", message, fix=fix) for message, fix in faults])
-
-
-def _described(reward: Any) -> Any:
-    """A reward spec as plain data for the settings file; a function as its name."""
-    spec = plain_spec(reward)
-    if callable(spec):
-        return f"{spec.__module__}.{getattr(spec, '__qualname__', type(spec).__qualname__)}"
-    return spec

@@ -7,7 +7,7 @@ killed evaluation goes on from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -147,9 +147,11 @@ def write_verdicts(
     return path
 
 
-def _by_key(path: Path) -> dict[Key, dict[str, Any]]:
+def _by_key(path: Path, without: Collection[str] = ()) -> dict[Key, dict[str, Any]]:
     found: dict[Key, dict[str, Any]] = {}
     for number, row in enumerate(iter_records(path), start=1):
+        for name in without:
+            row.pop(name, None)
         try:
             key = key_of(row)
         except KeyError as error:
@@ -207,9 +209,9 @@ class SampleStore:
             return
         write_atomically(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False).encode())
 
-    def load(self) -> dict[Key, dict[str, Any]]:
-        """Every judged sample on disk by key, with the verdicts of `current` laid over."""
-        samples = _by_key(self.path)
+    def load(self, without: Collection[str] = ()) -> dict[Key, dict[str, Any]]:
+        """Every judged sample on disk by key, with the verdicts of `current` laid over; fields left out by name."""
+        samples = _by_key(self.path, without)
         for key, row in _by_key(verdicts_path(self.directory, CURRENT)).items():
             if key in samples:
                 samples[key] |= row
@@ -248,6 +250,10 @@ class SampleStore:
     def arrive(self, row: Mapping[str, Any]) -> None:
         """Keeps a sample as it came from the engine until it is judged."""
         self._arrived.write(row)
+
+    def clear_arrived(self) -> None:
+        """All that has arrived is judged and appended: its first copy goes away."""
+        self._arrived.clear()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Appends one judged sample."""

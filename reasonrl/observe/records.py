@@ -99,6 +99,10 @@ class RecordWriter:
         while line:
             line = line[self._file.write(line) :]
 
+    def clear(self) -> None:
+        """Removes all records."""
+        os.ftruncate(self._file.fileno(), 0)
+
     def close(self) -> None:
         """Puts the file on the disk and lets it go."""
         if not self._file.closed:
