@@ -120,6 +120,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
+FREE = frozenset({"keep"})
+"""Extensible fields that choose among what is there."""
+
+
 class Growth(Enum):
     """How extensible fields compare with those a stage was made with."""
 
@@ -131,7 +135,8 @@ class Growth(Enum):
 def growth(before: Any, now: Any) -> Growth:
     """Whether `now` holds all of `before` and more.
 
-    Numbers grow by getting larger, lists by going on, mappings by new keys and by values that grow. Anything else that
+    What stands at a key of `FREE` may change in any way: the result is made anew from what is there. Else numbers grow
+    by getting larger, lists by going on, mappings by new keys and by values that grow. Anything else that
     differs, a change
     from or to null included, counts as shrunk: what is there cannot simply be carried on.
     """
@@ -143,6 +148,10 @@ def growth(before: Any, now: Any) -> Growth:
         return Growth.GROWN if now[: len(before)] == before else Growth.SHRUNK
     if isinstance(before, Mapping) and isinstance(now, Mapping) and before.keys() <= now.keys():
         parts = [growth(before[key], now[key]) for key in before]
+        parts = [
+            Growth.GROWN if key in FREE and part is Growth.SHRUNK else part
+            for key, part in zip(before, parts, strict=True)
+        ]
         return Growth.SHRUNK if Growth.SHRUNK in parts else Growth.GROWN
     return Growth.SHRUNK
 

@@ -10,6 +10,7 @@ from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.printing import composed_yaml, print_config
 from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
+from reasonrl.recipe.rollout_stage import RolloutStage
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.shipped import find_recipe, shipped_recipes
 from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
@@ -32,6 +33,7 @@ __all__ = [
     "ResolvedRecipe",
     "RewardTerm",
     "RolloutConfig",
+    "RolloutStage",
     "SFTStage",
     "SegmentConfig",
     "Stage",

@@ -152,10 +152,10 @@ def _inherit(tree: dict[str, Any], origins: dict[str, Origin]) -> None:
         fields = STAGES[kind].model_fields
         for field in ("rollout", "launch"):
             if field in fields and isinstance(tree.get(field), dict):
-                left_out = TRAINING_OPTIONS if (kind, field) == ("eval", "rollout") else ()
+                left_out = TRAINING_OPTIONS if field == "rollout" and kind in ("eval", "prm_eval", "rollout") else ()
                 value = {key: item for key, item in tree[field].items() if key not in left_out}
                 _fill(stage, field, value, origins, f"stages.{name}", field)
-        if "model" in fields and tree.get("model") is not None:
+        if "model" in fields and tree.get("model") is not None and kind != "prm_eval":  # that is no policy
             _fill(stage, "model", tree["model"], origins, f"stages.{name}", "model")
         data = tree.get("data")
         if "data" in fields and "data" not in stage and isinstance(data, dict) and "train" in data:

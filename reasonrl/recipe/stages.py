@@ -23,13 +23,14 @@ from reasonrl.recipe.metric_names import metric_faults
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
+from reasonrl.recipe.rollout_stage import RolloutStage
 from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds
 from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
-AVAILABLE = ("sft", "ppo", "annotate", "prm", "eval", "compare")
-LATER = ("bcpg", "dpo", "rollout", "curate", "average")
+AVAILABLE = ("sft", "ppo", "rollout", "annotate", "prm", "eval", "compare")
+LATER = ("bcpg", "dpo", "curate", "average")
 
 
 class SFTStage(DataTraining, TrainingStage):
@@ -186,11 +187,12 @@ class CompareStage(Stage):
 
 
 StageConfig = Annotated[
-    SFTStage | PPOStage | AnnotateStage | PRMStage | EvalStage | CompareStage, Field(discriminator="kind")
+    SFTStage | PPOStage | RolloutStage | AnnotateStage | PRMStage | EvalStage | CompareStage, Field(discriminator="kind")
 ]
 STAGES: dict[str, type[Stage]] = {
     "sft": SFTStage,
     "ppo": PPOStage,
+    "rollout": RolloutStage,
     "annotate": AnnotateStage,
     "prm": PRMStage,
     "eval": EvalStage,

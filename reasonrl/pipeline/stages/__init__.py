@@ -41,6 +41,7 @@ class StageKind:
 _KINDS: dict[str, StageKind] = {
     "sft": StageKind("reasonrl.pipeline.stages.sft", launched=True),
     "ppo": StageKind("reasonrl.pipeline.stages.ppo", launched=True),
+    "rollout": StageKind("reasonrl.pipeline.stages.rollout", launched=False),
     "annotate": StageKind("reasonrl.pipeline.stages.annotate", launched=False),
     "prm": StageKind("reasonrl.pipeline.stages.prm", launched=True),
     "eval": StageKind("reasonrl.pipeline.stages.eval", launched=False),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reasonrl.pipeline.stages.common import Source
-    from reasonrl.recipe import EvalStage, SuiteConfig
+    from reasonrl.recipe import EvalStage, RolloutStage, SuiteConfig
 
 _DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy", "metrics")
 
@@ -41,7 +41,7 @@ def evaluate(config: EvalStage, suites: Mapping[str, SuiteConfig], context: Stag
     total, done = sum(sizes.values()), 0
     context.report_progress(0, total, "samples", "loading the model")
     longest = max(suite.max_tokens for suite in suites.values())
-    model, engine, tokenizer, made_by = _engine(config, context, longest)
+    model, engine, tokenizer, made_by = engine_of(config, context, longest)
     context.report_progress(0, total, "samples")
     metrics: dict[str, float] = {}
     try:
@@ -143,7 +143,9 @@ def _source(suite: SuiteConfig, context: StageContext) -> tuple[Source, dict[str
     return source, about
 
 
-def _engine(config: EvalStage, context: StageContext, max_tokens: int) -> tuple[str, Any, Any, dict[str, Any]]:
+def engine_of(
+    config: EvalStage | RolloutStage, context: StageContext, max_tokens: int
+) -> tuple[str, Any, Any, dict[str, Any]]:
     """The model's name, the engine, what renders prompts (None for an endpoint), and more that tells samples apart."""
     from reasonrl.pipeline.stages.common import evaluation_engine, quiet_libraries
 
