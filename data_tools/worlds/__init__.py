@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
 from reasonrl.data_tools.worlds.reflective import ReflectiveWorld
+from reasonrl.data_tools.worlds.reflective_figures import measure as measure_reflective
 from reasonrl.data_tools.worlds.visual import VisualWorld
 from reasonrl.errors import DataError
 
@@ -30,6 +31,11 @@ BUILT_IN: dict[str, Callable[[], Any]] = {
     "visual": VisualWorld,
 }
 
+Measure = Callable[..., Any]
+"""From rows to figures by name; or to a pair, the figures and what they would be if all were as the world has it."""
+MEASURES: dict[str, Measure] = {"reflective": measure_reflective}
+"""Measures of rows by name, for stages of kind `gate`."""
+
 
 def get_world(name: str) -> World:
     """The world of this name; raises DataError with the near match if there is none."""
@@ -41,4 +47,4 @@ def get_world(name: str) -> World:
     return world
 
 
-__all__ = ["BUILT_IN", "ArithmeticWorld", "ReflectiveWorld", "VisualWorld", "World", "get_world"]
+__all__ = ["BUILT_IN", "MEASURES", "ArithmeticWorld", "ReflectiveWorld", "VisualWorld", "World", "get_world"]

@@ -32,7 +32,8 @@ def write_report(run_directory: str | Path) -> Path:
     """Writes `report.html` and the pictures as PNG files in `plots/`, and returns the report's path.
 
     Reads files only: `config.yaml`, `environment.json`, and of each stage `done.json`, `metrics.jsonl`, `completions/`,
-    `results.json`, `table.json`. What is not there is left out, so that it can be made of a run at any point.
+    `results.json`, `table.json`, `gate.json`. What is not there is left out, so that it can be made of a run at any
+    point.
 
     Raises:
         RunError: this is no run directory.
@@ -60,7 +61,7 @@ def write_report(run_directory: str | Path) -> Path:
         directory=run.directory.name,
         seed=run.config.get("seed"),
         summary=[_summary_row(stage) for stage in run.stages],
-        headline=next((stage for stage in reversed(stages) if stage["tables"]), None),
+        headline=next((stage for stage in reversed(stages) if stage["tables"] and stage["kind"] != "gate"), None),
         stages=stages,
         environment=environment_rows(run.environment),
         config=run.config_text,
@@ -87,6 +88,8 @@ def _summary_row(stage: StageView) -> dict[str, str]:
 
 def headline_figures(stage: StageView) -> list[tuple[str, str]]:
     """The few figures that say how a stage went: accuracies with intervals, or the last reward and accuracy."""
+    if stage.gate:
+        return [("gate", "passed" if stage.gate["passed"] else "FAILED")]
     if stage.results:
         return [
             (suite if name == "accuracy" else f"{suite} {name}", interval_text(entry[name]))
@@ -131,7 +134,20 @@ def _stage_section(stage: StageView, plots: Path) -> dict[str, Any]:
         "alarms": alarm_lines(stage.metrics),
         "completions": _completions(stage),
         "notes": list(stage.table.get("notes", [])),
+        "failed": gate_failure(stage.gate),
     }
+
+
+def gate_failure(gate: Mapping[str, Any]) -> str | None:
+    """What failed of a `gate.json`; None where nothing did."""
+    failed = [check for check in gate.get("checks", []) if not check["passed"]]
+    told = "; ".join(f"{check['name']} is {check['value']:.4g}, allowed {allowed_text(check)}" for check in failed)
+    return f"gate failed: not tested: {told}" if failed else None
+
+
+def allowed_text(check: Mapping[str, Any]) -> str:
+    """The bounds of a gate's figure: `0.4 to 0.5`, `any to 0.6`."""
+    return " to ".join("any" if end is None else f"{end:.4g}" for end in (check["low"], check["high"]))
 
 
 def alarm_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -170,12 +186,27 @@ def _pictures(stage: StageView, plots: Path) -> list[dict[str, str]]:
 
 
 def _tables(stage: StageView) -> list[dict[str, Any]]:
-    """Tables of an evaluation or a comparison: title, header, body."""
+    """Tables of an evaluation, a comparison or a gate: title, header, body."""
+    if stage.gate:
+        return [_gate_table(stage.gate)]
     if stage.table:
         return [_comparison_table(stage.table, suite) for suite in stage.table["context"]]
     if stage.results and stage.results["suites"]:
         return [_results_table(stage.results["suites"])]
     return []
+
+
+def _gate_table(gate: Mapping[str, Any]) -> dict[str, Any]:
+    expected = gate.get("expected") or {}
+    checks = {check["name"]: check for check in gate["checks"]}
+    body = []
+    for name in (*checks, *(other for other in gate["figures"] if other not in checks)):
+        wanted = expected.get(name)
+        line = [name, f"{gate['figures'][name]:.4g}", "" if wanted is None else f"{wanted:.4g}"]
+        check = checks.get(name)
+        line += ["", ""] if check is None else [allowed_text(check), "passed" if check["passed"] else "FAILED"]
+        body.append(line)
+    return {"title": "Figures that must hold", "header": ["figure", "is", "expected", "allowed", ""], "body": body}
 
 
 def _results_table(suites: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,11 @@ class StageView:
         """A comparison's `table.json`; empty without one."""
         return read_json(self.directory / "table.json")
 
+    @cached_property
+    def gate(self) -> dict[str, Any]:
+        """A gate's `gate.json`; empty without one."""
+        return read_json(self.directory / "gate.json")
+
     @property
     def state(self) -> str:
         """`done`, `unfinished` (there are files) or `waiting`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,8 +121,21 @@ def _compare(
             label: data.parent for label, data in found.items() if data is not None
         }
     comparison = compare_study(evaluations, baseline=baseline, confidence=confidence)
+    comparison = replace(comparison, notes=(*_failed_gates(runs), *comparison.notes))
     say(study_table(comparison))
     return tuple(write_study(comparison, directory))
+
+
+def _failed_gates(runs: Mapping[tuple[str, int], RunSummary]) -> list[str]:
+    """A note for every gate that failed, with the runs that it stands in."""
+    from reasonrl.pipeline.stages.gate import failures
+
+    found: dict[str, list[str]] = {}
+    for (arm, seed), run in runs.items():
+        gates = {one.name: one.result.data for one in run.stages if one.kind == "gate" and one.result.data is not None}
+        for note in failures(gates):
+            found.setdefault(note, []).append(f"{arm}-seed{seed}")
+    return [f"{note} (in {', '.join(where)})" for note, where in found.items()]
 
 
 def _rows(resolved: ResolvedRecipe) -> tuple[dict[str, str], str | None, float]:

@@ -16,7 +16,7 @@ from reasonrl.recipe.references import Reference, is_reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.sources import Loop
 from reasonrl.recipe.stage_base import Stage
-from reasonrl.recipe.stages import STAGES, SFTStage
+from reasonrl.recipe.stages import EVALUATIONS, STAGES, SFTStage
 
 
 class ReferenceProblem(Exception):
@@ -121,9 +121,16 @@ class StageGraph:
         kind, field = self.kinds[name], key.split(".")[0]
         if kind not in STAGES or field == "max_cpu_seconds":
             return
+        if field in ("results", "gates"):
+            if field == "gates" and kind != "gate":
+                gates = [other for other, its in self.kinds.items() if its == "gate"]
+                raise ReferenceProblem(
+                    f"{str(reference)!r}: {name!r} is of kind {kind}, no gate", f"gates: {', '.join(gates) or 'none'}"
+                )
+            return
         if field == "rows":
-            if kind != "eval":
-                evals = [other for other, its in self.kinds.items() if its == "eval"]
+            if kind not in EVALUATIONS:
+                evals = [other for other, its in self.kinds.items() if its in EVALUATIONS]
                 raise ReferenceProblem(
                     f"{str(reference)!r}: a row is a stage of kind eval, and {name!r} is of kind {kind}",
                     f"eval stages: {', '.join(evals) or 'none'}",

@@ -19,8 +19,10 @@ from reasonrl.recipe.fields import (
     PositiveFraction,
     Text,
 )
+from reasonrl.recipe.gate_stage import GateStage
 from reasonrl.recipe.metric_names import metric_faults
 from reasonrl.recipe.ppo_stage import PPOStage
+from reasonrl.recipe.prm_eval_stage import PRMEvalStage
 from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.rollout_stage import RolloutStage
@@ -29,7 +31,9 @@ from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
-AVAILABLE = ("sft", "ppo", "rollout", "annotate", "prm", "eval", "compare")
+AVAILABLE = ("sft", "ppo", "rollout", "annotate", "prm", "prm_eval", "eval", "gate", "compare")
+EVALUATIONS = ("eval", "prm_eval")
+"""Kinds whose results stand in comparisons."""
 LATER = ("bcpg", "dpo", "curate", "average")
 
 
@@ -165,11 +169,16 @@ class EvalStage(Stage):
 
 
 class CompareStage(Stage):
-    """One table of evaluation stages, each row's paired difference to the baseline with its interval."""
+    """One table of evaluation stages, each row's paired difference to the baseline with its interval.
+
+    Attributes:
+        gates: stages of kind gate; the table says so where one failed.
+    """
 
     kind: Literal["compare"] = "compare"
     rows: Annotated[dict[str, Reference], Field(min_length=1)]
     baseline: Text
+    gates: tuple[Reference, ...] = ()
     confidence: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.95
     hints: ClassVar[Mapping[str, str]] = {"type": "kind", "stages": "rows", "alpha": "confidence"}
 
@@ -187,7 +196,16 @@ class CompareStage(Stage):
 
 
 StageConfig = Annotated[
-    SFTStage | PPOStage | RolloutStage | AnnotateStage | PRMStage | EvalStage | CompareStage, Field(discriminator="kind")
+    SFTStage
+    | PPOStage
+    | RolloutStage
+    | AnnotateStage
+    | PRMStage
+    | PRMEvalStage
+    | EvalStage
+    | GateStage
+    | CompareStage,
+    Field(discriminator="kind"),
 ]
 STAGES: dict[str, type[Stage]] = {
     "sft": SFTStage,
@@ -195,6 +213,8 @@ STAGES: dict[str, type[Stage]] = {
     "rollout": RolloutStage,
     "annotate": AnnotateStage,
     "prm": PRMStage,
+    "prm_eval": PRMEvalStage,
     "eval": EvalStage,
+    "gate": GateStage,
     "compare": CompareStage,
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasonrl.errors import RunError
 from reasonrl.pipeline.context import StageContext, StageResult
+from reasonrl.pipeline.stages.gate import failures
 
 if TYPE_CHECKING:
     from reasonrl.recipe import CompareStage
@@ -30,6 +32,8 @@ def run(config: CompareStage, context: StageContext) -> StageResult:
     from reasonrl.eval.tables import format_table
 
     comparison = compare_evaluations(evaluation_rows(config, context), config.baseline, confidence=config.confidence)
+    failed = failures({gate.stage: context.data_of(gate) for gate in config.gates})
+    comparison = replace(comparison, notes=(*failed, *comparison.notes))
     write_comparison(comparison, context.directory)
     _log.info("\n%s", format_table(comparison))
     return StageResult(metrics=comparison.metrics_flat(), data=context.directory / "table.json")
