@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy
 
 from reasonrl.errors import DataError
+
+Cells = tuple[int, int, int, int]
+"""Steps of one solution that both call right, only the first, only the second, and neither."""
 
 RESAMPLES = 2_000
 BATCH = 2_000_000
@@ -79,21 +82,44 @@ def agreement(
     """
     if len(first) != len(second):
         raise DataError(f"agreement: {len(first)} and {len(second)} solutions -> pair them by id")
-    tables: Counter[tuple[int, int, int, int]] = Counter()
+    tables: Counter[Cells] = Counter()
     for number, (ours, theirs) in enumerate(zip(first, second, strict=True)):
         if len(ours) != len(theirs):
             raise DataError(
                 f"agreement: solution {number} has {len(ours)} and {len(theirs)} labels -> give the same steps"
             )
-        cells = [0, 0, 0, 0]
-        for a, b in zip(ours, theirs, strict=True):
-            if a is None or b is None:
-                continue
-            if a not in (0, 1) or b not in (0, 1):
-                raise DataError(f"agreement: labels {a!r} and {b!r} in solution {number}, allowed are 0, 1 and None")
-            cells[2 * (1 - a) + (1 - b)] += 1
+        cells = cells_of(ours, theirs)
         if any(cells):
-            tables[cells[0], cells[1], cells[2], cells[3]] += 1
+            tables[cells] += 1
+    return agreement_of_tables(tables, confidence, seed=seed, resamples=resamples)
+
+
+def cells_of(ours: Sequence[int | None], theirs: Sequence[int | None]) -> Cells:
+    """The table of one solution; steps that one of the two leaves open are left out.
+
+    Raises:
+        DataError: a label is not 0, 1 or None.
+    """
+    cells = [0, 0, 0, 0]
+    for a, b in zip(ours, theirs, strict=True):
+        if a is None or b is None:
+            continue
+        if a not in (0, 1) or b not in (0, 1):
+            raise DataError(f"agreement: labels {a!r} and {b!r}, allowed are 0, 1 and None")
+        cells[2 * (1 - a) + (1 - b)] += 1
+    return cells[0], cells[1], cells[2], cells[3]
+
+
+def agreement_of_tables(
+    tables: Mapping[Cells, int], confidence: float = 0.95, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Agreement:
+    """`agreement` of solutions that have been counted by their tables, so that any number of them fits in memory.
+
+    Args:
+        tables: how many solutions have each table.
+        confidence, seed, resamples: as `agreement`.
+    """
+    tables = Counter({cells: count for cells, count in tables.items() if any(cells)})
     right, ours_only, theirs_only, wrong = (sum(table[i] * count for table, count in tables.items()) for i in range(4))
     n = right + ours_only + theirs_only + wrong
     return Agreement(
@@ -122,7 +148,7 @@ def agreement_by_position(
 
 
 def _interval(
-    tables: Counter[tuple[int, int, int, int]], confidence: float, seed: int, resamples: int
+    tables: Counter[Cells], confidence: float, seed: int, resamples: int
 ) -> tuple[float, float] | None:
     """Percentiles of kappa over draws of solutions. Solutions with equal tables are drawn as one, which changes nothing
     but the cost: that depends on the number of different tables, not on the number of solutions.
