@@ -47,6 +47,13 @@ def worst_gap(loaded, samples, params=PARAMS):
     return max(gap.max() for gap in gaps)
 
 
+@torch.no_grad()
+def moved(model, generator, tower_alone):
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and (not tower_alone or "vis" in name):
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
 @pytest.mark.parametrize("params", [PARAMS, SamplingParams(12, 0.7, top_p=0.9)], ids=["plain", "nucleus"])
 def test_logprobs_are_those_of_the_trainers_reading_of_text_and_images(engine, loaded, params):
     samples = list(engine.stream(requests_of(loaded[1]), params))
@@ -79,10 +86,7 @@ def test_five_updates_arrive_in_tower_and_text_and_an_engine_left_behind_shows(e
     model, processor = loaded
     generator = torch.Generator().manual_seed(3)
     for version in range(1, 6):
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.dim() >= 2 and (version % 2 or "vis" in name):  # every other time the tower alone
-                    parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        moved(model, generator, tower_alone=version % 2 == 0)
         stale = list(engine.stream([r for r in requests_of(processor) if r.images], PARAMS))
         assert worst_gap(loaded, stale) > 1e-2
         assert engine.reading_gap(model).mean > 1e-3, "the reading sees a tower that is behind"
