@@ -162,11 +162,18 @@ class Law:
         """The rest of a solution that starts with `prefix`: whole lines, of this law or of a model. It is empty if the
         prefix holds its answer already. Answers of such completions are what Monte-Carlo labels count.
         """
-        writer = self._resume(chain, prefix, draw)
-        lines: list[str] = []
-        while not writer.finished:
-            lines.append(writer.turn().line)
-        return _joined(prefix, lines)
+        return self.completions(chain, prefix, draw, 1)[0]
+
+    def completions(self, chain: Chain, prefix: str, draw: random.Random, n: int) -> list[str]:
+        """`complete`, n times one after the other; the prefix is read once."""
+        start = self._resume(chain, prefix, draw)
+        found: list[str] = []
+        for _ in range(n):
+            writer, lines = start.copy(), []
+            while not writer.finished:
+                lines.append(writer.turn().line)
+            found.append(_joined(prefix, lines))
+        return found
 
     def next_line(self, chain: Chain, prefix: str, draw: random.Random) -> str:
         """The next line after `prefix`, as `complete` would begin: a candidate of a step-by-step search."""
@@ -213,6 +220,13 @@ class _Writer:
         self.open: dict[int, int] = {}
         self.number = 0
         self.finished = False
+
+    def copy(self) -> _Writer:
+        """Another writer that stands where this one does."""
+        other = _Writer(self.law, self.chain, self.draw)
+        other.values, other.open = list(self.values), dict(self.open)
+        other.number, other.finished = self.number, self.finished
+        return other
 
     def turn(self) -> _Line:
         """Write the next line."""

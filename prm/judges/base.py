@@ -19,6 +19,7 @@ JUDGES = {
     "endpoint": "reasonrl.prm.judges.endpoint:EndpointJudge",
     "oracle": "reasonrl.prm.judges.known:OracleJudge",
     "noisy": "reasonrl.prm.judges.known:NoisyJudge",
+    "monte_carlo": "reasonrl.prm.judges.monte_carlo:MonteCarloJudge",
     "prm": "reasonrl.prm.judges.prm:PRMJudge",
 }
 

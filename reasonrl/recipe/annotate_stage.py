@@ -19,6 +19,12 @@ JUDGES: dict[str, frozenset[str]] = {
     ),
     "oracle": frozenset({"column", "world"}),
     "noisy": frozenset({"kappa", "precision", "recall", "share", "seed", "votes", "column", "world"}),
+    "monte_carlo": frozenset(
+        {
+            *("world", "model", "completions", "least", "seed", "preset", "shares", "teacher_seed", "max_tokens"),
+            *("temperature", "top_p", "engine", "batch_size", "system_prompt", "template", "verify", "at_once"),
+        }
+    ),
     "prm": frozenset({"model", "threshold", "max_length", "tokens_per_microbatch", "at_once", "dtype"}),
 }
 """Our judges of steps and their arguments; a contract test holds them to `reasonrl.prm.judges`."""
