@@ -55,6 +55,20 @@ def _faults(record: Mapping[str, Any]) -> Iterator[str]:
         yield from _kinds_faults(labels, kinds, record.get("correct"))
 
 
+def sequence_faults(labels: Sequence[Any], kinds: Sequence[Any], correct: bool | None) -> Iterator[str]:
+    """The part of `validate` about what follows what: the last label against the verdict, each kind against its label
+    and the errors that stand open.
+
+    Args:
+        labels: [K] 0, 1 or None.
+        kinds: [K] of `KINDS` or None; empty if there are none.
+        correct: the final answer; None where nobody has checked.
+    """
+    yield from _verdict_faults({"correct": correct}, labels, len(labels))
+    if kinds:
+        yield from _kinds_faults(labels, kinds, correct)
+
+
 def _steps_faults(text: Any, steps: Sequence[Any]) -> Iterator[str]:
     try:
         spans = steps_from_spans(steps)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.eval.behaviours.catalogue import Behaviour
 from reasonrl.eval.behaviours.responses import Response
-from reasonrl.rewards.judges.asking import Answer, Question, stream_answers
+from reasonrl.rewards.judges.asking import Answer, Question
 from reasonrl.rewards.judges.sampling import judge_sampling, response_format, sampling_settings
+from reasonrl.rewards.judges.streaming import stream_answers
 from reasonrl.rewards.judges.templates import JudgePrompt
 from reasonrl.rewards.judges.texts import code_for, imitates
 from reasonrl.rewards.judges.verdicts import Unreadable, read_object

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.prm.judges.base import Judged, Keep, Solution, Task, Usage
-from reasonrl.prm.label_checks import KINDS, LABEL_OF_KIND, validate
+from reasonrl.prm.label_checks import KINDS, LABEL_OF_KIND, sequence_faults
 from reasonrl.rewards.judges.asking import Answer, Question
 from reasonrl.rewards.judges.sampling import judge_sampling, response_format, sampling_settings
 from reasonrl.rewards.judges.streaming import stream_answers
 from reasonrl.rewards.judges.templates import JudgePrompt
-from reasonrl.rewards.judges.texts import code_for, imitates
+from reasonrl.rewards.judges.texts import code_for, fenced, imitates
 from reasonrl.rewards.judges.verdicts import Unreadable, read_object
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 READER_VERSION = 1
 """Of how replies are read; other labels may come of the same reply when it changes."""
 
-_LOOKS_LIKE_LABELS = r"(?:kind|label|steps)[\"'\s]*:"
+_WORDS_OF_LABELS = ("kind", "label", "steps")
+_LOOKS_LIKE_LABELS = rf"(?:{'|'.join(_WORDS_OF_LABELS)})[\"'\s]*:"
 _STEP = {
     "type": "object",
     "properties": {
@@ -58,8 +59,9 @@ class EndpointJudge:
         seed: of the first vote, the others count on from it; None sends no seed.
         re_asks: how often the judge is asked again, with the reason, after a reply without labels.
         reply: how the form of replies is asked of the server: `json_schema`, `json_object`, or `text` (not at all).
-        prompt: file of a prompt of your own, with places for `problem` and `steps`, and if you like `answer` and
-            `correct`. A prompt may also ask for `"label": 0 or 1` in place of `"kind"`.
+        prompt: file of a prompt of your own, with places for `problem` and `steps`, and if you like `answer`, `correct`
+            and `listing` (all steps, each between lines with the code). A prompt may also ask for `"label": 0 or 1` in
+            place of `"kind"`.
 
     Raises:
         EndpointSettingsError, RewardError: settings that cannot be.
@@ -95,7 +97,7 @@ class EndpointJudge:
         self.at_once = self.client.config.max_concurrency
         self.reply = reply
         own = Path(__file__).with_name("step_labels.j2")
-        self.prompt = JudgePrompt(prompt, own, ("problem", "steps"), ("answer", "correct"))
+        self.prompt = JudgePrompt(prompt, own, ("problem", "steps"), ("answer", "correct", "listing"))
 
     def settings(self) -> dict[str, Any]:
         """What changes the labels."""
@@ -134,13 +136,16 @@ class EndpointJudge:
             solution = task.solution
             answer = "" if solution.answer is None else solution.answer
             code = code_for(self.prompt.text, solution.problem, answer, solution.text)
+            steps = [part.strip("\n") for part in solution.parts()]
+            listed = [fenced(f"step {number}", step, code) for number, step in enumerate(steps, start=1)]
             values = {
                 "problem": solution.problem,
                 "answer": solution.answer,
-                "steps": [part.strip("\n") for part in solution.parts()],
+                "steps": steps,
+                "listing": "\n".join(listed),
                 "correct": solution.correct,
             }
-            needed = imitates(_LOOKS_LIKE_LABELS, solution.text, solution.problem)
+            needed = imitates(_LOOKS_LIKE_LABELS, solution.text, solution.problem, words=_WORDS_OF_LABELS)
             read = functools.partial(read_steps, code=code, code_needed=needed, solution=solution)
             yield Question(number, self.prompt.fill(code, values), read, task.vote)
 
@@ -170,7 +175,7 @@ def read_steps(
     """
     entries = read_object(reply, ("steps",), code, code_needed)["steps"]
     count = len(solution.steps)
-    if not isinstance(entries, list) or any(not isinstance(entry, Mapping) for entry in entries):
+    if not isinstance(entries, list) or any(type(entry) is not dict for entry in entries):
         raise Unreadable("steps is no list of objects")
     if len(entries) != count:
         raise Unreadable(f"steps has {len(entries)} entries, but the solution has {count} steps; give one for each")
@@ -178,25 +183,32 @@ def read_steps(
     reasons: list[str] = []
     kinds: list[str] = []
     for number, entry in enumerate(entries, start=1):
-        if entry.get("step", number) != number:
-            raise Unreadable(f"entry {number} is about step {str(entry['step'])[:20]}; give the steps in order from 1")
-        reason = entry.get("reason", "")
-        if not isinstance(reason, str):
-            raise Unreadable(f"the reason of step {number} is no text")
+        label, reason, kind = _read_entry(entry, number)
+        labels.append(label)
         reasons.append(reason)
-        if "kind" in entry:
-            kind = str(entry["kind"]).strip().lower()
-            if kind not in KINDS:
-                raise Unreadable(f"step {number}: the kind is {kind[:40]!r}, allowed are {', '.join(KINDS)}")
+        if kind is not None:
             kinds.append(kind)
-        label = entry.get("label", LABEL_OF_KIND[kinds[-1]] if "kind" in entry else None)
-        if isinstance(label, bool) or label not in (0, 1):
-            raise Unreadable(f"step {number} has no kind, one of {', '.join(KINDS)}")
-        labels.append(int(label))
     if kinds and len(kinds) != count:
         raise Unreadable("some steps have a kind and some have none; give each its kind")
-    record = {"labels": labels, "correct": solution.correct, **({"kinds": kinds} if kinds else {})}
-    if faults := validate(record):
+    if faults := [*sequence_faults(labels, kinds, solution.correct)]:
         more = f" (and {len(faults) - 3} more faults)" if len(faults) > 3 else ""
         raise Unreadable("; ".join(faults[:3]) + more)
     return tuple(labels), tuple(reasons), tuple(kinds) or None
+
+
+def _read_entry(entry: Mapping[str, Any], number: int) -> tuple[int, str, str | None]:
+    """Label, reason and kind (None if it has none) of one step."""
+    if entry.get("step", number) != number:
+        raise Unreadable(f"entry {number} is about step {str(entry['step'])[:20]}; give the steps in order from 1")
+    reason = entry.get("reason", "")
+    if not isinstance(reason, str):
+        raise Unreadable(f"the reason of step {number} is no text")
+    kind = None
+    if "kind" in entry:
+        kind = str(entry["kind"]).strip().lower()
+        if kind not in LABEL_OF_KIND:
+            raise Unreadable(f"step {number}: the kind is {kind[:40]!r}, allowed are {', '.join(KINDS)}")
+    label = entry.get("label", None if kind is None else LABEL_OF_KIND[kind])
+    if isinstance(label, bool) or label not in (0, 1):
+        raise Unreadable(f"step {number} has no kind, one of {', '.join(KINDS)}")
+    return int(label), reason, kind

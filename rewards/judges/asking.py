@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +12,6 @@ from reasonrl.rewards.judges.verdicts import Unreadable
 
 if TYPE_CHECKING:
     from reasonrl.endpoints import EndpointClient
-
-_LOOK = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Sampling:
 def ask_early(client: EndpointClient, questions: Sequence[Question], sampling: Sampling, begun: Begun[Answer]) -> None:
     """Start to ask, without waiting; `ask_all` finds the answers in `begun`."""
     for one in questions:
-        begun.put((one.prompt, one.vote), client.start(_ask(client, one, sampling)))
+        begun.put((one.prompt, one.vote), client.start(ask(client, one, sampling)))
 
 
 def ask_all(
@@ -90,7 +86,7 @@ def ask_all(
 
     async def answer(one: Question) -> Answer:
         early = begun.take((one.prompt, one.vote))
-        return await (_ask(client, one, sampling) if early is None else asyncio.wrap_future(early))
+        return await (ask(client, one, sampling) if early is None else asyncio.wrap_future(early))
 
     async def every() -> list[Answer | BaseException]:
         return await asyncio.gather(*map(answer, questions), return_exceptions=True)
@@ -103,69 +99,8 @@ def ask_all(
     return answers
 
 
-def stream_answers(
-    client: EndpointClient,
-    questions: Iterable[Question],
-    sampling: Sampling,
-    keep: Callable[[Question, Answer], None] | None = None,
-) -> Iterator[tuple[Question, Answer]]:
-    """Each question with its answer as it comes, in no order; for more questions than memory should hold.
-
-    Questions are taken as there is room (twice the endpoint's `max_concurrency`; eight times with `keep`, whose callers
-    write files between two answers). What is under way when the caller
-    stops iterating is dropped. An error that ends it all is raised after what is under way has come: it is paid for.
-
-    Args:
-        client: whom to ask.
-        questions: any iterable.
-        sampling: of all of them.
-        keep: called with each answer, in the thread of the endpoints' loop, before another question takes its place:
-            at no moment are more than `max_concurrency` questions begun and not kept, which is what a kill can cost.
-
-    Raises:
-        EndpointSettingsError, BudgetSpent, Rejected: as `ask_all`.
-    """
-    gate = asyncio.Semaphore(client.config.max_concurrency)
-
-    async def answer_of(question: Question) -> Answer:
-        if keep is None:
-            return await _ask(client, question, sampling)
-        async with gate:
-            answer = await _ask(client, question, sampling)
-            keep(question, answer)
-            return answer
-
-    room = (8 if keep is not None else 2) * client.config.max_concurrency
-    waiting: dict[concurrent.futures.Future[Answer], Question] = {}
-    # Each tells of itself: `futures.wait` would look at all that are under way for each one that ends.
-    ended: queue.SimpleQueue[concurrent.futures.Future[Answer]] = queue.SimpleQueue()
-    source = iter(questions)
-    end: BaseException | None = None
-    try:
-        while True:
-            while end is None and len(waiting) < room and (question := next(source, None)) is not None:
-                future = client.start(answer_of(question))
-                waiting[future] = question
-                future.add_done_callback(ended.put)
-            if not waiting:
-                break
-            try:
-                future = ended.get(timeout=_LOOK)
-            except queue.Empty:
-                continue
-            question = waiting.pop(future)
-            if (problem := future.exception()) is None:
-                yield question, future.result()
-            else:
-                end = end or problem
-        if end is not None:
-            raise end
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-async def _ask(client: EndpointClient, question: Question, sampling: Sampling) -> Answer:
+async def ask(client: EndpointClient, question: Question, sampling: Sampling) -> Answer:
+    """The answer to one question, in the endpoints' loop; the errors are those of `ask_all`."""
     from reasonrl.endpoints import BudgetSpent, EndpointError, EndpointSettingsError, Rejected, chat
 
     turns: list[dict[str, str]] = [{"role": "user", "content": question.prompt}]

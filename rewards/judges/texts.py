@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _CODE_LENGTH = 12
+_ALIKE = "\u0130\u0131\u017f\u212a"
+"""The letters beyond ASCII that regular expressions take for i, s and k where case does not count."""
 # What chat templates are made of: a server that renders and then tokenizes would take it for turns of the conversation.
 _TEMPLATE_MARKS = re.compile(
     r"<(?=[|｜]|/?(?:s|bos|eos|start_of_turn|end_of_turn|think|tool_call)>)|\[(?=/?INST\])", re.IGNORECASE
@@ -51,10 +54,22 @@ def fenced(label: str, text: str, code: str) -> str:
     return f"[{code} {label} begins]\n{safe}\n[{code} {label} ends]"
 
 
-def imitates(pattern: str, *texts: str) -> bool:
+def imitates(pattern: str, *texts: str, words: Sequence[str] = ()) -> bool:
     """True if a text holds what could be taken for a verdict when a judge quotes it.
 
     JSON may spell any letter as `\\u` and four digits, so such spellings are held for imitations too.
+
+    Args:
+        pattern: regular expression; case does not count.
+        texts: to be looked at.
+        words: in lower-case ASCII, one of which stands in whatever the pattern finds: texts without are not searched.
     """
+    if words:
+        texts = tuple(text for text in texts if _may_hold(text, (*words, "\\u")))
     found = re.compile(rf"{pattern}|\\u[0-9a-f]{{4}}", re.IGNORECASE)
     return any(found.search(text) is not None for text in texts)
+
+
+def _may_hold(text: str, words: Sequence[str]) -> bool:
+    low = text.lower()
+    return any(word in low for word in words) or any(letter in text for letter in _ALIKE)
