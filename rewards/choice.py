@@ -22,7 +22,7 @@ from reasonrl.rewards.extract_gold import kind_of
 from reasonrl.rewards.letters import denies, labelled, lone_letters
 from reasonrl.rewards.math import verify
 from reasonrl.rewards.policy import POLICIES
-from reasonrl.rewards.verdict import SCORE_OF_STATUS, Status, Verdict, status_shares
+from reasonrl.rewards.verdict import SCORE_OF_STATUS, Status, Verdict, scores_told
 
 _SEPARATOR = re.compile(r"\s*(?:,|;|、|\band\b|&)\s*")
 _SMALL_LETTER = re.compile(r"[(\[]?([a-z])[)\].:]?")
@@ -247,13 +247,7 @@ class ChoiceReward:
     ) -> list[float | None]:
         """Scores; the columns `verdict` and `extracted` go to `log_extra`, the share of each status to `log_metric`."""
         verdicts = self.verdicts(prompts, completions, **columns)
-        if log_extra is not None:
-            log_extra("verdict", [verdict.status for verdict in verdicts])
-            log_extra("extracted", [verdict.extracted or "" for verdict in verdicts])
-        if log_metric is not None:
-            for name, value in status_shares([verdict.status for verdict in verdicts]).items():
-                log_metric(name, value)
-        return [verdict.score for verdict in verdicts]
+        return scores_told(verdicts, log_extra, log_metric)
 
 
 def _question(prompt: Any) -> str:

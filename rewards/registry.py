@@ -22,6 +22,7 @@ REWARDS_GROUP = "reasonrl.rewards"
 BUILT_IN: dict[str, str] = {
     "math": "reasonrl.rewards.functions:MathReward",
     "choice": "reasonrl.rewards.choice:ChoiceReward",
+    "exact": "reasonrl.rewards.exact:ExactReward",
     "format": "reasonrl.rewards.format:FormatReward",
     "length": "reasonrl.rewards.length:LengthReward",
     "overlong": "reasonrl.rewards.length:LengthReward",

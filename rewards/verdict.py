@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Status = Literal["correct", "wrong", "no_answer", "timeout", "crash", "bad_gold", "fault"]
 """`correct`, `wrong`; `no_answer`: nothing to compare was found; `timeout`, `crash`: the response's own doing;
@@ -48,6 +48,23 @@ class Verdict:
     def correct(self) -> bool:
         """True for the status `correct` alone."""
         return self.status == "correct"
+
+
+def scores_told(
+    verdicts: Sequence[Verdict],
+    log_extra: Callable[[str, Any], None] | None = None,
+    log_metric: Callable[[str, Any], None] | None = None,
+) -> list[float | None]:
+    """The scores of a batch's verdicts; the columns `verdict` and `extracted` go to `log_extra`, the share of each
+    status to `log_metric`.
+    """
+    if log_extra is not None:
+        log_extra("verdict", [verdict.status for verdict in verdicts])
+        log_extra("extracted", [verdict.extracted or "" for verdict in verdicts])
+    if log_metric is not None:
+        for name, value in status_shares([verdict.status for verdict in verdicts]).items():
+            log_metric(name, value)
+    return [verdict.score for verdict in verdicts]
 
 
 def status_shares(found: Sequence[str], statuses: Sequence[str] = STATUSES) -> dict[str, float]:

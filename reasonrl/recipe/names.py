@@ -28,6 +28,7 @@ _SPATIAL = frozenset({"measure", "tau", "gold", "frame", "gold_frame", "gold_lay
 REWARDS: dict[str, frozenset[str]] = {
     "math": frozenset({"policy", "gold", "workers", "time_limit"}),
     "choice": frozenset({"gold", "options", "policy"}),
+    "exact": frozenset({"pattern", "gold"}),
     "format": frozenset({"style", "think_in_prompt"}),
     "length": frozenset({"max_tokens", "buffer_tokens"}),
     "overlong": frozenset({"max_tokens", "buffer_tokens"}),
@@ -58,6 +59,7 @@ REWARDS: dict[str, frozenset[str]] = {
 }
 # name -> the arguments that it cannot do without
 REQUIRED_ARGS: dict[str, frozenset[str]] = {
+    "exact": frozenset({"pattern"}),
     "length": frozenset({"max_tokens", "buffer_tokens"}),
     "overlong": frozenset({"max_tokens", "buffer_tokens"}),
     "length_band": frozenset({"max_tokens"}),

@@ -174,13 +174,13 @@ def required_columns(reward: Any) -> tuple[str, ...]:
 
 
 def _reads_answer(reward: Any) -> bool:
-    """Whether every row is checked against its `answer`: by `math` itself, or as a part of a gate or a cosine."""
+    """Whether every row is checked against its `answer`: by `math` or `exact`, or as a part of a gate or a cosine."""
     if isinstance(reward, (list, tuple)):
         return any(map(_reads_answer, reward))
     if not isinstance(reward, Mapping):
         return bool(reward == "math")
     args = reward.get("args") or {}
-    if reward.get("name") == "math":
+    if reward.get("name") in ("math", "exact"):
         return args.get("gold") in (None, "answer")
     if reward.get("name") == "cosine":
         return "reward" not in args or _reads_answer(args["reward"])
