@@ -18,6 +18,7 @@ from reasonrl.algorithms.advantages import (
     terminal_rewards,
 )
 from reasonrl.algorithms.batching import pad_plans, plan_microbatches, plan_packed_rows, shuffled_parts
+from reasonrl.algorithms.bcpg import LOGGED_METHODS, LoggedMethod, LoggedSums, logged_advantages, logged_loss, start_tau
 from reasonrl.algorithms.importance import IMPORTANCE_MODES, Importance, ImportanceMode, importance_weights
 from reasonrl.algorithms.kl import kl_estimate, kl_loss
 from reasonrl.algorithms.logprobs import token_logprobs
@@ -29,9 +30,12 @@ from reasonrl.algorithms.weights import counted_by, token_weights
 
 __all__ = [
     "IMPORTANCE_MODES",
+    "LOGGED_METHODS",
     "Bands",
     "Importance",
     "ImportanceMode",
+    "LoggedMethod",
+    "LoggedSums",
     "PolicySums",
     "ValueSums",
     "counted_by",
@@ -46,6 +50,8 @@ __all__ = [
     "kl_shaped_rewards",
     "length_adaptive_lambda",
     "level_log_ratios",
+    "logged_advantages",
+    "logged_loss",
     "masked_moments",
     "normalize",
     "pad_plans",
@@ -55,6 +61,7 @@ __all__ = [
     "ratio_bands",
     "rewards_to_go",
     "shuffled_parts",
+    "start_tau",
     "terminal_rewards",
     "token_logprobs",
     "token_weights",
