@@ -58,7 +58,7 @@ def best_of_n(
     values: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
-        values.setdefault(name, []).append(value)
+        values.setdefault(name, []).append(min(1.0, value))  # sums of shares may end a rounding error above
 
     for number, candidates in enumerate(problems):
         right = [one.correct for one in candidates]

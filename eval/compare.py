@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.errors import RunError
-from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
+from reasonrl.eval.compared import Compared, figure_of
+from reasonrl.eval.exams.record import is_exam, is_exam_entry, unit_values
+from reasonrl.eval.metrics import Interval
 from reasonrl.eval.named_metrics import groups_of, metric_values
-from reasonrl.eval.paired import fold_groups, holm, sign_flip_test
+from reasonrl.eval.paired import holm
 from reasonrl.eval.results import of_first, read_results
 from reasonrl.eval.samples import CURRENT, PROBLEMS, SAMPLES, read_problems, read_samples, verdicts_path
 
@@ -25,7 +27,7 @@ _CONTEXT = (
     "n_samples",
     "decoding",
 )
-_LATER = ("counts", "tokens_per_answer", "tokens_per_correct", "accuracy_within")
+_LATER = ("counts", "tokens_per_answer", "tokens_per_correct", "accuracy_within", "kind", "unit", "headline")
 """Context that results of an earlier release lack."""
 
 
@@ -149,6 +151,8 @@ def suite_values(directory: Path, suite: str, metric: str) -> dict[str, float]:
     Raises:
         RunError: the suite's samples are not there.
     """
+    if is_exam(directory, suite):
+        return unit_values(directory, suite, metric)
     path = directory / suite / PROBLEMS
     rows = _rows_of(directory, suite)
     return metric_values(rows, metric, _problems(path.parent, path.stat().st_mtime_ns))
@@ -248,8 +252,8 @@ def compare_evaluations(
         }
         for metric in _metric_names(base):
             with_metric = [label for label in labels if metric in _metric_names(results[label][suite])]
-            values = {label: suite_values(paths[label], suite, metric) for label in with_metric}
-            cells += _cells(suite, metric, values, baseline, confidence, seed, suite_groups(paths[baseline], suite))
+            figures = {label: figure_of(paths[label], suite, metric) for label in with_metric}
+            cells += _cells(suite, metric, figures, baseline, confidence, seed)
     return Comparison(baseline, tuple(rows), confidence, tuple(_corrected(cells)), context, tuple(notes))
 
 
@@ -264,58 +268,17 @@ def _corrected(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _cells(
-    suite: str,
-    metric: str,
-    values: Mapping[str, Mapping[str, float]],
-    baseline: str,
-    confidence: float,
-    seed: int,
-    groups: Mapping[str, str],
+    suite: str, metric: str, figures: Mapping[str, Compared], baseline: str, confidence: float, seed: int
 ) -> list[Cell]:
     cells = []
-    for label, found in values.items():
+    for label, found in figures.items():
         difference, chance = None, None
         if label != baseline:
             place = f"{suite}, {metric}, rows {label!r} and {baseline!r}"
-            ours, theirs = _shared(found, values[baseline], place)
-            difference = difference_of(found, values[baseline], place, confidence, seed, groups)
-            apart = fold_groups({key: ours[key] - theirs[key] for key in ours}, groups)
-            chance = sign_flip_test(list(apart.values()), seed=seed)
-        units = [groups.get(key, key) for key in found]
-        estimate = proportion_interval(list(found.values()), confidence, groups=units)
-        cells.append(Cell(suite, metric, label, estimate, difference, chance))
+            difference = found.difference(figures[baseline], place, confidence, seed)
+            chance = found.p_value(figures[baseline], place, seed)
+        cells.append(Cell(suite, metric, label, found.estimate(confidence, seed), difference, chance))
     return cells
-
-
-def _shared(
-    values: Mapping[str, float], baseline: Mapping[str, float], place: str
-) -> tuple[dict[str, float], dict[str, float]]:
-    shared = [key for key in values if key in baseline]
-    if 2 * len(shared) < max(len(values), len(baseline)):
-        raise RunError(
-            f"{place}: only {len(shared)} problems are on both sides (of {len(values)} and {len(baseline)})"
-            " -> compare evaluations of the same data"
-        )
-    return {key: values[key] for key in shared}, {key: baseline[key] for key in shared}
-
-
-def difference_of(
-    values: Mapping[str, float],
-    baseline: Mapping[str, float],
-    place: str,
-    confidence: float,
-    seed: int = 0,
-    groups: Mapping[str, str] | None = None,
-) -> Interval:
-    """`paired_difference` over problems scored on both sides, or over the groups that they are variants of.
-
-    A problem that one side could not score is left out on both; entirely different problem sets are refused.
-
-    Raises:
-        RunError: less than half of the problems are on both sides: these are not the same problems.
-    """
-    ours, theirs = (fold_groups(side, groups or {}) for side in _shared(values, baseline, place))
-    return paired_difference(ours, theirs, confidence, seed=seed)
 
 
 def _setting_notes(
@@ -324,6 +287,11 @@ def _setting_notes(
     """What differs between rows besides the model: decoding, prompts, samples that could not be scored."""
     notes = []
     for label, entry in entries.items():
+        if is_exam_entry(entry) != is_exam_entry(base):
+            raise RunError(f"{suite} is an examination in one of {label!r} and {baseline!r} and none in the other")
+        if is_exam_entry(entry):
+            notes += [f"{suite}: {label!r}: {warning}" for warning in entry["warnings"]]
+            continue
         for name, value in base["decoding"].items():
             if entry["decoding"][name] != value:
                 notes.append(f"{suite}: {name} is {entry['decoding'][name]} in {label!r} and {value} in {baseline!r}")

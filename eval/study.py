@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RunError
-from reasonrl.eval.compare import Comparison, compare_evaluations, difference_of, suite_values
+from reasonrl.eval.compare import Comparison, compare_evaluations
+from reasonrl.eval.compared import figure_of
 from reasonrl.eval.metrics import Interval, mean_interval, seed_difference
 from reasonrl.eval.tables import markdown_table, percent, points
 from reasonrl.observe.style import COLOURS, MUTED, new_figure, save_figure, styled
@@ -190,9 +191,9 @@ def _arm_lines(
         return []
     by_seed = {}
     for number in shared:
-        ours, theirs = (suite_values(Path(runs[name][number][label]), suite, metric) for name in (arm, first_arm))
+        ours, theirs = (figure_of(Path(runs[name][number][label]), suite, metric) for name in (arm, first_arm))
         place = f"{suite}, {metric}, row {label!r}, seed {number}, arms {arm!r} and {first_arm!r}"
-        by_seed[number] = difference_of(ours, theirs, place, confidence, seed)
+        by_seed[number] = ours.difference(theirs, place, confidence, seed)
     cells = [tables[arm, number].cell(suite, metric, label) for number in shared]
     estimate = mean_interval([cell.estimate.value for cell in cells if cell is not None], confidence)
     # The difference of the runs' own figures: a problem unscored on one side moves it by nothing that matters here.

@@ -34,6 +34,8 @@ def points(interval: Interval) -> str:
 def decoding_text(context: Mapping[str, Any]) -> str:
     """`1,024 problems, 16 samples each, temperature 1, top_p 1, at most 64 tokens`."""
     decoding = context["decoding"]
+    if context.get("kind") == "values":
+        return f"{context['n_problems']:,} {context['unit']}"
     samples = "1 sample each" if decoding["n"] == 1 else f"{decoding['n']} samples each"
     known = [
         (decoding["temperature"], "temperature {:g}"),
@@ -45,7 +47,16 @@ def decoding_text(context: Mapping[str, Any]) -> str:
 
 
 def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[list[str]]]:
-    """Header and body of one suite: a line a row; figures in percent, differences in points."""
+    """Header and body of one suite: a line a row; figures in percent, differences in points.
+
+    An examination has many figures and few rows: there, a line is a figure of a row.
+    """
+    if comparison.context[suite][comparison.baseline].get("kind") == "values":
+        cells = [cell for cell in comparison.cells if cell.suite == suite]
+        texts = [
+            [cell.metric, cell.label, percent(cell.estimate), _difference_text(cell), p_text(cell)] for cell in cells
+        ]
+        return ["figure", "row", "percent", "difference", "p"], texts
     metrics = comparison.metrics(suite)
     header = ["row"]
     for metric in metrics:
@@ -207,6 +218,8 @@ def format_table(comparison: Comparison) -> str:
                 table.add_row(*(Text(text) for text in line), end_section=number == len(cells) - 1)
         console.print(table)
         for label, found in comparison.context[suite].items():
+            if found.get("kind") == "values":
+                continue
             names = ("tokens each", "truncated", "no answer", "empty", "timeout", "tokens a right answer")
             told = ", ".join(f"{text} {name}" for name, text in zip(names, _lost(found), strict=True) if text)
             console.print(Text(textwrap.fill(f"{label}: {told}", 100, subsequent_indent="  ")))
@@ -221,13 +234,14 @@ def format_table(comparison: Comparison) -> str:
 def plot_comparison(comparison: Comparison, path: Path) -> Path:
     """Dots with interval bars: one panel a suite and metric, one line a row, the baseline's value as a dashed line."""
     suites = comparison.suites
-    columns = max(len(comparison.metrics(suite)) for suite in suites)
+    shown = {suite: _shown(comparison, suite) for suite in suites}
+    columns = max(map(len, shown.values()))
     height = max(1.8, 0.9 + 0.42 * len(comparison.labels))
     figure, axes = new_figure(
         1.2 + 3.2 * columns, 0.3 + height * len(suites), len(suites), columns, squeeze=False, sharey="row"
     )
     for row, suite in enumerate(suites):
-        metrics = comparison.metrics(suite)
+        metrics = shown[suite]
         for column in range(columns):
             axis = axes[row][column]
             if column >= len(metrics):
@@ -238,6 +252,12 @@ def plot_comparison(comparison: Comparison, path: Path) -> Path:
             axis.set_title(title)
     figure.supxlabel(f"percent, {100 * comparison.confidence:g} % interval over problems", fontsize=9)
     return save_figure(figure, path)
+
+
+def _shown(comparison: Comparison, suite: str) -> list[str]:
+    """The figures of a suite that a picture has room for."""
+    headline = comparison.context[suite][comparison.baseline].get("headline")
+    return [name for name in comparison.metrics(suite) if headline is None or name in headline]
 
 
 def _panel(axis: Any, comparison: Comparison, suite: str, metric: str) -> None:

@@ -91,7 +91,13 @@ def headline_figures(stage: StageView) -> list[tuple[str, str]]:
     if stage.gate:
         return [("gate", "passed" if stage.gate["passed"] else "FAILED")]
     if stage.results:
+        exams = {suite: entry for suite, entry in stage.results["suites"].items() if entry.get("kind") == "values"}
         return [
+            (f"{suite} {name}", interval_text(entry["metrics"][name]))
+            for suite, entry in exams.items()
+            for name in entry["headline"]
+            if name in entry["metrics"]
+        ] + [
             (suite if name == "accuracy" else f"{suite} {name}", interval_text(entry[name]))
             for suite, entry in stage.results["suites"].items()
             for name in ("accuracy", "greedy")
@@ -192,8 +198,24 @@ def _tables(stage: StageView) -> list[dict[str, Any]]:
     if stage.table:
         return [_comparison_table(stage.table, suite) for suite in stage.table["context"]]
     if stage.results and stage.results["suites"]:
-        return [_results_table(stage.results["suites"])]
+        suites = stage.results["suites"]
+        exams = {suite: entry for suite, entry in suites.items() if entry.get("kind") == "values"}
+        sampled = {suite: entry for suite, entry in suites.items() if suite not in exams}
+        tables = [_exam_table(suite, entry) for suite, entry in exams.items()]
+        return [_results_table(sampled), *tables] if sampled else tables
     return []
+
+
+def _exam_table(suite: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An examination's figures; pairs of them to a line."""
+    cells = [[name, interval_text(found)] for name, found in entry["metrics"].items()]
+    half = -(-len(cells) // 2)
+    body = [
+        [*left, *(cells[half + place] if half + place < len(cells) else ["", ""])]
+        for place, left in enumerate(cells[:half])
+    ]
+    title = f"{suite}: percent with 95 % intervals over {entry['n_problems']:,} {entry['unit']}"
+    return {"title": title, "header": ["figure", "percent", "figure", "percent"], "body": body}
 
 
 def _gate_table(gate: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,6 +251,21 @@ def _results_table(suites: Mapping[str, Any]) -> dict[str, Any]:
 def _comparison_table(table: Mapping[str, Any], suite: str) -> dict[str, Any]:
     cells = [cell for cell in table["cells"] if cell["suite"] == suite]
     metrics = list(dict.fromkeys(cell["metric"] for cell in cells))
+    about, level = table["context"][suite][table["baseline"]], f"{100 * table['confidence']:g} %"
+    if about.get("kind") == "values":
+        lines = [
+            [
+                cell["metric"],
+                cell["label"],
+                interval_text(cell["estimate"]),
+                "baseline" if cell["difference"] is None else interval_text(cell["difference"], "+"),
+            ]
+            for cell in cells
+        ]
+        title = (
+            f"{suite}: percent with {level} intervals over {about['n_problems']:,} {about['unit']}, paired differences"
+        )
+        return {"title": title, "header": ["figure", "row", "percent", "difference"], "body": lines}
     header = ["row", *(name for metric in metrics for name in (metric, "difference")), "tokens", "truncated"]
     body = []
     for label in table["labels"]:
@@ -246,7 +283,6 @@ def _comparison_table(table: Mapping[str, Any], suite: str) -> dict[str, Any]:
         body.append([*line, tokens_text(context["mean_length"]), f"{100 * context['truncated_fraction']:.1f} %"])
     decoding = table["context"][suite][table["baseline"]]["decoding"]
     settings = ", ".join(f"{name} {value:g}" for name, value in decoding.items() if value is not None)
-    level = f"{100 * table['confidence']:g} %"
     title = f"{suite} ({settings}): percent with {level} intervals over problems, paired differences in points"
     return {"title": title, "header": header, "body": body}
 

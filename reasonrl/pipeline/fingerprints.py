@@ -16,7 +16,7 @@ from reasonrl.errors import DataError
 
 HASHED_UP_TO = 64 * 2**20
 _FUNCTION = re.compile(r"(?P<file>.+\.py):[A-Za-z_]\w*")
-_MODEL_FIELDS = frozenset({"model", "critic_model"})
+_MODEL_FIELDS = frozenset({"model", "critic_model", "policy"})
 
 
 def file_identity(path: Path) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _compare(
 
     _, baseline, confidence = _rows(next(iter(resolved.values())))
     if baseline is None:
-        say(f"study {study}: no stage of kind eval, so there is nothing to compare")
+        say(f"study {study}: no stage of kind eval or prm_eval, so there is nothing to compare")
         return ()
     evaluations: dict[str, dict[int, dict[str, Path]]] = {}
     for (arm, seed), run in runs.items():
@@ -144,11 +144,12 @@ def _rows(resolved: ResolvedRecipe) -> tuple[dict[str, str], str | None, float]:
     They are those of the last compare stage; without one, every evaluation is a row and the first the baseline.
     """
     from reasonrl.recipe import CompareStage, expand_stages
+    from reasonrl.recipe.stages import EVALUATIONS
 
     instances = expand_stages(resolved.recipe)
     for instance in reversed(instances):
         if isinstance(instance.config, CompareStage):
             config = instance.config
             return {label: row.stage for label, row in config.rows.items()}, config.baseline, config.confidence
-    rows = {instance.name: instance.name for instance in instances if instance.config.kind == "eval"}
+    rows = {instance.name: instance.name for instance in instances if instance.config.kind in EVALUATIONS}
     return rows, next(iter(rows), None), 0.95

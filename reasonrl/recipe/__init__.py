@@ -8,6 +8,7 @@ from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
 from reasonrl.recipe.origins import Origin
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.printing import composed_yaml, print_config
+from reasonrl.recipe.prm_eval_stage import PRMEvalStage
 from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.rollout_stage import RolloutStage
@@ -27,6 +28,7 @@ __all__ = [
     "Loop",
     "Origin",
     "PPOStage",
+    "PRMEvalStage",
     "PRMStage",
     "Recipe",
     "Reference",

@@ -55,6 +55,7 @@ def evaluation_rows(config: CompareStage, context: StageContext) -> dict[str, Pa
     for label, reference in config.rows.items():
         data = context.result_of(reference).data
         if data is None or data.name != "results.json":
-            raise RunError(f"row {label!r} is {reference}, which is no evaluation -> name a stage of kind eval")
+            fix = "name a stage of kind eval or prm_eval"
+            raise RunError(f"row {label!r} is {reference}, which is no evaluation -> {fix}")
         folders[label] = data.parent
     return folders
