@@ -187,6 +187,13 @@ def _ids(ids: Sequence[int]) -> np.ndarray[Any, Any]:
     return np.asarray(ids, dtype=np.int32)
 
 
+def _tokenised(tokenizer: Any, row: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """The ids of a response that came as text, with the end token where it ended by itself."""
+    ids = list(tokenizer(row["text"], add_special_tokens=False)["input_ids"])
+    end = getattr(tokenizer, "eos_token_id", None)
+    return _ids([*ids, end] if row["finish_reason"] == "stop" and end is not None else ids)
+
+
 def _groups(
     folder: Path, problems: Mapping[str, Mapping[str, Any]], at_most: int | None, texts: Any
 ) -> Iterator[list[dict[str, Any]]]:
@@ -204,7 +211,7 @@ def _groups(
                 stored |= judged.get(key_of(stored), {})
                 row = sample_row(problem, stored)
                 if row[IDS] is None and texts is not None:
-                    row[IDS] = _ids(texts(row["text"], add_special_tokens=False)["input_ids"])
+                    row[IDS] = _tokenised(texts, row)
                 rows.append(row)
             if rows:
                 yield rows
