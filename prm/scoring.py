@@ -21,8 +21,10 @@ __all__ = [
     "StepScorer",
     "aggregate",
     "load_scorer",
+    "load_trained",
     "packing_obstacle",
     "score_solutions",
+    "trained_folder",
 ]
 
 Scores = list[list[float | None]]
@@ -163,15 +165,12 @@ def trained_folder(name: str) -> Path:
     return folder
 
 
-def load_scorer(
-    name: str, *, tokens_per_microbatch: int = TOKENS, max_length: int | None = None, dtype: str = "auto"
-) -> StepScorer:
-    """A trained process reward model from its folder, on the accelerator if there is one.
+def load_trained(name: str, dtype: str = "auto") -> tuple[ScalarHeadModel, Any]:
+    """A trained process reward model and its tokenizer, or its processor if it reads pictures, on the CPU.
 
     Args:
         name: the folder, with its head beside the weights.
-        tokens_per_microbatch, max_length: as of `StepScorer`.
-        dtype: `auto` takes bfloat16 on an accelerator and float32 without one.
+        dtype: `auto` takes bfloat16 where there is an accelerator and float32 where there is none.
 
     Raises:
         ModelError: it cannot be loaded, or has no trained head.
@@ -181,8 +180,17 @@ def load_scorer(
     from reasonrl.models import ScalarHeadModel, load_tokenizer
 
     trained_folder(name)
-    on = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = ("bfloat16" if on == "cuda" else "float32") if dtype == "auto" else dtype
-    model = ScalarHeadModel.from_pretrained(name, dtype=getattr(torch, chosen)).to(on)
-    model.eval()
-    return StepScorer(model, load_tokenizer(name), tokens_per_microbatch=tokens_per_microbatch, max_length=max_length)
+    chosen = ("bfloat16" if torch.cuda.is_available() else "float32") if dtype == "auto" else dtype
+    model = ScalarHeadModel.from_pretrained(name, dtype=getattr(torch, chosen))
+    return model.eval(), load_tokenizer(name)
+
+
+def load_scorer(
+    name: str, *, tokens_per_microbatch: int = TOKENS, max_length: int | None = None, dtype: str = "auto"
+) -> StepScorer:
+    """A trained process reward model (`load_trained`), on the accelerator if there is one, ready to score."""
+    import torch
+
+    model, tokenizer = load_trained(name, dtype)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return StepScorer(model, tokenizer, tokens_per_microbatch=tokens_per_microbatch, max_length=max_length)

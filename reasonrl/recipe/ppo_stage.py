@@ -27,6 +27,7 @@ from reasonrl.recipe.fields import (
 from reasonrl.recipe.lora import LORA_HINTS, LoraSettings, lora_problems
 from reasonrl.recipe.option_rules import LOSS_HINTS, Band, LossType, RatioLevel, option_problems
 from reasonrl.recipe.overlap import OVERLAP_HINTS, ImportanceMode, overlap_problems
+from reasonrl.recipe.process_reward import ProcessRewardConfig, process_reward_problems
 from reasonrl.recipe.sampling_rules import (
     DEFAULT_HINT_TEMPLATE,
     DEFAULT_ROUNDS,
@@ -56,6 +57,7 @@ class PPOStage(TrainingStage):
     critic_lora: LoraSettings | None = None
     data: Data
     reward: RewardSpec
+    process_reward: ProcessRewardConfig | None = None
     advantage: Advantage = "gae"
     scale_rewards: ScaleRewards = "group"
     prompts_per_step: Count
@@ -163,6 +165,8 @@ class PPOStage(TrainingStage):
         "dataset": "data",
         "type": "kind",
         "adv_estimator": "advantage",
+        "prm": "process_reward",
+        "step_reward": "process_reward",
         **LORA_HINTS,
         **OVERLAP_HINTS,
         **SAMPLING_HINTS,
@@ -174,6 +178,7 @@ class PPOStage(TrainingStage):
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         issues = [*batch_problems(given), *overlap_problems(given), *lora_problems(given), *streaming_problems(given)]
         issues += [*option_problems(given), *advantage_problems(given), *sampling_problems(given)]
+        issues += process_reward_problems(given)
         if "eval_data" in given and given["eval_data"] is None:
             for key, idle in (
                 ("eval_steps", None),

@@ -12,6 +12,7 @@ from reasonrl.errors import RewardError
 from reasonrl.rollout.engine import Sample
 from reasonrl.rollout.image_reader import TOKEN_INPUTS, join_inputs
 from reasonrl.trainers._trl import Collected
+from reasonrl.trainers.meter import Meter
 
 Images = list[dict[str, torch.Tensor]] | None
 
@@ -232,8 +233,11 @@ def rewards_of_tokens(
     rows: Sequence[dict[str, Any]],
     samples: Sequence[Sample],
     batch: RolloutBatch,
+    meter: Meter | None = None,
 ) -> torch.Tensor:
     """(B, T) rewards of single tokens, added up over the functions; a sample to which one gives None is left unscored.
+
+    A function with `take_figures`, which hands out {name: (sum, count)}, has its figures put into the meter.
 
     Raises:
         RewardError: a function did not give one list a sample, with one reward a token.
@@ -241,7 +245,7 @@ def rewards_of_tokens(
     names = set(rows[0]) - {"prompt", "completion", "completion_ids", "finish_reason"}
     columns = {key: [row[key] for row in rows] for key in sorted(names)}
     columns["finish_reason"] = [sample.finish_reason for sample in samples]
-    total = torch.zeros(batch.mask.shape, device=batch.mask.device)
+    total = torch.zeros(batch.mask.shape, dtype=torch.float64, device=batch.mask.device)
     for function in functions:
         name = getattr(function, "__name__", repr(function))
         given = function(
@@ -261,5 +265,8 @@ def rewards_of_tokens(
                     f"reward {name}: {len(rewards)} rewards for sample {place} of {len(sample.token_ids)} tokens"
                     " -> give one per response token, the stop token included"
                 )
-            total[place, : len(rewards)] += torch.tensor(list(rewards), device=total.device)
+            total[place, : len(rewards)] += torch.tensor(list(rewards), dtype=total.dtype, device=total.device)
+        if meter is not None and (figures := getattr(function, "take_figures", None)) is not None:
+            for key, (amount, count) in figures().items():
+                meter.add(key, amount, count)
     return total * batch.mask

@@ -346,7 +346,7 @@ class PPOTrainer(RolloutHooks):
         """(B, T) rewards of single tokens, added up over their functions; None where there is no such function."""
         if not self.token_functions:
             return None
-        total = rewards_of_tokens(self.token_functions, rows, samples, batch)
+        total = rewards_of_tokens(self.token_functions, rows, samples, batch, self.meter)
         self.meter.add("token_reward", total.sum(), len(rows))
         return total
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from reasonrl.models import ScalarHeadModel, load_policy
+from reasonrl.models import ScalarHeadModel, load_policy, load_tokenizer
+from reasonrl.prm.steps import Step
+from reasonrl.prm.token_rewards import ProcessReward
 from reasonrl.rollout import build_engine
 from reasonrl.trainers.ppo import PPOTrainer
 from reasonrl.trainers.ppo_config import PPOConfig
@@ -26,6 +28,19 @@ def ragged_engine(policy, tokenizer, **options):
     engine = build_engine("transformers", policy, tokenizer, **options)
     engine.stop_ids = frozenset(range(0, len(tokenizer), 5)) | engine.stop_ids
     return engine
+
+
+def process_reward(dtype=torch.float32, **options):
+    """A reward of tokens by a random process reward model; a step is three characters."""
+    model = ScalarHeadModel.from_pretrained(TINY, seed=5, dtype=dtype)
+    with torch.no_grad():
+        model.head.weight *= 60  # scores spread over (0, 1)
+    tokenizer = load_tokenizer(TINY)
+
+    def threes(text):
+        return [Step(start, min(start + 3, len(text))) for start in range(0, len(text), 3)]
+
+    return ProcessReward(model.eval(), tokenizer, tokenizer, threes, **options)
 
 
 @dataclass

@@ -69,9 +69,9 @@ def some(completions, completion_ids, **columns):
     return [None if ids[0] % 7 == 0 else score for ids, score in zip(completion_ids, scores, strict=True)]
 
 
-def train(tmp_path, **changes):
+def train(tmp_path, rewards=(some,), **changes):
     """A trained run in float64, with the rollout batches and the targets of each step."""
-    run = make_run(tmp_path, rewards=[some], dtype=torch.float64, **{**SETTINGS, **changes})
+    run = make_run(tmp_path, rewards=rewards, dtype=torch.float64, **{**SETTINGS, **changes})
     seen = []
     original = run.trainer.update.targets
 
@@ -84,8 +84,8 @@ def train(tmp_path, **changes):
     return run, seen
 
 
-def run_oracle(run, batches):
-    """Policy and critic of the plain scripts after the same rollouts."""
+def run_oracle(run, batches, token_rewards=None):
+    """Policy and critic of the plain scripts after the same rollouts; `token_rewards` gives each batch's."""
     ppo, plain, args = load_oracle(), targets_oracle(), run.trainer.args
     names = plain.Options.__dataclass_fields__
     options = plain.Options(**{name: getattr(args, name) for name in names})
@@ -118,7 +118,9 @@ def run_oracle(run, batches):
         betas=(args.adam_beta1, args.adam_beta2),
         adam_epsilon=args.adam_epsilon,
         max_grad_norm=args.max_grad_norm,
-        targets=functools.partial(plain.targets_of, o=options),
+        targets=lambda *given: plain.targets_of(
+            *given, o=options, token_rewards=next(token_rewards) if token_rewards is not None else None
+        ),
     )
     ppo.train(policy, critic, rollouts, settings)
     return policy.state_dict(), critic.state_dict() if critic is not None else {}

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasonrl.errors import DataError, StageFailed
+from reasonrl.errors import StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
+from reasonrl.pipeline.stages.segmenting import segmenter_of
 
 if TYPE_CHECKING:
     from reasonrl.data_tools.files import PlacedRow
     from reasonrl.prm.annotation import JudgeSpec, Shards, Summary
-    from reasonrl.prm.annotation.rows import Segmenter
-    from reasonrl.recipe import AnnotateStage, Reference, SegmentConfig
+    from reasonrl.recipe import AnnotateStage, Reference
     from reasonrl.recipe.annotate_stage import JudgeTerm
 
 UNIT = "solutions"
@@ -43,7 +43,7 @@ def annotate_stage(
 
     streamed, rows = _rows(config, context)
     columns = {**config.data.columns} if streamed and hasattr(config.data, "columns") else {}
-    segmenter = _segmenter(config.segment)
+    segmenter = segmenter_of(config.segment)
     context.report_progress(0, None, UNIT, "counting")
     try:
         return annotate(
@@ -153,24 +153,6 @@ def _not_there(args: Mapping[str, Any], context: StageContext) -> Reference | No
     found: list[Reference] = []
     references_settled(args, found.append)
     return next((reference for reference in found if not context.is_available(reference)), None)
-
-
-def _segmenter(config: SegmentConfig) -> Segmenter:
-    from reasonrl.prm import segment
-
-    if config.method == "lines":
-        return segment.lines
-    if config.method == "given":
-
-        def refuse(text: str) -> Any:
-            raise DataError("the row has no steps, and segment.method is given")
-
-        return refuse
-    words = segment.REFLECTION if config.reflection is None else config.reflection
-    rules = segment.Rules(config.shortest, config.longest, words)
-    if config.method == "sat":
-        return segment.SaTSegmenter(config.model or "sat-3l-sm", rules, config.threshold)
-    return lambda text: segment.segment(text, rules)
 
 
 def _rows(config: AnnotateStage, context: StageContext) -> tuple[bool, Callable[[], Iterable[PlacedRow]]]:

@@ -28,7 +28,14 @@ from reasonrl.pipeline.stages.common import (
     vision_prompts,
 )
 from reasonrl.pipeline.stages.export import export_critic, export_policy
-from reasonrl.pipeline.stages.start import critic_start, critic_to_train, engine_for_adapter, policy_to_train, sharding
+from reasonrl.pipeline.stages.start import (
+    critic_start,
+    critic_to_train,
+    engine_for_adapter,
+    policy_to_train,
+    process_reward,
+    sharding,
+)
 from reasonrl.recipe import PPOStage, Reference
 from reasonrl.rewards import get_rewards
 from reasonrl.rewards.pool import close_shared_pools
@@ -103,7 +110,10 @@ def dry_run(config: PPOStage, context: StageContext) -> list[str]:
     check_rewards(rewards, source)
     length = prompt_lengths(tokenizer, vision_prompts(name, False) if name is not None else None)
     lengths = sorted(length({**row, "prompt": source.messages(row)}) for row in source.rows[:256])
+    shaped = config.process_reward
+    steps = [] if shaped is None else [f"process reward: {shaped.model}, {shaped.form} x {shaped.weight:g} a step"]
     return [
+        *steps,
         f"data: {source.rows.report}",
         f"first {len(lengths)} prompts: {lengths[0]} to {lengths[-1]} tokens; with responses up to"
         f" {lengths[-1] + config.max_completion_length}",
@@ -155,7 +165,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         policy,
         _arguments(config, context, output, validation is not None, reader is not None),
         Dataset.from_list(rows),
-        rewards,
+        [*rewards, *process_reward(config, context, tokenizer)],
         prompt_ids=lambda messages: prompt_ids(tokenizer, messages),
         critic=critic,
         engine=build_engine(config.rollout.engine, policy, tokenizer, **engine),

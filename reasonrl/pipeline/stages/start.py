@@ -52,6 +52,33 @@ def critic_to_train(config: PPOStage, context: StageContext, dtype: Any) -> Scal
     return critic
 
 
+def process_reward(config: PPOStage, context: StageContext, policy_tokenizer: Any) -> list[Any]:
+    """The reward of a process reward model, where the stage has one."""
+    wanted = config.process_reward
+    if wanted is None:
+        return []
+    from reasonrl.pipeline.stages.segmenting import segmenter_of
+    from reasonrl.prm.scoring import load_trained
+    from reasonrl.prm.token_rewards import ProcessReward
+
+    model, tokenizer = load_trained(context.model_of(wanted.model))
+    return [
+        ProcessReward(
+            model,
+            tokenizer,
+            policy_tokenizer,
+            segmenter_of(wanted.segment),
+            weight=wanted.weight,
+            form=wanted.form,
+            offset=wanted.offset,
+            clip=wanted.clip,
+            average=wanted.average,
+            max_length=wanted.max_length,
+            tokens_per_microbatch=wanted.tokens_per_microbatch,
+        )
+    ]
+
+
 def engine_for_adapter(config: PPOStage) -> dict[str, Any]:
     """Room in the engine for the adapter, where that is what goes over: the policy gets its layers later."""
     if config.lora is None or config.rollout.lora != "adapter":
