@@ -93,7 +93,13 @@ class Bands:
         """The keys of a text's runs (`shingles`); none where it has none."""
         if not len(runs):
             return set()
-        least = numpy.array([_mixed(runs ^ seed).min() for seed in self._seeds])
+        step = max(1, (1 << 20) // len(runs))  # few at a time of a long text
+        least = numpy.concatenate(
+            [
+                _mixed(runs ^ self._seeds[place : place + step, None]).min(axis=1)
+                for place in range(0, len(self._seeds), step)
+            ]
+        )
         table = least.reshape(self.bands, self.rows)
         return {
             hashlib.blake2b(bytes([place % 256]) + row.tobytes(), digest_size=8).digest()

@@ -11,6 +11,7 @@ import click
 
 import reasonrl
 from reasonrl.cli_eval import COMMANDS, reports_errors
+from reasonrl.cli_labels import labels
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -228,7 +229,7 @@ def runs_compare(paths: tuple[Path, ...]) -> None:
     click.echo(compare_runs(list(paths)))
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, labels):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from reasonrl.data_tools.files import BadRow, read_paths
 from reasonrl.data_tools.near import WORDS, Bands, jaccard, shingles
 from reasonrl.data_tools.overlap import SHARE as OVERLAP_SHARE
@@ -121,7 +120,7 @@ def split_by_problem(
             f"{source}: {found.groups:,} groups of problems leave {empty[0]} empty -> raise its share, or take"
             " another seed"
         )
-    _write(inputs, named, out, {text: side for text, side in zip(texts, sides, strict=True)}, names, found)
+    _write(inputs, named, out, dict(zip(texts, sides, strict=True)), names, found)
     _check_files(out, names, named)
     _tell(out, found, shares, seed, share, together)
     return found
@@ -266,7 +265,7 @@ def _check_files(out: Path, names: Sequence[str], named: str | None) -> None:
 def _tell(
     out: Path, found: Split, shares: Mapping[str, float], seed: int, share: float, together: Sequence[str]
 ) -> None:
-    about = {
+    about: dict[str, Any] = {
         "rows": dict(found.rows),
         "problems": dict(found.problems),
         "groups": found.groups,
@@ -275,8 +274,9 @@ def _tell(
         "aside": dict(found.aside.reasons),
         "settings": {"shares": dict(shares), "seed": seed, "share": share, "words": WORDS, "together": list(together)},
         "check": {"words": OVERLAP_WORDS, "share": OVERLAP_SHARE, "overlapping": 0},
-        "sha256": {
-            name: hashlib.sha256((out / f"{name}.jsonl").read_bytes()).hexdigest() for name in sorted(found.problems)
-        },
+        "sha256": {},
     }
+    for name in sorted(found.problems):
+        with (out / f"{name}.jsonl").open("rb") as file:
+            about["sha256"][name] = hashlib.file_digest(file, "sha256").hexdigest()
     write_atomically(out / "split.json", f"{json.dumps(about, indent=1)}\n".encode())

@@ -29,8 +29,9 @@ FLOORS = {
     "eval": 4,
     "pipeline": 5,
     "cli_eval": 6,
-    "cli": 7,
-    "__main__": 8,
+    "cli_labels": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 GROUND = {"errors", "expressions", "fingerprint", "plugins", "latex", "__init__"}
 """Single modules below the rooms, of the standard library and small third parties: everybody may import them."""
