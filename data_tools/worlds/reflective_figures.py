@@ -37,9 +37,10 @@ MEANINGS: Mapping[str, str] = {
     "sound": "right lines of all, answers left out",
     "sound_in_wrong": "right lines of solutions with a wrong answer, answers left out",
     "sound_at_mark": "right lines of those that begin with the mark",
+    "mark_tells": "`sound_at_mark` less `sound`",
     "lines": "mean lines of a solution",
 }
-"""What `figures` gives; all are shares but `lines`."""
+"""What `figures` gives; all are shares but `mark_tells`, a difference, and `lines`."""
 
 
 @dataclass
@@ -79,7 +80,10 @@ def figures(rows: Iterable[Mapping[str, Any]], law: Law) -> dict[str, float]:
         raise DataError("reflective figures: there are no rows -> sample some")
     for problem, given in answers.items():
         _of_problem(gold_of(problem), given, counts)
-    return counts.shares()
+    found = counts.shares()
+    if "sound_at_mark" in found:
+        found["mark_tells"] = found["sound_at_mark"] - found["sound"]
+    return found
 
 
 def _of_problem(gold: int, given: Sequence[int | None], counts: _Counts) -> None:

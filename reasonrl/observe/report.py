@@ -147,13 +147,20 @@ def _stage_section(stage: StageView, plots: Path) -> dict[str, Any]:
 def gate_failure(gate: Mapping[str, Any]) -> str | None:
     """What failed of a `gate.json`; None where nothing did."""
     failed = [check for check in gate.get("checks", []) if not check["passed"]]
-    told = "; ".join(f"{check['name']} is {check['value']:.4g}, allowed {allowed_text(check)}" for check in failed)
+    told = "; ".join(
+        f"{check['name']} is {figure_text(check['value'])}, allowed {allowed_text(check)}" for check in failed
+    )
     return f"gate failed: not tested: {told}" if failed else None
+
+
+def figure_text(value: float | None) -> str:
+    """A gate's figure; `nothing` where nothing counts for it."""
+    return "nothing" if value is None else f"{value:.4g}"
 
 
 def allowed_text(check: Mapping[str, Any]) -> str:
     """The bounds of a gate's figure: `0.4 to 0.5`, `any to 0.6`."""
-    return " to ".join("any" if end is None else f"{end:.4g}" for end in (check["low"], check["high"]))
+    return " to ".join("any" if end is None else figure_text(end) for end in (check["low"], check["high"]))
 
 
 def alarm_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -224,7 +231,7 @@ def _gate_table(gate: Mapping[str, Any]) -> dict[str, Any]:
     body = []
     for name in (*checks, *(other for other in gate["figures"] if other not in checks)):
         wanted = expected.get(name)
-        line = [name, f"{gate['figures'][name]:.4g}", "" if wanted is None else f"{wanted:.4g}"]
+        line = [name, figure_text(gate["figures"].get(name)), "" if wanted is None else figure_text(wanted)]
         check = checks.get(name)
         line += ["", ""] if check is None else [allowed_text(check), "passed" if check["passed"] else "FAILED"]
         body.append(line)

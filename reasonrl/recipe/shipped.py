@@ -16,11 +16,15 @@ def recipes_folder() -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Shipped recipes by name: `NAME.yaml` and `NAME/recipe.yaml`; names that begin with '_' are bases, not recipes."""
+    """Shipped recipes by name: `NAME.yaml`, `NAME/recipe.yaml`, and `FOLDER/NAME` of `FOLDER/NAME.yaml`; names that
+    begin with '_' are bases, not recipes.
+    """
     folder = recipes_folder()
     files = {path.stem: path for path in folder.glob("*.yaml")}
     files.update({path.parent.name: path for path in folder.glob("*/recipe.yaml")})
-    return {name: files[name] for name in sorted(files) if not name.startswith("_")}
+    inner = [path for path in folder.glob("*/*.yaml") if path.name != "recipe.yaml"]
+    files.update({f"{path.parent.name}/{path.stem}": path for path in inner})
+    return {name: files[name] for name in sorted(files) if not name.rpartition("/")[2].startswith("_")}
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -82,7 +86,7 @@ def copy_recipe(name: str, destination: Path) -> list[Path]:
     """
     source = shipped_recipe(name)
     if destination.suffix not in (".yaml", ".yml"):
-        destination = destination / (f"{source.parent.name}.yaml" if source.stem == "recipe" else source.name)
+        destination = destination / f"{name.removesuffix('.yaml')}.yaml"
     copies = {source: destination, **_bases(source, source.parent, destination.parent)}
     taken = [target for target in copies.values() if target.exists()]
     if taken:

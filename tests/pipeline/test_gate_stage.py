@@ -68,6 +68,16 @@ def test_a_gate_that_stops_ends_the_run_before_what_follows(tmp_path):
     assert record(tmp_path, "bad")["passed"] is False and not (tmp_path / "run" / "stages" / "after").exists()
 
 
+def test_a_figure_that_nothing_counts_for_fails(tmp_path):
+    rows = [{"problem": "7 a+5 b*3", "text": "no lines of this world"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    gate = {**GATE, "data": {"path": str(tmp_path / "rows.json")}}
+    said = call("train", recipe(tmp_path, {"gate": gate}))
+    assert "wrong_on_hard is nothing, for nothing counts for it" in said and "well_formed is 0" in said
+    assert [check["value"] for check in record(tmp_path, "gate")["checks"]] == [0.0, None]
+    assert "wrong_on_hard is nothing" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_measure_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def longest(rows, at_least=0):\n    return {'longest': max(len(row['text']) for row in rows) - at_least}\n"

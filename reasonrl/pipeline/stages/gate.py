@@ -83,14 +83,15 @@ def _measure(name: str, context: StageContext) -> Any:
 def checks_of(
     config: GateStage, figures: Mapping[str, float], expected: Mapping[str, float] | None
 ) -> list[dict[str, Any]]:
-    """One entry a figure that is looked at: name, value, low, high, expected, passed.
+    """One entry a figure that is looked at: name, value, low, high, expected, passed. A figure that the measure knows
+    and nothing counts for has no value, and fails.
 
     Raises:
         DataError: a figure is not there, or nothing is expected of one of `within`.
     """
     checks = []
     for name in dict.fromkeys([*config.bounds, *config.within]):
-        if name not in figures:
+        if name not in figures and name not in (expected or {}):
             raise DataError(f"gate: there is no figure {name!r} -> one of {', '.join(figures) or 'none'}")
         low, high = config.bounds.get(name, (None, None))
         wanted = None if expected is None else expected.get(name)
@@ -99,8 +100,8 @@ def checks_of(
                 raise DataError(f"gate: the measure expects nothing of {name!r} -> write bounds for it")
             low = max(-math.inf if low is None else low, wanted - config.within[name])
             high = min(math.inf if high is None else high, wanted + config.within[name])
-        value = float(figures[name])
-        passed = (low is None or value >= low) and (high is None or value <= high)
+        value = figures.get(name)
+        passed = value is not None and (low is None or value >= low) and (high is None or value <= high)
         checks.append(
             {"name": name, "value": value, "low": low, "high": high, "expected": wanted, "passed": bool(passed)}
         )
@@ -123,4 +124,5 @@ def _line(check: Mapping[str, Any]) -> str:
     low, high = check["low"], check["high"]
     allowed = f"{'any' if low is None else f'{low:.4g}'} to {'any' if high is None else f'{high:.4g}'}"
     expected = "" if check["expected"] is None else f" (expected {check['expected']:.4g})"
-    return f"{check['name']} is {check['value']:.4g}, allowed {allowed}{expected}"
+    value = "nothing, for nothing counts for it" if check["value"] is None else f"{check['value']:.4g}"
+    return f"{check['name']} is {value}, allowed {allowed}{expected}"
