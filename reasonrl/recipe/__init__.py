@@ -2,6 +2,7 @@
 
 from reasonrl.recipe.annotate_stage import AnnotateStage, SegmentConfig
 from reasonrl.recipe.batch import BatchPlan, plan_batch
+from reasonrl.recipe.bcpg_stage import BCPGStage
 from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
 from reasonrl.recipe.expansion import StageInstance, expand_stages
 from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
@@ -20,6 +21,7 @@ from reasonrl.recipe.stages import CompareStage, EvalStage, SFTStage, StageConfi
 
 __all__ = [
     "AnnotateStage",
+    "BCPGStage",
     "BatchPlan",
     "CompareStage",
     "DataSource",

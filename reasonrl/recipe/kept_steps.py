@@ -19,7 +19,11 @@ def saving_of(stage: Mapping[str, Any]) -> Saving | None:
     """How a plain stage saves; None if it does not train, or its values are no counts (the schema says so)."""
     values = {name: SFTStage.model_fields[name].default for name in ("save_steps", "save_total_limit")}
     every, kept = ({**values, **stage}[name] for name in values)
-    if stage.get("kind") not in ("sft", "ppo", "prm") or not _is_count(kept) or not (every is None or _is_count(every)):
+    if (
+        stage.get("kind") not in ("sft", "ppo", "prm", "bcpg")
+        or not _is_count(kept)
+        or not (every is None or _is_count(every))
+    ):
         return None
     return Saving(every, kept)
 

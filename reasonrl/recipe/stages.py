@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from reasonrl.recipe.annotate_stage import AnnotateStage
+from reasonrl.recipe.bcpg_stage import BCPGStage
 from reasonrl.recipe.endpoint_source import EndpointSource
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
@@ -31,10 +32,10 @@ from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
-AVAILABLE = ("sft", "ppo", "rollout", "annotate", "prm", "prm_eval", "eval", "gate", "compare")
+AVAILABLE = ("sft", "ppo", "rollout", "annotate", "prm", "bcpg", "prm_eval", "eval", "gate", "compare")
 EVALUATIONS = ("eval", "prm_eval")
 """Kinds whose results stand in comparisons."""
-LATER = ("bcpg", "dpo", "curate", "average")
+LATER = ("dpo", "curate", "average")
 
 
 class SFTStage(DataTraining, TrainingStage):
@@ -201,6 +202,7 @@ StageConfig = Annotated[
     | RolloutStage
     | AnnotateStage
     | PRMStage
+    | BCPGStage
     | PRMEvalStage
     | EvalStage
     | GateStage
@@ -213,6 +215,7 @@ STAGES: dict[str, type[Stage]] = {
     "rollout": RolloutStage,
     "annotate": AnnotateStage,
     "prm": PRMStage,
+    "bcpg": BCPGStage,
     "prm_eval": PRMEvalStage,
     "eval": EvalStage,
     "gate": GateStage,

@@ -68,13 +68,12 @@ class ReferenceLogprobs:
 
         Args:
             read: of some samples; every process calls it equally often.
-            report: is told files done and in all.
+            report: is told files done and in all, on every process.
 
         Raises:
             DataError: the reference gives a sample a log-probability that is no finite number.
         """
-        main = self.accelerator.is_main_process
-        if main:
+        if self.accelerator.is_main_process:
             self._begin()
         self.accelerator.wait_for_everyone()
         missing, world = self.missing, self.accelerator.num_processes
@@ -87,8 +86,7 @@ class ReferenceLogprobs:
             found = read(self.parts[mine] if mine is not None else [])
             if mine is not None:
                 self._write(mine, found)
-            if main:
-                report(len(self.parts) - len(missing) + first + len(turn), len(self.parts))
+            report(len(self.parts) - len(missing) + first + len(turn), len(self.parts))
         self.accelerator.wait_for_everyone()
         return len(missing)
 

@@ -151,11 +151,11 @@ def test_lora_trains_the_adapter_alone(tmp_path, tokenizer) -> None:
     )
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items() if "lora" not in name}
     trainer.train()
-    assert lines[-1]["rho_per_token/positive"] > 0.05 > lines[-1]["rho_per_token/negative"]
+    assert lines[-1]["rho_per_token/positive"] > lines[-1]["rho_per_token/negative"] + 0.05
     for name, tensor in trainer.model.state_dict().items():
         if name in before:
             assert torch.equal(tensor, before[name]), name
-    assert whole_state(trainer.model).keys() == load_policy(TINY)[0].state_dict().keys()
+    assert whole_state(trainer.model).keys() == load_policy(TINY)[0].state_dict().keys() - {"lm_head.weight"}  # tied
 
 
 def test_lines_tell_right_and_wrong_steps_apart(tmp_path, tokenizer) -> None:

@@ -44,6 +44,7 @@ _KINDS: dict[str, StageKind] = {
     "rollout": StageKind("reasonrl.pipeline.stages.rollout", launched=False),
     "annotate": StageKind("reasonrl.pipeline.stages.annotate", launched=False),
     "prm": StageKind("reasonrl.pipeline.stages.prm", launched=True),
+    "bcpg": StageKind("reasonrl.pipeline.stages.bcpg", launched=True),
     "prm_eval": StageKind("reasonrl.pipeline.stages.prm_eval", launched=False),
     "eval": StageKind("reasonrl.pipeline.stages.eval", launched=False),
     "gate": StageKind("reasonrl.pipeline.stages.gate", launched=False),

@@ -15,6 +15,7 @@ from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.files import write_json
 from reasonrl.pipeline.stages.common import Source, Watch, load_source, one_device, quiet_libraries, resume_point
 from reasonrl.pipeline.stages.export import export_critic
+from reasonrl.pipeline.stages.logged import accelerator_for
 from reasonrl.prm.training_data import PreparedSolutions, prepare_solutions
 from reasonrl.recipe import PRMStage, Reference
 from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
@@ -32,13 +33,15 @@ def run(config: PRMStage, context: StageContext) -> StageResult:
     """Train, with checkpoints that a killed run resumes from exactly; the final model stands in `model/`, and the
     figures on `eval_data` in `step_metrics.json`.
     """
-    from reasonrl.models import load_tokenizer
+    from reasonrl.models import reads_images
+    from reasonrl.prm.scoring import reader_of_text
     from reasonrl.trainers.prm import HEAD_FOLDER, Example, PRMConfig, PRMTrainer
 
     quiet_libraries()
     one_device(context)
-    accelerator = _accelerator(config, context)
-    tokenizer = load_tokenizer(context.model_of(config.model))
+    # Text leaves a vision tower without gradients.
+    accelerator = accelerator_for(config, context, unused=reads_images(context.model_of(config.model)))
+    tokenizer = reader_of_text(context.model_of(config.model))
     prepared = _prepare(config, config.data, context, tokenizer)
     context.say(prepared.report)
     held_out = None if config.eval_data is None else _prepare(config, config.eval_data, context, tokenizer, raw=True)
@@ -101,10 +104,10 @@ def run(config: PRMStage, context: StageContext) -> StageResult:
 
 def dry_run(config: PRMStage, context: StageContext) -> list[str]:
     """Encode some solutions and say what a step would hold."""
-    from reasonrl.models import load_tokenizer
+    from reasonrl.prm.scoring import reader_of_text
 
     name = context.model_of(config.model) if context.is_available(config.model) else None
-    tokenizer = load_tokenizer(name or "tiny:qwen2")
+    tokenizer = reader_of_text(name or "tiny:qwen2")
     lines = []
     for key, source in (("data", config.data), ("eval_data", config.eval_data)):
         if source is None:
@@ -116,8 +119,17 @@ def dry_run(config: PRMStage, context: StageContext) -> list[str]:
         lines.append(f"{key}: first {len(prepared.encoded)} solutions: {prepared.report}")
         if key == "data":
             rows = load_source(source, context, REQUIRED)
-            lines.append(f"first prompt: {render_prompt(tokenizer, rows.messages(rows.rows[0]))!r}")
+            lines.append(f"first prompt: {_first_prompt(tokenizer, rows)!r}")
     return [*lines, f"a step holds {config.solutions_per_step} solutions, packed into {config.tokens_per_microbatch}"]
+
+
+def _first_prompt(tokenizer: Any, source: Source) -> str:
+    row, messages = source.rows[0], source.messages(source.rows[0])
+    if not hasattr(tokenizer, "tokenizer"):
+        return render_prompt(tokenizer, messages)
+    from reasonrl.rollout.picture_prompts import PicturePrompts
+
+    return PicturePrompts(tokenizer).text({**row, "prompt": messages})
 
 
 def _prepare(
@@ -154,29 +166,6 @@ def _model(config: PRMStage, context: StageContext, lora: Lora | None) -> Scalar
         split = config.launch.deepspeed is not None and not lora.quantised
         model.add_lora(lora, seed=context.seed, autocast=not split)
     return model
-
-
-def _accelerator(config: PRMStage, context: StageContext) -> Any:
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    from reasonrl.models import reads_images
-
-    precision = "bf16" if config.bf16 else "no"
-    if config.launch.deepspeed is not None:
-        from accelerate.utils import DeepSpeedPlugin
-
-        from reasonrl.trainers.zero import deepspeed_settings, ready_for_deepspeed
-
-        ready_for_deepspeed()
-        settings = deepspeed_settings(config.launch.deepspeed, context.base_directory)
-        settings |= {"bf16": {"enabled": config.bf16}, "gradient_clipping": config.max_grad_norm}
-        settings |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
-        return Accelerator(mixed_precision=precision, deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=settings))
-    # Text leaves a vision tower without gradients.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=reads_images(context.model_of(config.model)))
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[unused])
 
 
 def _figures(model: ScalarHeadModel, tokenizer: Any, held_out: Any, config: PRMStage) -> dict[str, Any]:
