@@ -61,6 +61,7 @@ def export(source: str, **options: Any) -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE…", type=_PATH)
 @click.option("--out", required=True, type=_PATH, help="A folder: label records, a file a person.")
 @click.option("--against", metavar="SOURCE", help="What was exported: take its columns, and hold the steps to it.")
+@click.option("--name", "names", multiple=True, metavar="1=ANNA", help="Call a person otherwise; repeatable.")
 @reports_errors
 def import_(files: tuple[Path, ...], **options: Any) -> None:
     """Read people's labels: exports of Label Studio (JSON, JSON-MIN) or filled-in review files."""

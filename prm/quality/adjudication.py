@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reasonrl.errors import DataError
+from reasonrl.errors import DataError, RunError
 from reasonrl.prm.labels import Label
 from reasonrl.prm.quality.reviewing import VERSION, review_line
 from reasonrl.prm.quality.sources import Aside, Labelled, read_labels
@@ -27,7 +27,7 @@ class Adjudicated:
             (nobody, or one alone, has labelled them).
         single: solutions that one person alone has labelled; they are left out.
         other_steps: solutions whose text or steps differ between people.
-        disputed: solutions with a step that is still disputed.
+        undecided: solutions with a step that is still disputed or open.
         aside: by source, what could not be read.
     """
 
@@ -35,7 +35,7 @@ class Adjudicated:
     steps: Counter[str] = field(default_factory=Counter)
     single: int = 0
     other_steps: int = 0
-    disputed: int = 0
+    undecided: int = 0
     aside: dict[str, Aside] = field(default_factory=dict)
 
 
@@ -55,12 +55,14 @@ def adjudicate(
     Args:
         sources: name -> the labels of one person (`read_labels`); at least two.
         gold: file for the label records; written anew.
-        disputes: a review file of the solutions with steps that are disputed: `human` holds what is agreed and null
-            where it is not, and each step's note says who said what. Filled in, it is what `decided` takes.
-        decided: the adjudicator's labels, of disputed steps alone; later ones hold.
+        disputes: a review file of the solutions with steps that are disputed or open, if there are any: `human` holds
+            what is agreed and null where nothing is, and the notes say who said what. Filled in, it is what `decided`
+            takes; so it is never written over, unless by the same.
+        decided: the adjudicator's labels, of disputed and open steps alone; later ones hold.
 
     Raises:
         DataError: fewer than two sources, or no solution that two of them have.
+        RunError: there is another file at `disputes`.
     """
     if len(sources) < 2:
         raise DataError("adjudication needs the labels of two people at least -> name their files")
@@ -88,9 +90,20 @@ def adjudicate(
                 open_output.file.write(line_of(open_line))
         if not found.solutions:
             raise DataError(f"no solution is labelled by two of {', '.join(sources)} with the same steps")
+        _keep_disputes(open_output, found)
         output.keep()
-        open_output.keep()
     return found
+
+
+def _keep_disputes(output: Output, found: Adjudicated) -> None:
+    if not found.undecided:
+        return
+    if output.path.exists() and output.differs():
+        raise RunError(
+            f"{output.path} is there already, and may hold decisions -> give it as --decided, and name another file for"
+            " what is still disputed (--disputes)"
+        )
+    output.keep()
 
 
 def _decisions(decided: Sequence[str | Path], found: Adjudicated) -> dict[str, Labelled]:
@@ -126,9 +139,9 @@ def _settled(
     found.solutions += 1
     found.steps.update(outcomes)
     record = _gold_record(theirs, labels, decision, [place for place, one in enumerate(outcomes) if one == "decided"])
-    if "disputed" not in outcomes:
+    if not {"disputed", "open"} & set(outcomes):
         return record, None
-    found.disputed += 1
+    found.undecided += 1
     line = review_line(Labelled(first.id, tuple(labels), {}, {**first.record, "notes": _notes(theirs, outcomes)}))
     for step in line["steps"]:
         del step["label"]
@@ -160,12 +173,12 @@ def _gold_record(
 
 
 def _notes(theirs: Mapping[str, Labelled], outcomes: Sequence[str]) -> list[str]:
-    """[K] who said what, where it is disputed."""
+    """[K] who said what, where it is disputed or open."""
     notes = []
     for place, outcome in enumerate(outcomes):
         words = []
         for name, one in theirs.items():
             reasons = one.record.get("reasons") or [""] * len(outcomes)
             words.append(f"{name}: {WORDS[one.labels[place]]}" + (f" ({reasons[place]})" if reasons[place] else ""))
-        notes.append("disputed: " + "; ".join(words) if outcome == "disputed" else "")
+        notes.append(f"{outcome}: {'; '.join(words)}" if outcome in ("disputed", "open") else "")
     return notes

@@ -43,7 +43,7 @@ def _short_name(path: str, others: Sequence[str]) -> str:
     for count in range(1, len(parts) + 1):
         if all(parts[-count:] != other[-count:] for other in rest):
             break
-    return "/".join(parts[-count:]).replace(":", "_")
+    return "/".join(parts[-count:]).removesuffix(".jsonl").replace(":", "_")
 
 
 def agree(
@@ -115,9 +115,11 @@ def send(
     _told(sent.aside, source, say)
 
 
-def receive(exports: Sequence[Path], out: Path, *, against: str | None, say: Say) -> None:
+def receive(exports: Sequence[Path], out: Path, *, against: str | None, names: Sequence[str] = (), say: Say) -> None:
     """Reads what people have labelled, and says what came back."""
-    received = import_marks(exports, out, against=against)
+    if wrong := [word for word in names if not all(word.partition("=")[::2])]:
+        raise DataError(f"--name {wrong[0]} -> THEIRS=NAME, such as 1=anna")
+    received = import_marks(exports, out, against=against, names=dict(word.split("=", 1) for word in names))
     for name, path in received.files.items():
         say(f"wrote {path}: {received.solutions[name]:,} solutions, {received.steps[name]:,} labels of {name}")
     if received.repeated:
@@ -140,8 +142,11 @@ def receive(exports: Sequence[Path], out: Path, *, against: str | None, say: Say
 def adjudicate(sources: Sequence[str], gold: Path, *, disputes: Path | None, decided: Sequence[Path], say: Say) -> None:
     """Makes a gold set of several people's labels, and says what they dispute."""
     named = named_sources(sources)
-    disputes = disputes or gold.with_name(f"{gold.stem}.disputes.jsonl")
     given = {Path(path).resolve() for path in [*named.values(), *map(str, decided)]}
+    if disputes is None:
+        numbers = ("", *(f".{number}" for number in range(2, 1000)))
+        names = (gold.with_name(f"{gold.stem}.disputes{number}.jsonl") for number in numbers)
+        disputes = next(path for path in names if path.resolve() not in given)
     for path in (gold, disputes):
         if path.resolve() in given:
             raise DataError(f"{path} is read and would be written over -> name another file")
@@ -157,10 +162,10 @@ def adjudicate(sources: Sequence[str], gold: Path, *, disputes: Path | None, dec
         say(f"{found.single:,} solutions left out: one person alone has labelled them")
     if found.other_steps:
         say(f"{found.other_steps:,} solutions or decisions left out: their text or steps differ")
-    if steps["disputed"]:
+    if found.undecided:
         say(
-            f"wrote {disputes}: {found.disputed:,} solutions with disputed steps -> fill in the nulls of `human` (or"
-            f" send it through reasonrl labels export), then the same command with --decided {disputes.name}"
+            f"wrote {disputes}: {found.undecided:,} solutions with disputed or open steps -> fill in the nulls of"
+            f" `human` (or send it through reasonrl labels export), then add --decided {disputes} to the command"
         )
 
 

@@ -21,7 +21,7 @@ from reasonrl.prm.steps import spans_of, steps_from_pieces, steps_from_spans, st
 
 CHOICES: dict[Label, str] = {1: "right", 0: "wrong", None: "unsure"}
 _LABELS: dict[str, Label] = {word: label for label, word in CHOICES.items()}
-_SHOWN = ("id", "problem", "answer", "correct", "problem_id")
+_SHOWN = ("problem", "answer", "correct", "problem_id")
 
 
 def labelling_config() -> str:
@@ -61,6 +61,7 @@ def task_of(solution: Labelled, *, blind: bool = False) -> dict[str, Any]:
     answer, verdict = record.get("answer"), {True: "right", False: "wrong"}.get(record.get("correct"))  # type: ignore[arg-type]
     reference = "reference answer: " + ("not known" if answer is None else str(answer))
     data = {
+        "solution_id": solution.id,  # JSON-MIN exports put the task's own number over a column `id`
         **{name: record[name] for name in _SHOWN if record.get(name) is not None},
         "problem": str(record.get("problem") or ""),
         "reference": reference + (f"; the final answer is {verdict}" if verdict else ""),
@@ -125,12 +126,13 @@ def _record_of(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(steps, str):  # some exports hold nested data as text
         steps = json.loads(steps)
     whole = isinstance(steps, Sequence) and all(isinstance(step, Mapping) and step.get("text") for step in steps)
-    if not steps or not whole or mark is None or data.get("id") is None:
+    if not steps or not whole or mark is None or data.get("solution_id") is None:
         raise DataError("not a task that reasonrl labels export has written")
     parts = [str(step["text"]) for step in steps]
     spans = spans_of(steps_from_pieces(parts))
-    record = {name: data[name] for name in _SHOWN if name in data} | {"text": "".join(parts), "steps": spans}
-    if Labelled(str(data["id"]), (), {}, record).mark() != mark:
+    record = {"id": str(data["solution_id"]), **{name: data[name] for name in _SHOWN if name in data}}
+    record |= {"text": "".join(parts), "steps": spans}
+    if Labelled(record["id"], (), {}, record).mark() != mark:
         raise DataError("the task's texts are not those that were exported")
     return record
 

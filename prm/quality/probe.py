@@ -141,6 +141,8 @@ def next_run(folder: Path) -> tuple[int, Path]:
 def drift_of(folder: Path, run: int, against: int | None = None, confidence: float = 0.95) -> Drift:
     """Hold a run against an earlier one (None: the first) and write its figures.
 
+    Last steps are left out where the verdict on the answer is known: it is their label, whatever a judge says.
+
     Raises:
         RunError: no such run, or one without labels.
     """
@@ -149,7 +151,7 @@ def drift_of(folder: Path, run: int, against: int | None = None, confidence: flo
     for number in (run, against):
         if number not in runs:
             raise RunError(f"{folder}: there is no run {number} -> {', '.join(map(str, runs)) or 'none'} are there")
-    gold = {one.id: one.labels for one in read_labels(folder / RECORDS)}
+    gold = {one.id: _judged(one) for one in read_labels(folder / RECORDS)}
     now, then = _labels(runs[run]), _labels(runs[against])
     for number, labels in ((run, now), (against, then)):
         if not labels:
@@ -179,6 +181,11 @@ def drift_of(folder: Path, run: int, against: int | None = None, confidence: flo
     text = json.dumps({**drift.as_dict(), "date": _today()}, indent=1)
     write_atomically(runs[run] / FIGURES, f"{text}\n".encode())
     return drift
+
+
+def _judged(gold: Labelled) -> tuple[Label, ...]:
+    """The gold labels of the steps that judges decide on."""
+    return gold.labels if gold.record.get("correct") is None else (*gold.labels[:-1], None)
 
 
 def _labels(path: Path) -> dict[str, tuple[Label, ...]]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -169,7 +169,13 @@ class Received:
     aside: Aside = field(default_factory=Aside)
 
 
-def import_marks(exports: Sequence[str | Path], out: Path, *, against: str | Path | None = None) -> Received:
+def import_marks(
+    exports: Sequence[str | Path],
+    out: Path,
+    *,
+    against: str | Path | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Received:
     """Label records, a file a person, of Label Studio's exports (JSON or JSON-MIN) or of filled-in review files.
 
     Args:
@@ -177,6 +183,7 @@ def import_marks(exports: Sequence[str | Path], out: Path, *, against: str | Pat
         out: folder for `<annotator>.jsonl`. Files there are written anew.
         against: what was exported (`read_labels`): the records get its columns, and it must hold the solutions with
             the same text and steps. None takes what the export repeats.
+        names: what to call a person whom the export calls otherwise; Label Studio gives numbers.
 
     Raises:
         DataError: a file that is none, or no label in all of them.
@@ -187,6 +194,7 @@ def import_marks(exports: Sequence[str | Path], out: Path, *, against: str | Pat
         if all(label is None for label in marks.labels):
             received.empty += 1
             continue
+        marks = replace(marks, annotator=(names or {}).get(marks.annotator, marks.annotator))
         key = (marks.annotator, str(marks.record["id"]))
         received.repeated += key in latest
         if key not in latest or marks.date >= latest[key].date:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
 import os
 from collections.abc import Mapping
@@ -25,6 +26,11 @@ class Output:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self.file = self._beside.open("wb")
+
+    def differs(self) -> bool:
+        """Whether what stands in its place now is something else."""
+        self.file.flush()
+        return not filecmp.cmp(self._beside, self.path, shallow=False)
 
     def keep(self) -> None:
         """Put it on the disk and in its place."""
