@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasonrl.algorithms.batching import plan_microbatches, plan_packed_rows
 from reasonrl.data_tools.prompts import as_messages
 from reasonrl.prm.aggregation import AGGREGATIONS, DEFAULT_AGGREGATION, aggregate
-from reasonrl.prm.encoding import Encoded, Encoder, Messages, step_logits
+from reasonrl.prm.encoding import Encoded, Encoder, Messages, plan_rows, step_logits
 
 if TYPE_CHECKING:
     from reasonrl.models.scalar_head import ScalarHeadModel
@@ -81,7 +81,7 @@ class StepScorer:
 
     Args:
         model: a scalar-head model; a score is the sigmoid of its number at a step's last token.
-        tokenizer: the model's.
+        tokenizer: the model's, or its processor: then pictures are read too.
         tokens_per_microbatch: tokens that go through the model at once.
         max_length: longest prompt and solution together; what lies beyond is cut, and steps that end there have no
             score (None). None keeps all.
@@ -118,9 +118,8 @@ class StepScorer:
         """The same of what has been encoded already."""
         import torch
 
-        lengths = [len(one) for one in encoded]
         readable = [index for index, one in enumerate(encoded) if one.reached]
-        plan = (plan_packed_rows if self.packed else plan_microbatches)(readable, lengths, self.tokens)
+        plan = plan_rows(readable, encoded, self.tokens, packed=self.packed)
         device = next(self.model.parameters()).device
         pad = self.encoder.tokenizer.pad_token_id or 0
         scores: Scores = [[None] * len(one.ends) for one in encoded]
@@ -177,12 +176,23 @@ def load_trained(name: str, dtype: str = "auto") -> tuple[ScalarHeadModel, Any]:
     """
     import torch
 
-    from reasonrl.models import ScalarHeadModel, load_tokenizer
+    from reasonrl.models import ScalarHeadModel
 
     trained_folder(name)
     chosen = ("bfloat16" if torch.cuda.is_available() else "float32") if dtype == "auto" else dtype
     model = ScalarHeadModel.from_pretrained(name, dtype=getattr(torch, chosen))
-    return model.eval(), load_tokenizer(name)
+    return model.eval(), reader_of_text(name)
+
+
+def reader_of_text(name: str) -> Any:
+    """A model's processor if it reads pictures and has one, else its tokenizer."""
+    from reasonrl.errors import ModelError
+    from reasonrl.models import load_processor, load_tokenizer, reads_images
+
+    if reads_images(name):
+        with contextlib.suppress(ModelError):  # trained on text alone
+            return load_processor(name)
+    return load_tokenizer(name)
 
 
 def load_scorer(

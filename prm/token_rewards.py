@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from reasonrl.data_tools.pictures import COLUMNS
 from reasonrl.errors import DataError
 from reasonrl.prm.steps import Step, spans_of, token_ends
 from reasonrl.prm.token_steps import token_spans
@@ -78,7 +79,8 @@ class ProcessReward:
         for number, (prompt, text) in enumerate(zip(prompts, completions, strict=True)):
             if steps := self.segmenter(text):
                 asked = {"problem": prompt} if isinstance(prompt, str) else {"prompt": prompt}
-                records.append({"id": str(number), **asked, "text": text, "steps": spans_of(steps)})
+                seen = {name: columns[name][number] for name in COLUMNS if name in columns}
+                records.append({"id": str(number), **asked, **seen, "text": text, "steps": spans_of(steps)})
                 places.append(number)
         scores = self._ready()(records)
         rewards = [[0.0] * len(ids) for ids in completion_ids]

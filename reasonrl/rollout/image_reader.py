@@ -140,6 +140,23 @@ def join_inputs(given: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Ten
     return joined
 
 
+def batch_inputs(given: Sequence[dict[str, torch.Tensor]], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the models take for the pictures of some samples beside their padded token ids, (b, L); of inputs with one
+    number a token, `given` has those of the prompts.
+    """
+    import torch
+
+    inputs = {name: value.to(ids.device) for name, value in join_inputs(given).items()}
+    for name in dict.fromkeys(name for one in given for name in one if name in TOKEN_INPUTS):
+        # A response holds no image, and padding neither.
+        whole = torch.zeros_like(ids)
+        for place, one in enumerate(given):
+            if name in one:
+                whole[place, : len(one[name])] = one[name].to(ids.device)
+        inputs[name] = whole
+    return inputs
+
+
 def _filled(part: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     whole = part.new_zeros((part.shape[0], *shape))
     whole[tuple(slice(0, size) for size in part.shape)] = part

@@ -10,7 +10,7 @@ import torch
 
 from reasonrl.errors import RewardError
 from reasonrl.rollout.engine import Sample
-from reasonrl.rollout.image_reader import TOKEN_INPUTS, join_inputs
+from reasonrl.rollout.image_reader import TOKEN_INPUTS, batch_inputs
 from reasonrl.trainers._trl import Collected
 from reasonrl.trainers.meter import Meter
 
@@ -201,24 +201,11 @@ def make_micro_batch(
     positions = (prompts - 1).unsqueeze(1) + torch.arange(width, device=device)
     return MicroBatch(
         rows=list(rows),
-        inputs={"input_ids": ids, "attention_mask": mask, **_image_inputs(given, ids)},
+        inputs={"input_ids": ids, "attention_mask": mask, **batch_inputs(given, ids)},
         labels=labels,
         positions=positions,
         width=width,
     )
-
-
-def _image_inputs(given: Sequence[dict[str, torch.Tensor]], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the models take for the pictures of some samples, whose padded token ids are (b, L)."""
-    inputs = {name: value.to(ids.device) for name, value in join_inputs(given).items()}
-    for name in dict.fromkeys(name for one in given for name in one if name in TOKEN_INPUTS):
-        # A response holds no image, and padding neither.
-        whole = torch.zeros_like(ids)
-        for place, one in enumerate(given):
-            if name in one:
-                whole[place, : len(one[name])] = one[name].to(ids.device)
-        inputs[name] = whole
-    return inputs
 
 
 def rows_of(tensor: torch.Tensor, micro: MicroBatch, fill: Any = 0) -> torch.Tensor:

@@ -16,9 +16,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from reasonrl.algorithms.batching import pad_plans, plan_microbatches, plan_packed_rows
+from reasonrl.algorithms.batching import pad_plans
 from reasonrl.errors import DataError
-from reasonrl.prm.encoding import Encoded, step_logits
+from reasonrl.prm.encoding import Encoded, plan_rows, step_logits
 from reasonrl.prm.scoring import packing_obstacle
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.offline import OfflineConfig, OfflineTrainer
@@ -95,13 +95,15 @@ class PRMTrainer(OfflineTrainer[PRMConfig, CriticEngine]):
 
     Args:
         model: its head has one output.
-        tokenizer: saved with checkpoints.
+        tokenizer: saved with checkpoints; a processor where examples have pictures.
         config: the settings.
         examples: what to train on; those without a labelled step are left out.
         accelerator: plain, over several processes, or with DeepSpeed.
 
     Attributes:
-        packed: whether rows are packed.
+        packed: whether rows of text are packed.
+        anchor: a solution with a picture that is read along with those of text: processes then go through the same
+            parts of the model together, which shared gradients and weights want. None where nothing asks for it.
     """
 
     folder = HEAD_FOLDER
@@ -125,11 +127,15 @@ class PRMTrainer(OfflineTrainer[PRMConfig, CriticEngine]):
         accelerator = accelerator or Accelerator(mixed_precision="bf16" if config.bf16 else "no")
         model.to(accelerator.device)
         self.packed = config.padding_free and packing_obstacle(model, tokenizer, half=config.bf16) is None
+        self.encoded = [example.encoded for example in self.examples]
+        pictured = [one for one in self.encoded if one.pictures is not None]
+        self.anchor = min(pictured, key=len) if pictured and accelerator.num_processes > 1 else None
+        self.packed = self.packed and self.anchor is None
         super().__init__(
             CriticEngine(model, config, accelerator),
             tokenizer,
             config,
-            [len(example.encoded) for example in self.examples],
+            [len(one) for one in self.encoded],
             accelerator=accelerator,
             output=output,
             on_metrics=on_metrics,
@@ -142,7 +148,8 @@ class PRMTrainer(OfflineTrainer[PRMConfig, CriticEngine]):
         """Gradient over all micro-batches of a step, and the optimizer's step; the gradient's norm."""
         accelerator, world = self.accelerator, self.accelerator.num_processes
         labelled = sum(self.examples[row].labelled for row in rows)
-        shares = [self._plan(share) for share in self.share_of(rows)]
+        tokens = self.config.tokens_per_microbatch
+        shares = [plan_rows(share, self.encoded, tokens, packed=self.packed) for share in self.share_of(rows)]
         plan = pad_plans(shares[accelerator.process_index], max(map(len, shares)))
         sums = torch.zeros(3, dtype=torch.float64)
         for number, group in enumerate(plan):
@@ -155,6 +162,7 @@ class PRMTrainer(OfflineTrainer[PRMConfig, CriticEngine]):
                     accelerator.device,
                     packed=self.packed,
                     pad_token_id=self._pad,
+                    anchor=self.anchor,
                 )
                 loss = step_loss(logits, targets) if group else 0.0 * logits.sum()
                 # Processes' gradients are averaged, and the loss is a mean over the steps of all of them.
@@ -174,10 +182,6 @@ class PRMTrainer(OfflineTrainer[PRMConfig, CriticEngine]):
             "accuracy": hits / max(1.0, labelled),
             "labelled_steps": int(labelled),
         }
-
-    def _plan(self, rows: Sequence[int]) -> list[list[int]]:
-        planner = plan_packed_rows if self.packed else plan_microbatches
-        return planner(rows, self.lengths, self.config.tokens_per_microbatch)
 
     @property
     def _pad(self) -> int:

@@ -120,7 +120,7 @@ def test_what_lies_beyond_max_length_has_no_score(prm) -> None:
         ({"steps": None}, "solution s0: it has no steps"),
         ({"steps": [[0, 2]]}, "solution s0: the steps end at character 2"),
         ({"text": ""}, "solution s0: text is ''"),
-        ({"images": ["a.png"]}, "solution s0: it has images"),
+        ({"images": ["a.png"]}, "solution s0: it has pictures"),
     ],
 )
 def test_records_that_cannot_be_read(prm, change, message) -> None:
