@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -234,8 +233,10 @@ def _marks_of(exports: Sequence[str | Path], aside: Aside) -> Iterator[Marks]:
                 continue
             try:
                 yield from [_of_review(raw)] if "human" in raw else marks_in(raw)
-            except (DataError, json.JSONDecodeError) as problem:
+            except DataError as problem:
                 aside.add(str(problem), place)
+            except (AttributeError, KeyError, TypeError, ValueError):  # anything may stand in a file of another program
+                aside.add("not of the form of an export", place)
 
 
 def _of_review(raw: Mapping[str, Any]) -> Marks:

@@ -132,7 +132,7 @@ def labelled_of(row: Mapping[str, Any], unlabelled: bool = False) -> Labelled:
 
 def _of_review(row: Mapping[str, Any], steps: Sequence[Any], unlabelled: bool) -> dict[str, Any]:
     """A line of a review as a label record: what people say are its labels."""
-    parts = [step.get("text") for step in steps]
+    parts = [step.get("text") if isinstance(step, Mapping) else None for step in steps]
     if not all(isinstance(part, str) and part for part in parts):
         raise DataError("a step has no text")
     human = row.get("human")
@@ -153,16 +153,19 @@ def _votes(record: Mapping[str, Any]) -> dict[str, Any]:
     """Labels of single votes; of several votes of one judge its majority too, under the judge's name."""
     found: dict[str, Any] = {}
     by_judge: dict[str, list[Any]] = {}
-    for vote in record.get("votes") or ():
+    votes = record.get("votes") or ()
+    if not all(isinstance(vote, Mapping) and {"judge", "vote", "labels"} <= vote.keys() for vote in votes):
+        raise DataError("votes are not of the form {judge, vote, labels}")
+    for vote in votes:
         found[f"{vote['judge']}#{vote['vote']}"] = vote["labels"]
         by_judge.setdefault(str(vote["judge"]), []).append(vote["labels"])
     if len(by_judge) < 2 and len(found) < 2:
         return {}
-    for judge, votes in by_judge.items():
-        if len(votes) == 1:
+    for judge, own in by_judge.items():
+        if len(own) == 1:
             found[judge] = found.pop(next(name for name in found if name.startswith(f"{judge}#")))
         elif len(by_judge) > 1:
-            found[judge] = consensus(votes, "majority")
+            found[judge] = consensus(own, "majority")
     return found
 
 
@@ -177,6 +180,10 @@ def _checked(labels: Any, steps: Any, text: Any) -> tuple[Label, ...]:
         raise DataError("a label is not 0, 1 or null")
     if len(labels) != len(steps):
         raise DataError("the labels are not as many as the steps")
-    if partition_fault(text, steps_from_spans([list(step) for step in steps])):
+    try:
+        fault = partition_fault(text, steps_from_spans(steps))
+    except DataError:
+        fault = "no pairs"  # what they are differs from row to row, and reasons are counted
+    if fault:
         raise DataError("the steps do not partition the text")
     return tuple(labels)
