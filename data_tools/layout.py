@@ -104,6 +104,9 @@ def _fill_prompt(row: dict[str, Any], raw: Mapping[str, Any]) -> BadRow | None:
         ):
             return BadRow("prompt is not a list of messages with role and content")
         row["prompt"] = [dict(turn) for turn in given]
+        if isinstance(raw.get("problem"), str) and raw["problem"]:
+            # A row that says both what was asked and how: the problem is not the last turn, which may say more.
+            row.setdefault("problem", raw["problem"])
         asked = [turn["content"] for turn in given if turn["role"] == "user" and isinstance(turn["content"], str)]
         if asked:
             row.setdefault("problem", asked[-1])

@@ -123,6 +123,28 @@ def _check(path: Any, hub: Any, world: Any, columns: Mapping[Any, str] | None, l
         raise DataError(f"limit={limit}: allowed is a number of at least 1, or none")
 
 
+def placed_rows(
+    path: str | Path | Sequence[str | Path] | None = None,
+    hub: str | None = None,
+    *,
+    format: str | None = None,
+    split: str | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    base_dir: str | Path | None = None,
+) -> Iterator[PlacedRow]:
+    """The raw rows of files or of a hub dataset as they are read, one at a time; the arguments are `load_rows`'.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    _check(path, hub, None, None, None)
+    if hub is not None:
+        return _hub_rows(hub, name, split, revision)
+    assert path is not None
+    return read_paths(path, format, split, base_dir)
+
+
 def _usable(
     placed: Iterator[PlacedRow], columns: Mapping[str, str], require: Sequence[str], report: RowReport
 ) -> list[dict[str, Any]]:

@@ -188,22 +188,12 @@ class Drawing:
         """New rows with the fields that the grader fills."""
         judgements = self.scorer([self._answer(row) for row in rows])
         return [
-            {**{name: value for name, value in row.items() if name not in JUDGED}, **self._judged(judgement, row)}
+            {
+                **{name: value for name, value in row.items() if name not in JUDGED},
+                **verdict_fields(judgement, row["finish_reason"] == "stop", self.version),
+            }
             for row, judgement in zip(rows, judgements, strict=True)
         ]
-
-    def _judged(self, judgement: Judgement, row: Mapping[str, Any]) -> dict[str, Any]:
-        right = judgement.right
-        return {
-            "extracted": judgement.extracted,
-            "class": answer_class(judgement.extracted, right),
-            "verdict": judgement.verdict,
-            "reason": judgement.reason,
-            "right": right,
-            "correct": None if right is None else right and row["finish_reason"] == "stop",
-            "score": judgement.score,
-            "grader": self.version,
-        }
 
     def _judge(self) -> None:
         """Judges what waits and appends it."""
@@ -225,3 +215,24 @@ class Drawing:
         if self.on_progress is not None:
             accuracy = self._right / self._scored if self._scored else None
             self.on_progress(len(self.found) + len(self._waiting), self.total, accuracy)
+
+
+def verdict_fields(judgement: Judgement, ended: bool, version: int | None) -> dict[str, Any]:
+    """The fields of a sample that a grader fills (`samples.JUDGED`).
+
+    Args:
+        judgement: the grader's.
+        ended: whether the sample came to its end; one that did not is not correct.
+        version: of the grader.
+    """
+    right = judgement.right
+    return {
+        "extracted": judgement.extracted,
+        "class": answer_class(judgement.extracted, right),
+        "verdict": judgement.verdict,
+        "reason": judgement.reason,
+        "right": right,
+        "correct": None if right is None else right and ended,
+        "score": judgement.score,
+        "grader": version,
+    }

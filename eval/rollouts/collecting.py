@@ -15,7 +15,7 @@ from reasonrl.eval.drawing import OnProgress
 from reasonrl.eval.recording import record_samples
 from reasonrl.eval.rollouts.figures import Figures, group_figures
 from reasonrl.eval.rollouts.metering import Metered
-from reasonrl.eval.rollouts.rows import ROLLOUTS, RolloutFile, column_types, own_columns, sample_row
+from reasonrl.eval.rollouts.rows import ROLLOUTS, ColumnTypes, RolloutFile, own_columns, sample_row
 from reasonrl.eval.rollouts.tokens import IDS, LOGPROBS, ids_of, logprobs_of
 from reasonrl.eval.samples import CURRENT, SAMPLES, key_of, verdicts_path
 from reasonrl.expressions import Expression, ExpressionError
@@ -115,7 +115,7 @@ def collect(
     if texts is not None:
         for key, asked in recorded.questions.items():
             if problems[key]["prompt_ids"] is None and not asked.images:
-                problems[key]["prompt_ids"] = _ids(prompt_ids(texts, asked.messages))
+                problems[key]["prompt_ids"] = ids_array(prompt_ids(texts, asked.messages))
     decoding = {"n": n, "temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
     told = {**(about or {}), "decoding": decoding, "grader": recorded.grader, "speed": metered.summary()}
     return finish(folder, problems, keep=keep, at_most=n, texts=texts, about=told)
@@ -147,8 +147,12 @@ def finish(
     condition = None if keep is None else Expression(keep)
     everything, kept = Figures(), Figures()
     examples: dict[str, list[dict[str, Any]]] = {}
-    with RolloutFile(folder / ROLLOUTS, column_types(problems.values())) as file:
-        for rows in _groups(folder / SAMPLES_FOLDER, problems, at_most, texts):
+    types = ColumnTypes()
+    for problem in problems.values():
+        types.add(problem)
+    places = _places(folder / SAMPLES_FOLDER / SAMPLES, types)
+    with RolloutFile(folder / ROLLOUTS, types.found()) as file:
+        for rows in _groups(folder / SAMPLES_FOLDER, problems, places, at_most, texts):
             everything.add(rows)
             figures = group_figures(rows)
             if condition is not None and not _holds(condition, figures):
@@ -178,27 +182,48 @@ def _problem(asked: Question) -> dict[str, Any]:
         "problem_id": record["id"],
         "problem": asked.row.get("problem") or record["prompt"],
         "answer": record["answer"],
-        "prompt_ids": _ids(asked.ids) if asked.ids else None,
+        "prompt": conversation(asked.row, asked.messages),
+        "prompt_ids": ids_array(asked.ids) if asked.ids else None,
         **own_columns(asked.row),
     }
 
 
-def _ids(ids: Sequence[int]) -> np.ndarray[Any, Any]:
+def conversation(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]] | None:
+    """How a problem was asked, where that is more than the problem itself; None for one with pictures."""
+    plain = [{"role": "user", "content": row.get("problem")}]
+    if [dict(message) for message in messages] == plain:
+        return None
+    if any(not isinstance(message["content"], str) for message in messages):
+        return None
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def ids_array(ids: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Token ids as they stand in rows."""
     return np.asarray(ids, dtype=np.int32)
 
 
-def _tokenised(tokenizer: Any, row: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    """The ids of a response that came as text, with the end token where it ended by itself."""
-    ids = list(tokenizer(row["text"], add_special_tokens=False)["input_ids"])
-    end = getattr(tokenizer, "eos_token_id", None)
-    return _ids([*ids, end] if row["finish_reason"] == "stop" and end is not None else ids)
+def complete_tokens(row: dict[str, Any], tokenizer: Any) -> None:
+    """Gives ids to a response that came as text, with the end token where it ended by itself; its length is theirs
+    then. Log-probabilities that do not fit the ids there are go away.
+    """
+    if row[IDS] is None and tokenizer is not None:
+        ids = list(tokenizer(row["text"], add_special_tokens=False)["input_ids"])
+        end = getattr(tokenizer, "eos_token_id", None)
+        row[IDS] = ids_array([*ids, end] if row["finish_reason"] == "stop" and end is not None else ids)
+        row["length"] = len(row[IDS])
+    if row[LOGPROBS] is not None and (row[IDS] is None or len(row[IDS]) != len(row[LOGPROBS])):
+        row[LOGPROBS] = None
 
 
 def _groups(
-    folder: Path, problems: Mapping[str, Mapping[str, Any]], at_most: int | None, texts: Any
+    folder: Path,
+    problems: Mapping[str, Mapping[str, Any]],
+    places: Mapping[str, Mapping[int, int]],
+    at_most: int | None,
+    texts: Any,
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows of each problem that has samples; one problem's are in memory at a time."""
-    places = _places(folder / SAMPLES)
     judged = {key_of(row): row for row in iter_records(verdicts_path(folder, CURRENT))}
     with (folder / SAMPLES).open("rb") as file:
         for name, problem in problems.items():
@@ -210,15 +235,14 @@ def _groups(
                 stored = json.loads(file.readline())
                 stored |= judged.get(key_of(stored), {})
                 row = sample_row(problem, stored)
-                if row[IDS] is None and texts is not None:
-                    row[IDS] = _tokenised(texts, row)
+                complete_tokens(row, texts)
                 rows.append(row)
             if rows:
                 yield rows
 
 
-def _places(path: Path) -> dict[str, dict[int, int]]:
-    """Where the line of each sample begins: problem id -> index -> byte."""
+def _places(path: Path, types: ColumnTypes) -> dict[str, dict[int, int]]:
+    """Where the line of each sample begins: problem id -> index -> byte; `types` sees the samples' own columns."""
     found: dict[str, dict[int, int]] = {}
     place = 0
     with path.open("rb") as file:
@@ -226,9 +250,11 @@ def _places(path: Path) -> dict[str, dict[int, int]]:
             if not line.endswith(b"\n"):
                 break
             try:
-                name, metric, index = key_of(json.loads(line))
+                stored = json.loads(line)
+                name, metric, index = key_of(stored)
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path}, line {number}: it is damaged ({error}) -> remove the line") from error
+            types.add(stored.get("columns", {}))
             if metric == "sample":
                 found.setdefault(name, {})[index] = place
             place += len(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,11 @@ COLUMNS = (
     "index",
     "extracted",
     "pass_rate",
+    "prompt",
 )
 """Columns of every row (`docs/rollouts.md`); a problem's own columns come after them."""
 
-NOT_CARRIED = frozenset({*COLUMNS, "prompt", "solution", "reference_solution", "steps", "labels", "images", "image"})
+NOT_CARRIED = frozenset({*COLUMNS, "solution", "reference_solution", "steps", "labels", "images", "image"})
 """Columns of a problem that do not go into the rows of its samples: ours, and those that would pass for a sample's."""
 
 _ROWS_A_GROUP, _TOKENS_A_GROUP = 2_000, 4_000_000
@@ -47,18 +48,18 @@ def sample_row(problem: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[st
 
     Args:
         problem: `problem_id`, `problem`, `answer`, `prompt_ids` and the problem's own columns.
-        stored: a line of the record.
+        stored: a line of the record; `columns` of its own, as logs have them, go before the problem's.
     """
-    finished = stored["finish_reason"] == "stop"
-    exact = stored.get("grader") is not None
+    # Of the math verifier alone the reward is the verdict, and a sample that was cut off has not answered.
+    exact = stored.get("grader") is not None and stored["correct"] is not None
     return {
         "id": f"{stored['id']}#{stored['index']}",
         **problem,
+        **stored.get("columns", {}),
         "text": stored["text"],
         "correct": stored["correct"],
         "verdict": stored["verdict"],
-        # Of the math verifier alone a reward is its verdict, and a sample that was cut off has not answered.
-        "reward": stored["score"] if finished or not exact or stored["score"] is None else 0.0,
+        "reward": float(stored["correct"]) if exact else stored["score"],
         "finish_reason": stored["finish_reason"],
         "length": stored["length"],
         IDS: unpacked(IDS, stored.get(IDS)),
@@ -78,14 +79,21 @@ def own_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def column_types(problems: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The problems' own columns with the type that holds all their values: `bool`, `int`, `float` or `text`."""
-    met: dict[str, set[str]] = {}
-    for problem in problems:
-        for name, value in problem.items():
+class ColumnTypes:
+    """Which columns there are beside ours, and the type that holds all their values: `bool`, `int`, `float`, `text`."""
+
+    def __init__(self) -> None:
+        self._met: dict[str, set[str]] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Look at one row."""
+        for name, value in row.items():
             if name not in COLUMNS and value is not None:
-                met.setdefault(name, set()).add(_type(value))
-    return {name: _joined(types) for name, types in met.items()}
+                self._met.setdefault(name, set()).add(_type(value))
+
+    def found(self) -> dict[str, str]:
+        """Type by column."""
+        return {name: _joined(types) for name, types in self._met.items()}
 
 
 def _type(value: Any) -> str:
@@ -184,6 +192,7 @@ def _schema(own: Mapping[str, str]) -> pyarrow.Schema:
         LOGPROBS: pa.list_(pa.float32()),
         "index": pa.int64(),
         "pass_rate": pa.float64(),
+        "prompt": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
     }
     kinds = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
     fields = [pa.field(name, numbers.get(name, pa.string())) for name in COLUMNS]

@@ -59,7 +59,7 @@ def _stage(key: str, stage: Mapping[str, Any], folder: Path) -> Iterator[Finding
     for field in ("model", "critic_model"):
         if isinstance(stage.get(field), str):
             yield from _model(f"{key}.{field}", stage[field])
-    for field in ("data", "eval_data"):
+    for field in ("data", "eval_data", "logs"):
         yield from _source(f"{key}.{field}", stage.get(field), folder)
     yield from _reward(f"{key}.reward", stage.get("reward"), folder)
     suites = stage.get("suites")
@@ -126,7 +126,10 @@ def _source(key: str, source: Any, folder: Path) -> Iterator[Finding]:
     files: list[Path] = []
     many = isinstance(paths, list)
     for index, path in enumerate(paths if isinstance(paths, list) else [paths]):
-        if isinstance(path, str) and path:
+        if isinstance(path, str) and is_reference(path) and not many:
+            if not key.startswith("stages."):
+                yield f"{key}.path", f"is {path!r}; a reference is only possible inside a stage", "name a file"
+        elif isinstance(path, str) and path:
             here = _files(path)
             if not here:
                 yield f"{key}.path" + (f".{index}" if many else ""), *_no_file(path)

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from reasonrl.expressions import Expression, ExpressionError
 from reasonrl.recipe.endpoint_source import EndpointSource
 from reasonrl.recipe.fields import EXTENSIBLE, Count, Issue, NonNegative, PositiveFraction, Text
-from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig
+from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, DataSource, ModelSource, RewardSpec, RolloutConfig
 from reasonrl.recipe.stage_base import Stage
 
 GROUP_FIGURES = (
@@ -41,10 +41,56 @@ def _keep(value: Any) -> Any:
     return value
 
 
+LogColumn = Literal[
+    "id",
+    "problem_id",
+    "problem",
+    "prompt",
+    "answer",
+    "text",
+    "correct",
+    "reward",
+    "finish_reason",
+    "length",
+    "prompt_ids",
+    "completion_ids",
+    "logprobs_sampled",
+    "seed",
+    "index",
+    "solution",
+    "images",
+]
+
+
+class LogSource(DataSource):
+    """Samples that were drawn elsewhere: files of rows, one a sample, or one a problem with lists of samples.
+
+    Attributes:
+        columns: our column -> theirs; `text` is the response. What is not named is looked for under common names.
+        system_prompt, template: how the problems were asked, for the prompts' token ids where they are not there.
+    """
+
+    columns: dict[LogColumn, Text] = Field(default_factory=dict)  # type: ignore[assignment]
+    hints: ClassVar[Mapping[str, str]] = {"file": "path", "files": "path", "mapping": "columns"}
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        fix = "write keep in the stage, over problems" if given.get("keep") is not None else "remove it"
+        odd = [name for name in ("world", "n", "args", "shuffle", "keep") if given.get(name)]
+        return [
+            *super().cross_checks(given),
+            *(Issue(name, f"is {given[name]!r}, which means nothing for logs", fix) for name in odd),
+        ]
+
+
 class RolloutStage(Stage):
     """Samples of one model on one set of problems, each verified, in one parquet file.
 
     Attributes:
+        logs: samples that were drawn elsewhere, instead of samples drawn here: nothing is drawn, and `data`, `n` and
+            `endpoint` mean nothing. What they lack is made: verdicts by `reward`, ids by the model's tokenizer.
+        verify: which of the logs' samples the reward judges: those without a verdict (`missing`), `all`, or `none`.
+        damaged: what becomes of samples of the logs that cannot be used: `set_aside` counts them, `refuse` stops.
         data: problems; what a row must have is what the reward reads (`answer` for math).
         n: samples a problem; it may grow.
         keep: a condition over a problem's samples, such as `0 < pass_rate < 1`; problems that do not meet it are left
@@ -57,12 +103,15 @@ class RolloutStage(Stage):
     model: ModelSource | None = None
     endpoint: EndpointSource | None = None
     tokenizer: ModelSource | None = None
-    data: Data
-    n: Annotated[Count, EXTENSIBLE]
+    data: Data | None = None
+    logs: LogSource | None = None
+    n: Annotated[Count | None, EXTENSIBLE] = None
     temperature: NonNegative = 1.0
     top_p: PositiveFraction = 1.0
-    max_tokens: Count
+    max_tokens: Count | None = None
     reward: RewardSpec = "math"
+    verify: Literal["missing", "all", "none"] = "missing"
+    damaged: Literal["set_aside", "refuse"] = "set_aside"
     keep: Annotated[Annotated[Text, BeforeValidator(_keep)] | None, EXTENSIBLE] = None
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     makes: ClassVar[tuple[str, ...]] = ("data",)
@@ -76,16 +125,33 @@ class RolloutStage(Stage):
         "prompts": "data",
         "problems": "data",
         "dataset": "data",
+        "import": "logs",
+        "imports": "logs",
+        "log": "logs",
     }
+
+    def repeated_fields(self) -> tuple[str, ...]:
+        drawing = ("data", "n", "temperature", "top_p", "max_tokens", "endpoint", "rollout")
+        return drawing if self.logs is not None else ("verify", "damaged")
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = []
+        if given.get("logs", "wrong") is not None:
+            return []
+        issues = [
+            Issue(name, "is missing", fix)
+            for name, fix in (
+                ("data", "name a data source, or logs: {path: …} for samples drawn elsewhere"),
+                ("n", "say how many samples a problem"),
+                ("max_tokens", "say how long a sample may become"),
+            )
+            if name in given and given[name] is None
+        ]
         if given.get("endpoint") is None and given.get("model") is None and {"model", "endpoint"} <= given.keys():
             issues.append(Issue("model", "is missing", "add model: NAME, or endpoint: {base_url: …, model: …}"))
         if given.get("endpoint") is None and given.get("tokenizer") is not None:
-            issues.append(Issue("tokenizer", "is read with an endpoint only: a model has its own", "remove it"))
-        if given.get("temperature") == 0 and given.get("n", 1) > 1:
+            issues.append(Issue("tokenizer", "is read with an endpoint or logs only: a model has its own", "remove it"))
+        if given.get("temperature") == 0 and (given.get("n") or 1) > 1:
             text = f"is {given['n']}, but all samples at temperature 0 would be the same"
             issues.append(Issue("n", text, "set n: 1, or a temperature above 0"))
         return [*issues, *engine_issues(given.get("rollout", {}))]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +12,17 @@ from reasonrl.errors import DataError, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
 
 if TYPE_CHECKING:
+    from reasonrl.eval.rollouts import Collected
     from reasonrl.recipe import RolloutStage
 
 UNIT = "samples"
+LOOKED_AT = 64
 FORMAT = 1
 """Of the rows; a newer one is made from the same samples."""
 
 
 def run(config: RolloutStage, context: StageContext) -> StageResult:
-    """Draws what is missing, verifies it and writes the rows; goes on from the samples on disk.
+    """Draws what is missing, or reads logs, verifies it and writes the rows; goes on from the samples on disk.
 
     Returns:
         Figures of the samples; `data` is the parquet file.
@@ -25,20 +30,30 @@ def run(config: RolloutStage, context: StageContext) -> StageResult:
     Raises:
         StageFailed: `keep` leaves no problem.
         RunError: the samples on disk were made with other settings.
+        DataError: a sample of the logs is damaged, and the recipe refuses such.
     """
+    with _told(config, context):
+        collected = _draw(config, context) if config.logs is None else _import(config, context)
+    without = collected.statistics["without"]
+    if without["logprobs"]:
+        context.say(f"{without['logprobs']:,} of {collected.statistics['samples']:,} samples have no log-probabilities")
+    return StageResult(metrics=headline(collected.statistics), data=collected.path)
+
+
+def _draw(config: RolloutStage, context: StageContext) -> Collected:
     from reasonrl.eval.rollouts import collect
     from reasonrl.pipeline.stages.common import load_source, required_columns
     from reasonrl.pipeline.stages.eval import engine_of
-    from reasonrl.rewards.pool import close_shared_pools
     from reasonrl.rollout import SamplingParams
 
+    assert config.data is not None and config.n is not None and config.max_tokens is not None, "the schema holds it"
     source = load_source(config.data, context, required_columns(config.reward))
     total = len(source.rows) * config.n
     context.report_progress(0, total, UNIT, "loading the model")
     model, engine, tokenizer, made_by = engine_of(config, context, config.max_tokens)
     context.report_progress(0, total, UNIT)
     try:
-        collected = collect(
+        return collect(
             engine,
             tokenizer,
             source.rows,
@@ -54,19 +69,66 @@ def run(config: RolloutStage, context: StageContext) -> StageResult:
             template=source.template,
             base_dir=context.base_directory,
             made_by=made_by,
-            texts=_tokenizer(config, context),
+            texts=None if config.tokenizer is None else _tokenizer(config, context),
             about={"source": source.rows.report.source, "set_aside": source.rows.report.reasons()},
             on_progress=lambda done, of, right: context.report_progress(done, of, UNIT, _note(right)),
             at_safe_point=context.raise_if_stopping,
         )
+    finally:
+        engine.close()
+
+
+def _import(config: RolloutStage, context: StageContext) -> Collected:
+    from reasonrl.data_tools.loading import placed_rows
+    from reasonrl.eval.rollouts import import_logs
+
+    logs = config.logs
+    assert logs is not None, "asked for with logs only"
+    rows = placed_rows(
+        list(logs.path) if isinstance(logs.path, tuple) else logs.path,
+        logs.hub,
+        format=logs.format,
+        split=logs.split,
+        name=logs.name,
+        revision=logs.revision,
+        base_dir=context.base_directory,
+    )
+    collected = import_logs(
+        itertools.islice(rows, logs.limit),
+        directory=context.directory,
+        columns={str(ours): theirs for ours, theirs in logs.columns.items()},
+        reward=config.reward,
+        verify=config.verify,
+        damaged=config.damaged,
+        keep=config.keep,
+        texts=(lambda: _tokenizer(config, context)) if config.tokenizer or config.model else None,
+        system_prompt=logs.system_prompt,
+        template=logs.template,
+        base_dir=context.base_directory,
+        about={"source": str(logs.path or logs.hub)},
+        on_progress=lambda done: context.report_progress(done, None, UNIT),
+        at_safe_point=context.raise_if_stopping,
+    )
+    aside = collected.statistics["imported"]["set_aside"]
+    if aside:
+        words = ", ".join(f"{count:,} x {kind}" for kind, count in aside.items())
+        context.say(f"samples set aside: {words}; {context.directory / 'set_aside.jsonl'} says which and why")
+    return collected
+
+
+@contextmanager
+def _told(config: RolloutStage, context: StageContext) -> Iterator[None]:
+    """Pools of processes closed at the end; a condition that keeps nothing is the stage's failure, not the data's."""
+    from reasonrl.rewards.pool import close_shared_pools
+
+    try:
+        yield
     except DataError as problem:
-        if config.keep is not None and "keep:" in str(problem):
+        if config.keep is not None and str(problem).startswith("keep:"):
             raise StageFailed(f"stage {context.name!r}: {problem}") from problem
         raise
     finally:
-        engine.close()
         close_shared_pools()
-    return StageResult(metrics=headline(collected.statistics), data=collected.path)
 
 
 def headline(statistics: dict[str, Any]) -> dict[str, Any]:
@@ -93,10 +155,34 @@ def headline(statistics: dict[str, Any]) -> dict[str, Any]:
 def dry_run(config: RolloutStage, context: StageContext) -> list[str]:
     """What would be drawn and kept."""
     kept = "" if config.keep is None else f"; kept are problems with {config.keep}"
+    if config.logs is not None:
+        return [*_log_lines(config, context), f"verdicts by the reward: {config.verify}{kept}"]
     return [
         f"{config.n} samples a problem at temperature {config.temperature:g}, top_p {config.top_p:g}, at most"
         f" {config.max_tokens:,} tokens; seeds from {context.seed}{kept}"
     ]
+
+
+def _log_lines(config: RolloutStage, context: StageContext) -> list[str]:
+    """What the first rows of the logs hold."""
+    from reasonrl.data_tools.loading import placed_rows
+    from reasonrl.eval.rollouts.logs import Damaged, read_logs
+
+    logs = config.logs
+    assert logs is not None, "asked for with logs only"
+    if logs.hub is not None:
+        return [f"logs: hub dataset {logs.hub}, not looked at"]
+    paths = list(logs.path) if isinstance(logs.path, tuple) else logs.path
+    rows = placed_rows(paths, format=logs.format, split=logs.split, base_dir=context.base_directory)
+    first = list(
+        itertools.islice(read_logs(rows, {str(ours): theirs for ours, theirs in logs.columns.items()}), LOOKED_AT)
+    )
+    bad = [item for item in first if isinstance(item, Damaged)]
+    names = dict.fromkeys(name for item in first if not isinstance(item, Damaged) for name in item.values)
+    lines = [
+        f"logs: of the first {len(first)} samples {len(first) - len(bad)} can be used; they have {', '.join(names)}"
+    ]
+    return lines + [f"logs: {item.place}: {item.reason}" for item in bad[:3]]
 
 
 def identity_extra(config: RolloutStage) -> dict[str, Any]:
@@ -136,11 +222,12 @@ def _versions(config: RolloutStage) -> tuple[Any, dict[str, int]]:
 
 
 def _tokenizer(config: RolloutStage, context: StageContext) -> Any:
-    if config.tokenizer is None:
-        return None
+    """The tokenizer that gives ids to texts."""
     from reasonrl.models import load_tokenizer
 
-    return load_tokenizer(context.model_of(config.tokenizer))
+    named = config.tokenizer if config.tokenizer is not None else config.model
+    assert named is not None, "asked for with one of both only"
+    return load_tokenizer(context.model_of(named))
 
 
 def _note(right: float | None) -> str:
