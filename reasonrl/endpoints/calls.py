@@ -50,7 +50,7 @@ class Calls:
         try:
             async with whole, self.turn:
                 self.meter.check()
-                await asyncio.sleep(self.pace.turn(self.loop.time()))
+                await self._pace()
                 limit = asyncio.timeout(self.config.call_timeout)
                 async with limit:
                     reply = await self._requests(request, key, limit.when() or float("inf"), progress)
@@ -79,7 +79,7 @@ class Calls:
         while True:
             server = await self._server(until, progress)
             if progress.requests:
-                await asyncio.sleep(self.pace.turn(self.loop.time()))
+                await self._pace()
                 self.meter.retries += 1
             self.meter.spend_request()
             progress.requests += 1
@@ -92,6 +92,10 @@ class Calls:
                     raise
                 progress.last, progress.failed = str(problem), server
                 await asyncio.sleep(self._pause(progress.requests))
+
+    async def _pace(self) -> None:
+        if (wait := self.pace.turn(self.loop.time())) > 0:
+            await asyncio.sleep(wait)
 
     def _pause(self, requests: int) -> float:
         """Seconds after this many failed requests of a call; another server is asked at once, and idles not."""
@@ -114,7 +118,7 @@ class Calls:
 
     async def _one(self, server: Server, request: Request, key: str) -> Reply:
         started = self.loop.time()
-        body = request.whole_body(self.config.model, self.config.extra_body)
+        body = request.written(self.config.model, self.config.extra_body)
         server.in_flight += 1
         server.asked += 1
         try:

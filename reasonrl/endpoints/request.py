@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reasonrl.endpoints.errors import EndpointSettingsError
+
 Path = Literal["chat/completions", "completions"]
 
 
@@ -24,6 +26,7 @@ class Request:
     path: Path
     body: Mapping[str, Any] = field(hash=False)
     sample: int = 0
+    _written: dict[str, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -33,6 +36,19 @@ class Request:
     def whole_body(self, model: str, extra_body: Mapping[str, Any]) -> dict[str, Any]:
         """The body as it is sent; what the request says goes before `extra_body`."""
         return {"model": model, **extra_body, **self.body}
+
+    def written(self, model: str, extra_body: Mapping[str, Any]) -> bytes:
+        """The body as JSON, written once; of one request it is always asked for with the same settings.
+
+        Raises:
+            EndpointSettingsError: it holds what JSON has no word for.
+        """
+        if "body" not in self._written:
+            try:
+                self._written["body"] = json.dumps(self.whole_body(model, extra_body)).encode()
+            except (TypeError, ValueError) as problem:
+                raise EndpointSettingsError(f"endpoint: the request cannot be written as JSON: {problem}") from None
+        return self._written["body"]
 
     def key(self, model: str, extra_body: Mapping[str, Any]) -> str:
         """A hash of everything that may change the reply; the server's address does not."""

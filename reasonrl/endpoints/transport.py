@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.endpoints.config import EndpointConfig, is_local
-from reasonrl.endpoints.errors import BadReply, EndpointSettingsError, Rejected, Unreachable
+from reasonrl.endpoints.errors import BadReply, Rejected, Unreachable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -57,7 +57,7 @@ class Transport:
         self._timeout = aiohttp.ClientTimeout(total=config.timeout, sock_connect=config.connect_timeout)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
-    async def post(self, base_url: str, path: str, body: Mapping[str, Any]) -> Body:
+    async def post(self, base_url: str, path: str, body: bytes) -> Body:
         """Send one request and read its whole reply.
 
         Raises:
@@ -74,12 +74,8 @@ class Transport:
         url = f"{base_url}/{path}"
         headers = {**self.config.headers, **secret, "Content-Type": "application/json"}
         try:
-            data = json.dumps(body).encode()
-        except (TypeError, ValueError) as problem:
-            raise EndpointSettingsError(f"endpoint {url}: the request cannot be written as JSON: {problem}") from None
-        try:
             session = self._session(is_local(base_url))
-            async with session.post(url, data=data, headers=headers, allow_redirects=False) as response:
+            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 raw = await _read(response, url)
                 status, answered = response.status, response.headers
         except TimeoutError as problem:

@@ -12,6 +12,7 @@ from reasonrl.rewards.judges.verdicts import Unreadable
 
 if TYPE_CHECKING:
     from reasonrl.endpoints import EndpointClient
+    from reasonrl.endpoints.request import Request
 
 
 @dataclass(frozen=True)
@@ -99,21 +100,35 @@ def ask_all(
     return answers
 
 
-async def ask(client: EndpointClient, question: Question, sampling: Sampling) -> Answer:
+def first_request(client: EndpointClient, question: Question, sampling: Sampling) -> Request:
+    """What a question is begun with, written already: whoever calls this spares the endpoints' loop that work."""
+    request = _request([{"role": "user", "content": question.prompt}], question, sampling, 1)
+    request.written(client.config.model, client.config.extra_body)
+    return request
+
+
+def _request(turns: list[dict[str, str]], question: Question, sampling: Sampling, attempt: int) -> Request:
+    from reasonrl.endpoints import chat
+
+    return chat(
+        turns,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        seed=None if sampling.seed is None else sampling.seed + question.vote,
+        sample=question.vote * (sampling.re_asks + 1) + attempt - 1,
+        extra=sampling.extra,
+    )
+
+
+async def ask(client: EndpointClient, question: Question, sampling: Sampling, first: Request | None = None) -> Answer:
     """The answer to one question, in the endpoints' loop; the errors are those of `ask_all`."""
-    from reasonrl.endpoints import BudgetSpent, EndpointError, EndpointSettingsError, Rejected, chat
+    from reasonrl.endpoints import BudgetSpent, EndpointError, EndpointSettingsError, Rejected
 
     turns: list[dict[str, str]] = [{"role": "user", "content": question.prompt}]
     said, failure, used = "", "", [0, 0]
     for attempt in range(1, sampling.re_asks + 2):
-        request = chat(
-            turns,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=None if sampling.seed is None else sampling.seed + question.vote,
-            sample=question.vote * (sampling.re_asks + 1) + attempt - 1,
-            extra=sampling.extra,
-        )
+        begun = first if attempt == 1 and first is not None else None
+        request = begun or _request(turns, question, sampling, attempt)
         try:
             reply = await client.asend(request)
         except EndpointError as problem:

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask
+from reasonrl.rewards.judges.asking import Answer, Question, Sampling, ask, first_request
 
 if TYPE_CHECKING:
     from reasonrl.endpoints import EndpointClient
+    from reasonrl.endpoints.request import Request
 
 Keep = Callable[[Question, Answer], None]
 _LOOK = 5.0
@@ -72,7 +73,7 @@ class _Desk:
 
     def __init__(self, client: EndpointClient, sampling: Sampling, keep: Keep | None) -> None:
         self.client, self.sampling, self.keep = client, sampling, keep
-        self.waiting: deque[Question] = deque()
+        self.waiting: deque[tuple[Question, Request]] = deque()
         self.problems: list[BaseException] = []
         """What ends it all; the first counts."""
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -82,7 +83,7 @@ class _Desk:
 
     def put(self, question: Question) -> None:
         """From the caller's thread."""
-        self.waiting.append(question)
+        self.waiting.append((question, first_request(self.client, question, self.sampling)))
         # A worker says that it is idle before it looks for the last time, so none sleeps while a question waits.
         if self._idle and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake)
@@ -122,11 +123,11 @@ class _Desk:
                 else:
                     self._idle.remove(news)
             try:
-                question = self.waiting.popleft()
+                question, request = self.waiting.popleft()
             except IndexError:  # it was withdrawn
                 continue
             try:
-                answer = await ask(self.client, question, self.sampling)
+                answer = await ask(self.client, question, self.sampling, request)
                 if self.keep is not None:
                     self.keep(question, answer)
             except Exception as problem:
