@@ -125,11 +125,7 @@ def _record_of(data: Mapping[str, Any]) -> dict[str, Any]:
     steps, mark = data.get("steps"), data.get("mark")
     if isinstance(steps, str):  # some exports hold nested data as text
         steps = json.loads(steps)
-    whole = (
-        isinstance(steps, Sequence)
-        and not isinstance(steps, str)
-        and all(isinstance(step, Mapping) and step.get("text") for step in steps)
-    )
+    whole = isinstance(steps, list) and all(isinstance(step, Mapping) and step.get("text") for step in steps)
     if not steps or not whole or mark is None or data.get("solution_id") is None:
         raise DataError("not a task that reasonrl labels export has written")
     parts = [str(step["text"]) for step in steps]

@@ -132,8 +132,8 @@ def labelled_of(row: Mapping[str, Any], unlabelled: bool = False) -> Labelled:
 
 def _of_review(row: Mapping[str, Any], steps: Sequence[Any], unlabelled: bool) -> dict[str, Any]:
     """A line of a review as a label record: what people say are its labels."""
-    parts = [step.get("text") if isinstance(step, Mapping) else None for step in steps]
-    if not all(isinstance(part, str) and part for part in parts):
+    parts = [str(step["text"]) for step in steps if isinstance(step, Mapping) and step.get("text")]
+    if len(parts) < len(steps):
         raise DataError("a step has no text")
     human = row.get("human")
     if not isinstance(human, list):
