@@ -151,9 +151,11 @@ def guided_search(
         for name, (number, chain) in asked.items():
             drawn[number] += samples[name].length
             grown.append((number, _grow(chain, samples[name], tokenizer, settings.separator)))
-        scored = _scored(grown, problems, scorer, settings.aggregation)
+        rivals_of: dict[int, list[Chain]] = {}
+        for number, one in _scored(grown, problems, scorer, settings.aggregation):
+            rivals_of.setdefault(number, []).append(one)
         for number, chains in enumerate(kept):
-            rivals = [chain for chain in chains if chain.finished] + [one for owner, one in scored if owner == number]
+            rivals = [chain for chain in chains if chain.finished] + rivals_of.get(number, [])
             # Sorting is stable: of equal scores, who was there or drawn first.
             kept[number] = sorted(rivals, key=lambda chain: -chain.score)[: settings.width]
     results = []
@@ -168,6 +170,8 @@ def _grow(chain: Chain, sample: Sample, tokenizer: Any, separator: str) -> Chain
     ids = list(sample.token_ids)
     text = tokenizer.decode(ids, skip_special_tokens=True)
     if separator in text:
+        if separator not in tokenizer.decode(ids[:-1], skip_special_tokens=True):
+            return replace(chain, pieces=(*chain.pieces, text), ids=(*chain.ids, *ids), finished=False)
         # The fewest tokens that hold the separator; what else its last token holds belongs to the step.
         low, high = 1, len(ids)
         while low < high:

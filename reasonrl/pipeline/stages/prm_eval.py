@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reasonrl.errors import DataError
 from reasonrl.pipeline.context import StageContext, StageResult
+from reasonrl.pipeline.stages.common import evaluation_engine, load_source, quiet_libraries, required_columns
 
 if TYPE_CHECKING:
     from reasonrl.eval.exams.record import Examined
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from reasonrl.pipeline.stages.common import Source
     from reasonrl.prm.scoring import StepScorer
     from reasonrl.recipe import PRMEvalStage
-    from reasonrl.recipe.prm_eval_stage import BestOfExam, StepsExam
+    from reasonrl.recipe.prm_eval_stage import BenchmarksExam, BestOfExam, SearchExam, StepsExam
 
 
 def run(config: PRMEvalStage, context: StageContext) -> StageResult:
@@ -27,7 +30,6 @@ def run(config: PRMEvalStage, context: StageContext) -> StageResult:
     """
     from reasonrl.eval.exams.record import flat_metrics, write_examined
     from reasonrl.eval.exams.tables import exam_text
-    from reasonrl.pipeline.stages.common import quiet_libraries
     from reasonrl.rewards.pool import close_shared_pools
 
     quiet_libraries()
@@ -68,7 +70,7 @@ class Desk:
 
     def plan(self) -> dict[str, Callable[[str], Mapping[str, Examined]]]:
         """What examines, by suite, in order."""
-        from reasonrl.recipe.prm_eval_stage import BestOfExam, StepsExam
+        from reasonrl.recipe.prm_eval_stage import BestOfExam, SearchExam, StepsExam
 
         plan: dict[str, Callable[[str], Mapping[str, Examined]]] = {}
         for name, exam in self.config.exams().items():
@@ -76,6 +78,10 @@ class Desk:
                 plan[name] = lambda suite, exam=exam: {suite: self.steps(suite, exam)}  # type: ignore[misc]
             elif isinstance(exam, BestOfExam):
                 plan[name] = lambda suite, exam=exam: {suite: self.best_of(suite, exam)}  # type: ignore[misc]
+            elif isinstance(exam, SearchExam):
+                plan[name] = lambda suite, exam=exam: {suite: self.search(suite, exam)}  # type: ignore[misc]
+        if self.config.benchmarks is not None:
+            plan["benchmarks"] = lambda suite: self.benchmarks()
         return plan
 
     def steps(self, suite: str, exam: StepsExam) -> Examined:
@@ -83,7 +89,7 @@ class Desk:
         from reasonrl.eval.exams.steps import examine_steps
 
         source = self.source(exam.data)
-        scored = self.scored(suite, source, list(source.rows), exam.scores, None)
+        scored = self.scored(suite, source.messages, list(source.rows), exam.scores, None)
         return examine_steps(list(source.rows), scored, threshold=exam.threshold, aggregation=exam.aggregation)
 
     def best_of(self, suite: str, exam: BestOfExam) -> Examined:
@@ -93,7 +99,7 @@ class Desk:
 
         source = self.source(exam.data)
         segmenter = segmenter_of(exam.segment or self.config.segment)
-        scored = self.scored(suite, source, list(source.rows), exam.scores, segmenter)
+        scored = self.scored(suite, source.messages, list(source.rows), exam.scores, segmenter)
         return examine_best_of(
             list(source.rows),
             scored,
@@ -103,17 +109,67 @@ class Desk:
             seed=self.context.seed,
         )
 
-    def source(self, data: Any) -> Source:
-        """The rows of an examination."""
-        from reasonrl.pipeline.stages.common import load_source
+    def search(self, suite: str, exam: SearchExam) -> Examined:
+        """Guided search."""
+        from reasonrl.eval.exams.search import examine_search, search_rows
+        from reasonrl.prm.search import SearchSettings
 
-        found = load_source(data, self.context, ("problem",))
+        source = self.source(exam.data, required_columns(exam.reward))
+        rows = list(source.rows)
+        if any(row.get("images") for row in rows):
+            raise DataError(f"{suite}: problems have pictures, which steps are not searched for yet -> leave them out")
+        names = ("width", "max_steps", "max_step_tokens", "temperature", "top_p", "aggregation")
+        given = {name: getattr(exam, name) for name in names}
+        engine = _LateEngine(self, exam)
+        try:
+            found = search_rows(
+                rows,
+                self.context.directory / suite,
+                lambda block, settings: engine.search(block, settings, source.messages),
+                SearchSettings(candidates=exam.width, separator=exam.step_end, **given),
+                exam.candidates,
+                on_progress=lambda done, total: self.context.report_progress(done, total, "solutions", suite),
+                at_safe_point=self.context.raise_if_stopping,
+            )
+        finally:
+            engine.close()
+        about = {**given, "policy": str(exam.policy), "step_end": exam.step_end, "candidates": list(exam.candidates)}
+        return examine_search(rows, found, lambda some: judged(exam.reward, some, self.context.base_directory), about)
+
+    def benchmarks(self) -> dict[str, Examined]:
+        """Published benchmarks, a suite a file."""
+        from reasonrl.eval.exams import benchmarks as bench
+        from reasonrl.prm.processbench import read_processbench
+
+        exam = self.config.benchmarks
+        assert exam is not None, "it is planned only where it is there"
+        files = benchmark_files(exam)
+        subsets = {name: read_processbench(files[name]) for name in files if name.startswith(PROCESSBENCH)}
+        scored = {name: self._bench_scores(name, rows) for name, rows in subsets.items()}
+        threshold = exam.threshold
+        if threshold == "gsm8k":
+            threshold = bench.gsm8k_threshold(subsets[GSM8K], scored[GSM8K])
+        found = {name: bench.examine_processbench(rows, scored[name], threshold) for name, rows in subsets.items()}
+        for name, path in files.items():
+            if name not in subsets:
+                rows = bench.read_prmbench(path)
+                found[name] = bench.examine_prmbench(rows, self._bench_scores(name, rows), threshold)
+        return found
+
+    def _bench_scores(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Scored:
+        from reasonrl.data_tools.prompts import as_messages
+
+        return self.scored(name, as_messages, rows, None, None)
+
+    def source(self, data: Any, require: Sequence[str] = ("problem",)) -> Source:
+        """The rows of an examination."""
+        found = load_source(data, self.context, require)
         if found.rows.report.dropped:
             self.context.say(f"{found.rows.report}")
         return found
 
     def scored(
-        self, suite: str, source: Source, rows: Sequence[Mapping[str, Any]], column: str | None, segmenter: Any
+        self, suite: str, messages: Any, rows: Sequence[Mapping[str, Any]], column: str | None, segmenter: Any
     ) -> Scored:
         """Step scores of rows: their own, or the model's."""
         from reasonrl.eval.exams.scores import given_scores, score_rows
@@ -125,10 +181,57 @@ class Desk:
             self.context.directory / suite,
             lambda: self.model,
             segmenter=segmenter,
-            messages=source.messages,
+            messages=messages,
             on_progress=lambda done: self.context.report_progress(done, len(rows), "solutions", suite),
             at_safe_point=self.context.raise_if_stopping,
         )
+
+
+PROCESSBENCH, GSM8K = "processbench_", "processbench_gsm8k"
+
+
+def benchmark_files(exam: BenchmarksExam) -> dict[str, Path]:
+    """The files of the benchmarks by the names of their suites.
+
+    Raises:
+        DataError: there is no folder, or a file is not there.
+    """
+    folder = exam.folder or os.environ.get("REASONRL_DATA")
+    if folder is None:
+        raise DataError("benchmarks: there is no folder of files -> set REASONRL_DATA, or benchmarks.folder")
+    found = {f"{PROCESSBENCH}{name}": Path(folder) / "processbench" / f"{name}.jsonl" for name in exam.processbench}
+    found |= {f"prmbench_{Path(name).stem}": Path(folder) / "prmbench" / name for name in exam.prmbench}
+    for suite, path in found.items():
+        if not path.is_file():
+            raise DataError(f"benchmarks: {suite}: {path} is not there -> put the published file there")
+    return found
+
+
+class _LateEngine:
+    """The policy's engine, loaded when the first search asks for it."""
+
+    def __init__(self, desk: Desk, exam: SearchExam) -> None:
+        self.desk, self.exam = desk, exam
+        self._made: tuple[Any, Any, Any] | None = None
+
+    def search(self, rows: Sequence[Mapping[str, Any]], settings: Any, messages: Any) -> Sequence[Any]:
+        """`guided_search` with the shared prefixes read once."""
+        from reasonrl.prm.search import guided_search
+        from reasonrl.prm.shared_prefix import SharedPrefixScorer
+
+        if self._made is None:
+            config, context = self.desk.config, self.desk.context
+            name = context.model_of(self.exam.policy)
+            engine, tokenizer = evaluation_engine(config.rollout, name, self.exam.max_step_tokens, context.directory)
+            self._made = engine, tokenizer, SharedPrefixScorer(self.desk.model)
+        engine, tokenizer, scorer = self._made
+        scorer.scorer.encoder.messages = messages
+        return guided_search(engine, tokenizer, scorer, rows, settings, seed=self.desk.context.seed, messages=messages)
+
+    def close(self) -> None:
+        """Give the engine back."""
+        if self._made is not None:
+            self._made[0].close()
 
 
 def judged(reward: Any, rows: Sequence[Mapping[str, Any]], base_dir: Path) -> Sequence[Any]:
@@ -159,6 +262,8 @@ def dry_run(config: PRMEvalStage, context: StageContext) -> list[str]:
             case SearchExam():
                 what = f"search with {', '.join(map(str, exam.candidates))} candidates a step, {exam.width} kept"
         lines.append(f"suite {suite}: {what}; {size}")
+    if config.benchmarks is not None:
+        lines += [f"suite {suite}: {path}" for suite, path in benchmark_files(config.benchmarks).items()]
     return lines
 
 
