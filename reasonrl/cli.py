@@ -12,6 +12,7 @@ import click
 import reasonrl
 from reasonrl.cli_eval import COMMANDS, reports_errors
 from reasonrl.cli_labels import labels
+from reasonrl.cli_pacore import pacore
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -229,7 +230,7 @@ def runs_compare(paths: tuple[Path, ...]) -> None:
     click.echo(compare_runs(list(paths)))
 
 
-for command in (*COMMANDS, labels):
+for command in (*COMMANDS, labels, pacore):
     main.add_command(command)
 
 if __name__ == "__main__":

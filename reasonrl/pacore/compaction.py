@@ -10,7 +10,7 @@ from typing import TypeAlias
 from reasonrl.pacore.errors import PacoreError
 from reasonrl.plugins import is_file_reference, load_from_file, near
 
-CLOSING_TAG = "</think>"
+OPENING_TAG, CLOSING_TAG = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ def after_think(text: str, reasoning: str | None = None, tag: str = CLOSING_TAG)
     if reasoning is not None:
         return Compacted(text.strip(), True, reasoning)
     before, found, after = text.rpartition(tag)
-    return Compacted(after.strip(), bool(found), before if found else None)
+    return Compacted(after.strip(), bool(found), before.strip().removeprefix(OPENING_TAG) if found else None)
 
 
 def whole(text: str, reasoning: str | None = None) -> Compacted:
     """Thinking and answer, as the ablation without compaction wants it."""
-    joined = text if reasoning is None else f"<think>{reasoning}{CLOSING_TAG}{text}"
+    joined = text if reasoning is None else f"{OPENING_TAG}{reasoning}{CLOSING_TAG}{text}"
     return Compacted(joined.strip())
 
 

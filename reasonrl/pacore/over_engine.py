@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reasonrl.pacore.rounds import Answer, Call, Failure, Rounds
+from reasonrl.pacore.rounds import Answer, Call, Failure, Outcome, Rounds
 
 if TYPE_CHECKING:
     from reasonrl.rollout.engine import Request, RolloutEngine
@@ -22,7 +22,8 @@ def run_rounds_on_engine(
     max_tokens: int,
     known: Known | None = None,
     on_sample: OnSample | None = None,
-    at_safe_point: Callable[[], None] | None = None,
+    more: Mapping[str, Sequence[Call]] | None = None,
+    on_end: Callable[[str, Outcome], None] | None = None,
 ) -> None:
     """Ask round after round of all conversations to the end; each holds its outcome then.
 
@@ -35,8 +36,10 @@ def run_rounds_on_engine(
         max_tokens: of a call whose plan sets none.
         known: an answer that is there already.
         on_sample: told of every new answer.
-        at_safe_point: called after each; may raise to stop.
+        more: further calls to be drawn beside the first rounds; their answers go to `on_sample` alone.
+        on_end: told of every conversation as its outcome is there.
     """
+    further = [(name, call) for name, calls in (more or {}).items() for call in calls]
     while open_ones := {name: rounds for name, rounds in all_rounds.items() if rounds.outcome is None}:
         answers: dict[tuple[str, int], Answer | Failure] = {}
         wanted: dict[int, list[tuple[str, Call]]] = {}
@@ -46,17 +49,24 @@ def run_rounds_on_engine(
                 if there is not None:
                     answers[name, call.index] = there
                 else:
-                    limit = min(call.max_tokens or max_tokens, max_tokens)
-                    wanted.setdefault(limit, []).append((name, call))
+                    wanted.setdefault(_limit(call, max_tokens), []).append((name, call))
+        for name, call in further:
+            if known is None or known(name, call) is None:
+                wanted.setdefault(_limit(call, max_tokens), []).append((name, call))
+        further = []
         for limit, calls in wanted.items():
             for (name, call), answer in _drawn(engine, calls, render, limit, open_ones):
                 answers[name, call.index] = answer
                 if on_sample is not None:
                     on_sample(name, call, answer)
-                if at_safe_point is not None:
-                    at_safe_point()
         for name, rounds in open_ones.items():
             rounds.close([answers[name, call.index] for call in rounds.calls()])
+            if rounds.outcome is not None and on_end is not None:
+                on_end(name, rounds.outcome)
+
+
+def _limit(call: Call, max_tokens: int) -> int:
+    return max_tokens if call.max_tokens is None else min(call.max_tokens, max_tokens)
 
 
 def _drawn(

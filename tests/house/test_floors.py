@@ -30,6 +30,7 @@ FLOORS = {
     "pipeline": 5,
     "cli_eval": 6,
     "cli_labels": 7,
+    "cli_pacore": 7,
     "cli": 8,
     "__main__": 9,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -58,7 +59,7 @@ def test_a_round_sees_all_messages_of_the_one_before_and_of_no_other(rounds):
     asked, outcome = run(Plan(rounds=rounds))
     assert [len(calls) for calls in asked] == [*rounds, 1]
     assert all(call.messages == PROBLEM for call in asked[0])
-    for before, calls in zip(asked, asked[1:], strict=False):
+    for before, calls in itertools.pairwise(asked):
         (prompt,) = {call.messages[-1]["content"] for call in calls}
         assert Counter(references(prompt)) == Counter(said(call).split("</think>")[1] for call in before)
         assert prompt.count("What is 6 * 7?") == 1 and "</think>" not in prompt

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-WORDS = "so the sum of both is odd while each half stays even and a step later it turns".split()
+WORDS = ["so", "the", "sum", "of", "both", "is", "odd", "while", "each", "half", "stays", "even", "and", "a", "step"]
 DEFAULTS: dict[str, Any] = {
     "seconds": 0.0,  # of an answer
     "jitter": 0.0,  # further seconds, by seed

@@ -1,0 +1,94 @@
+"""The commands of coordinated reasoning: argument parsing and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reasonrl.cli_eval import reports_errors
+
+_SHARE = click.FloatRange(0, 1)
+_COUNT = click.IntRange(min=1)
+_PLAN = (
+    *("temperature", "top_p", "max_tokens", "compaction", "prompt", "window", "reserve", "fit", "tokenizer"),
+    *("tolerate", "budget"),
+)
+
+
+def _plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What is asked: the options that `run` and `serve` share."""
+    for option in reversed(
+        (
+            click.option("--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True),
+            click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True),
+            click.option("--max-tokens", type=_COUNT, help="Of one call (default: the server's)."),
+            click.option(
+                "--compaction",
+                default="after_think",
+                show_default=True,
+                help="after_think, none, after:TAG or file.py:function.",
+            ),
+            click.option("--prompt", metavar="FILE", help="A synthesis prompt of your own (Jinja: problem, messages)."),
+            click.option("--window", type=_COUNT, help="Tokens of prompt and answer that the model takes."),
+            click.option("--reserve", type=_COUNT, help="Of them kept for an answer without --max-tokens."),
+            click.option(
+                "--fit",
+                type=click.Choice(["longest", "last", "shorten"]),
+                default="longest",
+                show_default=True,
+                help="Which messages give way to the window.",
+            ),
+            click.option("--tokenizer", metavar="FILE", help="tokenizer.json that counts for --window."),
+            click.option("--tolerate", type=_SHARE, default=0.5, show_default=True, help="Of a round that may fail."),
+            click.option("--budget", type=_COUNT, help="Tokens that all calls of a problem may generate together."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _spec(options: dict[str, Any], rounds: str) -> Any:
+    from reasonrl.pacore.plan import read_rounds
+    from reasonrl.pacore.spec import PlanSpec
+
+    return PlanSpec(rounds=read_rounds(rounds), **{name: options.pop(name) for name in _PLAN})
+
+
+def _settings(words: tuple[str, ...]) -> dict[str, Any]:
+    """`a.b=value` words as nested settings, the values read as YAML."""
+    from omegaconf import OmegaConf
+
+    if wrong := [word for word in words if "=" not in word]:
+        raise click.UsageError(f"--set {wrong[0]!r}: give name=value, such as max_concurrency=64")
+    return OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))  # type: ignore[return-value]
+
+
+@click.group()
+def pacore() -> None:
+    """Reasoning in coordinated rounds: many answers, compacted and read by the next round."""
+
+
+@pacore.command("run", options_metavar="[OPTIONS]")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder; resumed.")
+@click.option("--model", required=True, metavar="NAME", help="As the server calls it; with --engine a folder or id.")
+@click.option("--endpoint", multiple=True, metavar="URL", help="An OpenAI-compatible server, up to /v1; repeatable.")
+@click.option("--engine", type=click.Choice(["transformers", "vllm"]), help="Draw the samples here instead.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the endpoint or engine; repeatable.")
+@click.option("--rounds", default="medium", show_default=True, help="low, medium, high, or numbers such as 32,4.")
+@_plan_options
+@click.option("--seed", default=0, show_default=True, help="Of all calls' seeds.")
+@click.option("--solo", type=click.IntRange(min=0), default=0, help="Answers to the bare problem, for baselines.")
+@click.option("--limit", type=_COUNT, help="Only the first so many problems.")
+@click.option("--at-once", "problems_at_once", type=_COUNT, help="Problems under way together.")
+@reports_errors
+def run(file: Path, out: Path, model: str, rounds: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Run the rounds over the problems of FILE; killed at any moment, the same command goes on."""
+    from reasonrl.pacore.run_command import Source, run_file
+
+    spec = _spec(options, rounds)
+    source = Source(model, options.pop("endpoint"), options.pop("engine"), _settings(settings))
+    run_file(file, out, source, spec, say=click.echo, **options)
