@@ -16,7 +16,7 @@ from reasonrl.pipeline.signals import StopFlag
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.progress import ProgressReporter
-    from reasonrl.recipe import LaunchConfig, Reference
+    from reasonrl.recipe import DataSource, LaunchConfig, Reference
 
 _log = logging.getLogger("reasonrl.pipeline")
 
@@ -171,9 +171,12 @@ class StageContext:
         """CPU seconds this process and its finished children spent in this stage so far, earlier attempts included."""
         return self.clock.cpu_seconds()
 
-    def is_available(self, value: str | Reference | None) -> bool:
-        """Whether `value` needs no stage that is still to run: strings always, references once their stage is done."""
-        return value is None or isinstance(value, str) or value.stage in self.results
+    def is_available(self, value: str | Reference | DataSource | None) -> bool:
+        """Whether `value` needs no stage that is still to run: strings and files always, what a stage makes once it is
+        done.
+        """
+        stage = getattr(getattr(value, "path", value), "stage", None)
+        return stage is None or stage in self.results
 
     def result_of(self, reference: Reference) -> StageResult:
         """The result of the stage a reference names, paths absolute.

@@ -57,7 +57,7 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, str | tuple[str, ...]]]
         fields = {name: getattr(value, name) for name in type(value).model_fields}
         if {"path", "hub", "world"} <= fields.keys():  # a data source, known by its shape: its schema is another room's
             paths = fields["path"]
-            if paths is not None:
+            if isinstance(paths, (str, tuple)):
                 yield key, (paths,) if isinstance(paths, str) else tuple(paths)
             return
         yield from _leaves(fields, key)

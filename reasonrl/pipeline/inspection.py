@@ -77,9 +77,10 @@ class Inspection:
         require = ("problem",) if config.kind == "prm" else ("problem", "answer")
         lines: list[str] = []
         for key, source in _sources(config):
-            if not is_data_source(source):
-                made = self._finished[source.stage].data if source.stage in self._finished else None
-                lines.append(f"{key}: {made or f'{source}, not made yet: nothing to look at'}")
+            of_stage = source.path if is_data_source(source) else source
+            if hasattr(of_stage, "stage"):
+                made = self._finished[of_stage.stage].data if of_stage.stage in self._finished else None
+                lines.append(f"{key}: {made or f'{of_stage}, not made yet: nothing to look at'}")
             elif source.hub is None:
                 lines += self._rows(key, source, name, stand_in, require)
         return lines

@@ -16,7 +16,8 @@ from reasonrl.recipe.references import Reference, is_reference
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.sources import Loop
 from reasonrl.recipe.stage_base import Stage
-from reasonrl.recipe.stages import EVALUATIONS, STAGES, SFTStage
+from reasonrl.recipe.stages import EVALUATIONS, STAGES
+from reasonrl.recipe.training_fields import DataTraining
 
 
 class ReferenceProblem(Exception):
@@ -136,7 +137,8 @@ class StageGraph:
                     f"eval stages: {', '.join(evals) or 'none'}",
                 )
             return
-        part = reference.part or ("data" if "data" in key.split(".")[-1] else "model")
+        last = key.split(".")[-1]
+        part = reference.part or ("data" if "data" in last or last == "path" else "model")
         makes = STAGES[kind].makes
         if part not in makes:
             able = [other for other, its in self.kinds.items() if its in STAGES and part in STAGES[its].makes]
@@ -324,11 +326,8 @@ def expand_stages(recipe: Recipe) -> list[StageInstance]:
     Raises:
         RecipeError: a reference means nothing; every such problem is in it.
     """
-    steps = {
-        name: stage.max_steps
-        for name, stage in recipe.stages.items()
-        if isinstance(stage, (SFTStage, PPOStage)) and stage.max_steps is not None
-    }
+    trained = {name: stage for name, stage in recipe.stages.items() if isinstance(stage, (PPOStage, DataTraining))}
+    steps = {name: stage.max_steps for name, stage in trained.items() if stage.max_steps is not None}
     loop = recipe.loop or Loop(stages=(next(iter(recipe.stages)),), times=1)
     looped = loop.stages if recipe.loop else ()
     graph = StageGraph(
@@ -336,11 +335,7 @@ def expand_stages(recipe: Recipe) -> list[StageInstance]:
         looped,
         loop.times if looped else 0,
         steps,
-        {
-            name: Saving(stage.save_steps, stage.save_total_limit)
-            for name, stage in recipe.stages.items()
-            if isinstance(stage, (SFTStage, PPOStage))
-        },
+        {name: Saving(stage.save_steps, stage.save_total_limit) for name, stage in trained.items()},
     )
     problems: list[Problem] = []
     instances: list[StageInstance] = []

@@ -25,13 +25,24 @@ from reasonrl.recipe.references import Reference, is_reference
 COLUMNS = ("problem", "answer", "solution", "prompt", "id", "reward", "images")
 
 
-def _paths(value: Any) -> str | tuple[str, ...]:
+def _paths(value: Any) -> str | tuple[str, ...] | Reference:
+    if is_reference(value):
+        try:
+            return value if isinstance(value, Reference) else Reference.parse(value)
+        except ValueError as error:
+            raise PydanticCustomError("reference_syntax", "{message}", {"message": str(error)}) from error
     items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
     if not items or not all(isinstance(item, str) and item for item in items):
         raise PydanticCustomError(
-            "reasonrl", "is {value}; allowed: a file, a folder, a glob, or a list of them", {"value": repr(value)}
+            "reasonrl",
+            "is {value}; allowed: a file, a folder, a glob, or a list of them, or a stage",
+            {"value": repr(value)},
         )
     return items[0] if isinstance(value, str) else items
+
+
+def _written(value: Any) -> Any:
+    return str(value) if isinstance(value, Reference) else value
 
 
 def _expression(value: Any) -> Any:
@@ -47,7 +58,8 @@ class DataSource(Config):
     """Rows from files, from the hub, or from a synthetic world; exactly one of `path`, `hub` and `world`.
 
     Attributes:
-        path: a file, a folder, a glob, or a list of them, relative to the working directory.
+        path: a file, a folder, a glob, or a list of them, relative to the working directory; or `${stage:NAME}`, what a
+            stage made, to be filtered or to have its columns renamed here.
         hub: a dataset's id on the hub, with `name` (configuration), `split` and `revision`.
         world: a synthetic world's name, with its `args`, `split` and `n` rows.
         format: jsonl, json, csv, parquet, an installed reader, or `file.py:function`; None tells from the ending.
@@ -60,7 +72,7 @@ class DataSource(Config):
         shuffle: order the rows by the recipe's seed.
     """
 
-    path: Annotated[str | tuple[str, ...], PlainValidator(_paths)] | None = None
+    path: Annotated[str | tuple[str, ...] | Reference, PlainValidator(_paths), PlainSerializer(_written)] | None = None
     hub: Text | None = None
     name: Text | None = None
     revision: Text | None = None

@@ -16,7 +16,7 @@ from reasonrl.pipeline.files import write_json
 from reasonrl.pipeline.stages.common import Watch, one_device, quiet_libraries, resume_point
 from reasonrl.pipeline.stages.export import export_policy
 from reasonrl.pipeline.stages.logged import accelerator_for, placed_rows
-from reasonrl.recipe import BCPGStage, Reference
+from reasonrl.recipe import BCPGStage
 from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def dry_run(config: BCPGStage, context: StageContext) -> list[str]:
     from reasonrl.models import load_tokenizer
 
     lines = [f"a step holds {config.samples_per_step} samples, packed into {config.tokens_per_microbatch} tokens"]
-    if isinstance(config.data, Reference) and not context.is_available(config.data):
-        return [f"data {config.data}: not there yet; unchecked", *lines]
+    if not context.is_available(config.data):
+        return [f"data {getattr(config.data, 'path', config.data)}: not there yet; unchecked", *lines]
     name = context.model_of(config.model) if context.is_available(config.model) else None
     data = _read(config, context, load_tokenizer(name or "tiny:qwen2"), None, at_most=LOOKED_AT)
     tau = _settings(config, context, data).tau

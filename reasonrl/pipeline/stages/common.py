@@ -41,8 +41,9 @@ def load_source(source: DataSource | Reference, context: StageContext, require: 
     """The rows of a recipe's data source, or of the stage it refers to."""
     if isinstance(source, Reference):
         return Source(load_rows(path=context.data_of(source), require=require), None, None)
+    path = context.data_of(source.path) if isinstance(source.path, Reference) else source.path
     rows = load_rows(
-        path=list(source.path) if isinstance(source.path, tuple) else source.path,
+        path=list(path) if isinstance(path, tuple) else path,
         hub=source.hub,
         world=source.world,
         args=source.args,
@@ -64,7 +65,7 @@ def load_source(source: DataSource | Reference, context: StageContext, require: 
 
 def held_out_line(source: DataSource | Reference | None, context: StageContext, require: Sequence[str]) -> list[str]:
     """For a dry run: what the validation rows are, if there are any and they can be read yet."""
-    if source is None or (isinstance(source, Reference) and not context.is_available(source)):
+    if source is None or not context.is_available(source):
         return []
     return [f"eval_data: {load_source(source, context, require).rows.report}"]
 

@@ -23,7 +23,7 @@ def placed_rows(source: DataSource | Reference, context: StageContext) -> Iterab
 
     if isinstance(source, Reference):
         return read_paths(context.data_of(source), None, None, None)
-    if source.path is None or source.keep is not None or source.shuffle or source.columns:
+    if isinstance(source.path, Reference) or source.path is None or source.keep or source.shuffle or source.columns:
         rows = load_source(source, context, ("problem",)).rows
         return ((f"{rows.report.source}: row {number}", row) for number, row in enumerate(rows, start=1))
     path = list(source.path) if isinstance(source.path, tuple) else source.path

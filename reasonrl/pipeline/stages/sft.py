@@ -111,8 +111,8 @@ def dry_run(config: SFTStage, context: StageContext) -> list[str]:
 
     name = context.model_of(config.model) if context.is_available(config.model) else None
     tokenizer = load_tokenizer(name or "tiny:qwen2")
-    if isinstance(config.data, Reference) and not context.is_available(config.data):
-        return [f"data {config.data}: not there yet; unchecked"]
+    if not context.is_available(config.data):
+        return [f"data {getattr(config.data, 'path', config.data)}: not there yet; unchecked"]
     source = load_source(config.data, context, REQUIRED)
     reader = vision_prompts(name, False) if name is not None else None
     examples = _examples(source, tokenizer, config, at_most=64, pictures=reader)
