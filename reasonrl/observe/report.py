@@ -12,6 +12,7 @@ from reasonrl.observe.completions import completion_files, read_parquet
 from reasonrl.observe.metrics import alarms_of, format_number, format_seconds, is_time_field, write_atomically
 from reasonrl.observe.plots import TRAINING_PLOTS, plot_eval_accuracy, plot_pass_at_k
 from reasonrl.observe.records import read_records
+from reasonrl.observe.rollouts import rollout_headlines, rollout_pictures, rollout_tables
 from reasonrl.observe.rundir import RunView, StageView
 
 SAMPLES_SHOWN = 3
@@ -61,7 +62,9 @@ def write_report(run_directory: str | Path) -> Path:
         directory=run.directory.name,
         seed=run.config.get("seed"),
         summary=[_summary_row(stage) for stage in run.stages],
-        headline=next((stage for stage in reversed(stages) if stage["tables"] and stage["kind"] != "gate"), None),
+        headline=next(
+            (stage for stage in reversed(stages) if stage["tables"] and stage["kind"] not in ("gate", "rollout")), None
+        ),
         stages=stages,
         environment=environment_rows(run.environment),
         config=run.config_text,
@@ -103,6 +106,8 @@ def headline_figures(stage: StageView) -> list[tuple[str, str]]:
             for name in ("accuracy", "greedy")
             if entry.get(name)
         ]
+    if stage.rollouts:
+        return rollout_headlines(stage.rollouts)
     last: dict[str, Any] = {}
     for record in stage.metrics:
         last |= record
@@ -182,6 +187,8 @@ def _pictures(stage: StageView, plots: Path) -> list[dict[str, str]]:
     if stage.results:
         made.append(("accuracy", plot_eval_accuracy(stage.results, plots / f"{stage.name}_accuracy.png")))
         made.append(("pass_at_k", plot_pass_at_k(stage.results, plots / f"{stage.name}_pass_at_k.png")))
+    if stage.rollouts:
+        made += rollout_pictures(stage.rollouts, plots, stage.name)
     if stage.table and (stage.directory / "table.png").exists():
         copy = plots / f"{stage.name}_table.png"
         write_atomically(copy, (stage.directory / "table.png").read_bytes())
@@ -200,6 +207,8 @@ def _pictures(stage: StageView, plots: Path) -> list[dict[str, str]]:
 
 def _tables(stage: StageView) -> list[dict[str, Any]]:
     """Tables of an evaluation, a comparison or a gate: title, header, body."""
+    if stage.rollouts:
+        return rollout_tables(stage.rollouts)
     if stage.gate:
         return [_gate_table(stage.gate)]
     if stage.table:
@@ -312,6 +321,11 @@ def _completions(stage: StageView) -> list[dict[str, Any]]:
     shown = {f"step {step}": read_parquet(files[step]) for step in steps}
     if stage.results:
         shown |= {suite: rows for suite in stage.results["suites"] if (rows := _suite_samples(stage.directory / suite))}
+    if stage.rollouts:
+        shown["samples"] = [
+            {**row, "prompt": row.get("prompt") or row["problem"]}
+            for row in read_records(stage.directory / "examples.jsonl")
+        ]
     return [{"title": title, "samples": [_sample(row) for row in pick(rows)]} for title, rows in shown.items()]
 
 

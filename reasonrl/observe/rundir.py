@@ -64,6 +64,11 @@ class StageView:
         """A gate's `gate.json`; empty without one."""
         return read_json(self.directory / "gate.json")
 
+    @cached_property
+    def rollouts(self) -> dict[str, Any]:
+        """The `statistics.json` of samples kept for training; empty without one."""
+        return read_json(self.directory / "statistics.json") if self.kind == "rollout" else {}
+
     @property
     def state(self) -> str:
         """`done`, `unfinished` (there are files) or `waiting`."""
