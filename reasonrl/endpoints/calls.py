@@ -6,6 +6,9 @@ import asyncio
 import logging
 import random
 import sqlite3
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
 
 from reasonrl.endpoints.cache import ReplyCache
 from reasonrl.endpoints.config import EndpointConfig
@@ -86,12 +89,69 @@ class Calls:
             try:
                 return await self._one(server, request, key)
             except EndpointError as problem:
-                if not problem.retry or progress.requests > self.config.max_retries:
-                    if progress.requests > 1:
-                        problem.args = (f"{problem} ({progress.requests} requests)", *problem.args[1:])
-                    raise
-                progress.last, progress.failed = str(problem), server
-                await asyncio.sleep(self._pause(progress.requests))
+                await self._or_again(problem, server, progress)
+
+    async def _or_again(self, problem: EndpointError, server: Server, progress: _Progress) -> None:
+        """Wait until it is worth asking again, or raise the problem."""
+        if not problem.retry or progress.requests > self.config.max_retries:
+            if progress.requests > 1:
+                problem.args = (f"{problem} ({progress.requests} requests)", *problem.args[1:])
+            raise problem
+        progress.last, progress.failed = str(problem), server
+        await asyncio.sleep(self._pause(progress.requests))
+
+    async def stream(self, request: Request) -> AsyncGenerator[Mapping[str, Any]]:
+        """The events of one request with `stream`, never from the cache.
+
+        Until the first event it is asked again like any other; a fault after that is raised.
+        """
+        answered, progress = False, _Progress()
+        try:
+            async with self.turn:
+                self.meter.check()
+                await self._pace()
+                until = self.loop.time() + self.config.call_timeout
+                while not answered:
+                    server = await self._server(until, progress)
+                    if progress.requests:
+                        await self._pace()
+                        self.meter.retries += 1
+                    self.meter.spend_request()
+                    progress.requests += 1
+                    began = False
+                    try:
+                        async with aclosing(self._events(server, request)) as events:
+                            async for event in events:
+                                began = True
+                                yield event
+                        answered = True
+                    except EndpointError as problem:
+                        if began:
+                            raise
+                        await self._or_again(problem, server, progress)
+        finally:
+            if answered:
+                self.meter.replies += 1
+            else:
+                self.meter.failures += 1
+
+    async def _events(self, server: Server, request: Request) -> AsyncGenerator[Mapping[str, Any]]:
+        started = self.loop.time()
+        body = request.written(self.config.model, self.config.extra_body)
+        server.in_flight += 1
+        server.asked += 1
+        usage: Any = None
+        try:
+            async for event in self.transport.events(server.url, request.path, body):
+                usage = event.get("usage") or usage
+                yield event
+        except EndpointError as problem:
+            self._note_fault(server, problem, started)
+            raise
+        finally:
+            server.in_flight -= 1
+        self.servers.succeeded(server, self.loop.time())
+        self.meter.add_usage(usage, self.loop.time() - started)
 
     async def _pace(self) -> None:
         if (wait := self.pace.turn(self.loop.time())) > 0:

@@ -6,8 +6,9 @@ import asyncio
 import concurrent.futures
 import os
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -175,7 +176,27 @@ class EndpointClient:
             self._forget()
         return background_loop()
 
+    async def astream(self, request: Request) -> AsyncIterator[Mapping[str, Any]]:
+        """Ask with `stream` and yield the events of the reply; only in the endpoints' own loop (`run`, `start`).
+
+        A failing server is left for another until the first event has come; a fault after that is raised, since what
+        was handed over cannot be taken back. Close the generator (`contextlib.aclosing`) to drop the request.
+
+        Raises:
+            EndpointError: called in another loop, or as `asend`.
+        """
+        if asyncio.get_running_loop() is not self._here().loop:
+            raise EndpointError("endpoint: a stream is read in the endpoints' own event loop -> await it under run()")
+        options = {"include_usage": True, **(request.body.get("stream_options") or {})}
+        body = {**request.body, "stream": True, "stream_options": options}
+        async with aclosing(self._calls().stream(replace(request, body=body))) as events:
+            async for event in events:
+                yield event
+
     async def _send(self, request: Request, deadline: float | None) -> Reply:
+        return await self._calls().call(request, deadline)
+
+    def _calls(self) -> Calls:
         # Runs in the loop's thread alone, so this needs no lock.
         if self._held is None or self._held.loop.loop is not asyncio.get_running_loop():
             self._held = _Open(background_loop(), os.getpid())
@@ -183,7 +204,7 @@ class EndpointClient:
         if self._held.calls is None:
             self._held.calls = Calls(self.config, self._meter)
             self._held.loop.open.add(self._held.calls)
-        return await self._held.calls.call(request, deadline)
+        return self._held.calls
 
 
 def _outcome(future: concurrent.futures.Future[Reply]) -> Outcome:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from reasonrl.endpoints.config import Budget, Price
 from reasonrl.endpoints.errors import BudgetSpent
@@ -93,11 +95,21 @@ class Meter:
 
     def add(self, reply: Reply) -> None:
         """Count a server's reply."""
-        self.latencies.append(reply.seconds)
-        if reply.prompt_tokens is None or reply.completion_tokens is None:
+        self._add(reply.prompt_tokens, reply.completion_tokens, reply.seconds)
+
+    def add_usage(self, usage: Any, seconds: float) -> None:
+        """Count a streamed reply by what it said of its tokens."""
+        said = usage if isinstance(usage, Mapping) else {}
+        prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
+        known = isinstance(prompt, int) and isinstance(completion, int)
+        self._add(prompt if known else None, completion if known else None, seconds)
+
+    def _add(self, prompt: int | None, completion: int | None, seconds: float) -> None:
+        self.latencies.append(seconds)
+        if prompt is None or completion is None:
             self.without_usage += 1
-        self.prompt_tokens += reply.prompt_tokens or 0
-        self.completion_tokens += reply.completion_tokens or 0
+        self.prompt_tokens += prompt or 0
+        self.completion_tokens += completion or 0
 
     def snapshot(self) -> EndpointCounters:
         """The sums now."""
