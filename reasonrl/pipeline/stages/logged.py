@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from reasonrl.errors import RunError
 from reasonrl.pipeline.context import StageContext
 from reasonrl.pipeline.stages.common import load_source
 
@@ -44,7 +45,7 @@ def accelerator_for(config: Any, context: StageContext, *, unused: bool = False)
 
     precision = "bf16" if config.bf16 else "no"
     if config.launch.deepspeed is not None:
-        from accelerate.utils import DeepSpeedPlugin
+        from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
         from reasonrl.trainers.zero import deepspeed_settings, ready_for_deepspeed
 
@@ -52,6 +53,15 @@ def accelerator_for(config: Any, context: StageContext, *, unused: bool = False)
         settings = deepspeed_settings(config.launch.deepspeed, context.base_directory)
         settings |= {"bf16": {"enabled": config.bf16}, "gradient_clipping": config.max_grad_norm}
         settings |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
-        return Accelerator(mixed_precision=precision, deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=settings))
+        # Without an accelerator, accelerate finds no way to talk by itself and would have each process train alone.
+        talk = [] if torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")]
+        plugin = DeepSpeedPlugin(hf_ds_config=settings)
+        made = Accelerator(mixed_precision=precision, deepspeed_plugin=plugin, kwargs_handlers=talk)
+        if made.num_processes != context.world_size:
+            raise RunError(
+                f"stage {context.name!r}: DeepSpeed sees {made.num_processes} processes, and {context.world_size} were"
+                " started -> start the stage by its recipe (launch.num_processes)"
+            )
+        return made
     keywords = DistributedDataParallelKwargs(find_unused_parameters=unused)
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[keywords])

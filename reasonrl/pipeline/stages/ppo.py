@@ -145,6 +145,8 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
     rewards = get_rewards(_reward(config), base_dir=context.base_directory)
     source = load_source(config.data, context, required_columns(_reward(config)))
     check_rewards(rewards, source)
+    # Before the arguments are made: with those of ZeRO-3, models are loaded in parts.
+    shaping = process_reward(config, context, tokenizer)
     reader = vision_prompts(context.model_of(config.model), loading_options(config.trl_args)[0])
     rows, dropped = _prompt_rows(source, tokenizer, config, reader)
     validation = None
@@ -165,7 +167,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         policy,
         _arguments(config, context, output, validation is not None, reader is not None),
         Dataset.from_list(rows),
-        [*rewards, *process_reward(config, context, tokenizer)],
+        [*rewards, *shaping],
         prompt_ids=lambda messages: prompt_ids(tokenizer, messages),
         critic=critic,
         engine=build_engine(config.rollout.engine, policy, tokenizer, **engine),
