@@ -233,13 +233,17 @@ def rounded(length: float) -> float:
     return octave + math.floor((length - octave) / octave * 32) * octave / 32
 
 
+def figures_of(name: str, tables: Counter[Cells], confidence: float = 0.95, resamples: int = 2_000) -> Figures:
+    """The figures of solutions counted by their tables."""
+    hits: Counter[tuple[int, int]] = Counter()
+    for cells, count in tables.items():
+        hits[cells[0] + cells[3], sum(cells)] += count
+    return Figures(name, agreement_of_tables(tables, confidence, resamples=resamples), share_of(hits, confidence))
+
+
 def _compared(first: str, second: str, tally: Tally, missing: int, confidence: float, resamples: int) -> Compared:
     def figures(name: str, tables: Counter[Cells]) -> Figures:
-        hits: Counter[tuple[int, int]] = Counter()
-        for cells, count in tables.items():
-            hits[cells[0] + cells[3], sum(cells)] += count
-        found = agreement_of_tables(tables, confidence, resamples=resamples)
-        return Figures(name, found, share_of(hits, confidence))
+        return figures_of(name, tables, confidence, resamples)
 
     positions = [
         figures(f"step {low}" if low == high else f"steps {low} to {high}" if high < 10**9 else f"steps {low} on", own)

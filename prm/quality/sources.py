@@ -126,7 +126,7 @@ def labelled_of(row: Mapping[str, Any], unlabelled: bool = False) -> Labelled:
     if labels is None:
         raise DataError("no labels")
     found = _checked(labels, record.get("steps"), record.get("text"))
-    votes = {name: _checked(vote, record["steps"], record["text"]) for name, vote in _votes(record).items()}
+    votes = {name: _checked(vote, record["steps"], record["text"]) for name, vote in votes_of(record).items()}
     return Labelled(str(record["id"]), found, votes, record)
 
 
@@ -149,8 +149,13 @@ def _of_review(row: Mapping[str, Any], steps: Sequence[Any], unlabelled: bool) -
     return record
 
 
-def _votes(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels of single votes; of several votes of one judge its majority too, under the judge's name."""
+def votes_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels of single votes by name, `judge#vote`; of several votes of one judge its majority too, under the judge's
+    name. None of a record with one vote alone, which is its labels.
+
+    Raises:
+        DataError: the record's votes have another form.
+    """
     found: dict[str, Any] = {}
     by_judge: dict[str, list[Any]] = {}
     votes = record.get("votes") or ()

@@ -77,14 +77,15 @@ def _pair_lines(pair: Compared, gold: bool, length: str) -> Iterator[str]:
         yield "  no step is labelled by both"
         return
     figures = [pair.whole, *pair.parts, *pair.positions]
-    yield from (f"  {line}" for line in _figures(figures, gold))
+    yield from (f"  {line}" for line in figure_lines(figures, gold))
     if len(pair.lengths) > 1:
         yield f"  by length ({length}):"
-        yield from (f"  {line}" for line in _figures(pair.lengths, gold))
+        yield from (f"  {line}" for line in figure_lines(pair.lengths, gold))
 
 
-def _figures(rows: Sequence[Figures], gold: bool) -> Iterator[str]:
-    return table(("steps", *_head(gold)), [[row.name, *_cells(row, gold)] for row in rows])
+def figure_lines(rows: Sequence[Figures], gold: bool, head: str = "steps") -> Iterator[str]:
+    """A table of figures, a row each; `gold` if the second set is the truth."""
+    return table((head, *_head(gold)), [[row.name, *_cells(row, gold)] for row in rows])
 
 
 def _one_a_line(pairs: Sequence[Compared], name: Callable[[Compared], str], gold: bool) -> Iterator[str]:

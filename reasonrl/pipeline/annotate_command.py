@@ -96,7 +96,8 @@ def review_annotation(
         DataError: a review that cannot be read.
     """
     from reasonrl.observe.metrics import write_atomically
-    from reasonrl.prm.annotation.review import audit_line, draw_sample, page, read_audit, terminal, write_audit
+    from reasonrl.prm.annotation.review import audit_lines, draw_sample, read_audit, write_audit
+    from reasonrl.prm.annotation.showing import page, plain, terminal
     from reasonrl.prm.annotation.store import Folder
     from reasonrl.recipe import load_recipe
 
@@ -107,8 +108,12 @@ def review_annotation(
         raise RunError(f"{folder.path} holds no complete shard yet -> run reasonrl annotate first")
     if audit is not None:
         path = folder.path / "audit.jsonl"
-        write_audit(path, draw_sample(folder.labelled(), audit))
-        say(f"{path}: {audit_line(read_audit(path))}")
+        with_labels = (record for record in folder.labelled() if record.get("labels"))
+        write_audit(path, draw_sample(with_labels, audit))
+        first, *rest = audit_lines(read_audit(path))
+        say(f"{path}: {first}")
+        for line in rest:
+            say(plain(line))
     if inspect is None:
         return
     word, _, number = inspect.partition(":")

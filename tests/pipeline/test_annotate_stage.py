@@ -185,8 +185,10 @@ def test_people_review_a_sample_and_look_at_solutions(folder: Path) -> None:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         # A larger sample holds the smaller one, and keeps what people said.
         said = call("annotate", recipe, "--audit", "8")
-        assert f"{steps:,} steps of 6 solutions reviewed: step accuracy {1 - 1 / steps:.3f}" in said
-        assert said[-120:] == call("annotate", recipe, "--audit", "2")[-120:]  # a smaller one loses nothing
+        assert f"{steps:,} labelled steps of 6 of 8 solutions reviewed" in said
+        assert f"  {100 * (1 - 1 / steps):.1f} [" in said and "labels, without last steps" in said
+        again = call("annotate", recipe, "--audit", "2")  # a smaller one loses nothing
+        assert again.splitlines()[1:] == said.splitlines()[1:] and "6 of 6 solutions" in again
         lines[0]["human"] = [2]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         result = CliRunner().invoke(main, ["annotate", recipe, "--audit", "6"])

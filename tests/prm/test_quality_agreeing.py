@@ -154,7 +154,9 @@ def covered(shares: numpy.ndarray, sizes: numpy.ndarray, truth: float, draw: num
     return share.low <= truth <= share.high
 
 
-@pytest.mark.parametrize(("a", "b", "solutions"), [(9, 1, 20), (9, 1, 100), (1.8, 0.2, 50), (60, 1.2, 25)])
+@pytest.mark.parametrize(
+    ("a", "b", "solutions"), [(9, 1, 20), (9, 1, 100), (1.8, 0.2, 50), (60, 1.2, 25), (0.98, 0.02, 40)]
+)
 def test_intervals_of_shares_cover_although_steps_of_a_solution_are_alike(a: float, b: float, solutions: int) -> None:
     draw = numpy.random.default_rng(0)
     times = 400
