@@ -58,21 +58,19 @@ class SharedPrefixScorer:
         alone = [one.members[0] for one in families if len(one.members) == 1]
         scores: Scores = [[] for _ in encoded]
         plain = self.scorer.score_encoded([encoded[index] for index in alone]) if alone else []
-        for index, found in zip(alone, plain, strict=True):
-            scores[index] = found
+        for index, steps in zip(alone, plain, strict=True):
+            scores[index] = steps
         for group in _groups([one for one in families if len(one.members) > 1], encoded, self.scorer.tokens):
             rows = [index for family in group for index in family.members]
             found = self._read(group, encoded)
-            if not self._checked:
-                first = len(group[0].members)
-                self._check(found[:first], [encoded[index] for index in rows[:first]])
-            if not self.usable:
+            first = len(group[0].members)
+            if not self._checked and not self._check(found[:first], [encoded[index] for index in rows[:first]]):
                 return self.scorer.score_encoded(encoded)
             for index, one in zip(rows, found, strict=True):
                 scores[index] = one
         return scores
 
-    def _check(self, found: Scores, rows: Sequence[Encoded]) -> None:
+    def _check(self, found: Scores, rows: Sequence[Encoded]) -> bool:
         """Whether scores are those of a plain reading, which decides on all that follow."""
         import torch
 
@@ -84,6 +82,7 @@ class SharedPrefixScorer:
         if apart > (50 * CLOSE if half else CLOSE) or apart != apart:
             self.usable = False
             _log.warning("scores read with a cache are off by %.2g: every candidate is read whole", apart)
+        return self.usable
 
     def _read(self, group: Sequence[_Family], encoded: Sequence[Encoded]) -> Scores:
         """Scores of the members of some families, in their order."""

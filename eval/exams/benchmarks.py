@@ -8,7 +8,7 @@ from typing import Any
 
 from reasonrl.data_tools.files import BadRow, read_paths
 from reasonrl.errors import DataError
-from reasonrl.eval.exams.record import Examined, Pooled, Unit
+from reasonrl.eval.exams.record import Entries, Examined, Pooled, Unit
 from reasonrl.eval.exams.scores import Scored
 from reasonrl.prm.prmbench import CLEAN, GROUPS, RIGHT_ONLY, Judged, category_of, prm_score
 from reasonrl.prm.processbench import SEPARATOR, best_threshold, first_below
@@ -28,7 +28,7 @@ def examine_processbench(rows: Sequence[Mapping[str, Any]], scored: Scored, thre
         scores, label = scored.scores.get(row["id"]), row["first_error"]
         found = float(scores is not None and first_below(scores, threshold) == label)
         kind = "erroneous" if label != -1 else "correct"
-        pool = {"scores": [found], "labels": [int(label != -1)]}
+        pool: Entries = {"scores": [found], "labels": [int(label != -1)]}
         units.append(Unit(row["id"], {f"accuracy[{kind}]": found}, {"rows": pool}))
     about = {**scored.about(), "threshold": threshold, "always_right": {"f1": 0.0}}
     return Examined(units, "solutions", {"f1": Pooled("harmonic", "rows")}, ["f1"], about, _unread(scored))
@@ -94,7 +94,7 @@ def examine_prmbench(rows: Sequence[Mapping[str, Any]], scored: Scored, threshol
             cut += 1
             continue
         wrong = set(row["wrong_steps"])
-        pool = {"scores": known, "labels": [int(place + 1 not in wrong) for place in range(len(known))]}
+        pool: Entries = {"scores": known, "labels": [int(place + 1 not in wrong) for place in range(len(known))]}
         units.append(Unit(row["id"], {}, {"steps": pool, row["category"]: pool}))
         judged.append(Judged(row["category"], row["wrong_steps"], [score >= threshold for score in known]))
     if not units:
