@@ -92,3 +92,27 @@ def run(file: Path, out: Path, model: str, rounds: str, settings: tuple[str, ...
     spec = _spec(options, rounds)
     source = Source(model, options.pop("endpoint"), options.pop("engine"), _settings(settings))
     run_file(file, out, source, spec, say=click.echo, **options)
+
+
+@pacore.command("serve", options_metavar="[OPTIONS]")
+@click.option("--upstream", "upstreams", multiple=True, required=True, metavar="URL", help="Up to /v1; repeatable.")
+@click.option("--model", metavar="NAME", help="As the upstreams call it (default: their first).")
+@click.option("--served-name", metavar="NAME", help="What our models' names begin with (default: the model's).")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8100, show_default=True, help="0: a free one.")
+@click.option("--api-key-env", metavar="VARIABLE", help="Environment variable with the keys of clients, by commas.")
+@click.option("--rounds", default="medium", show_default=True, help="For requests that name no level.")
+@_plan_options
+@click.option("--concurrency", type=_COUNT, default=256, show_default=True, help="Calls at the upstreams at once.")
+@click.option("--max-requests", type=_COUNT, default=1024, show_default=True, help="Under way at once.")
+@click.option("--max-body-mb", type=click.FloatRange(min=0, min_open=True), default=32.0, show_default=True)
+@click.option("--max-calls", type=_COUNT, default=64, show_default=True, help="Of one request.")
+@click.option("--max-budget", type=_COUNT, help="Tokens that one request's calls may generate together.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the endpoint; repeatable.")
+@reports_errors
+def serve(rounds: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Serve an OpenAI-compatible API in front of other servers: each request is answered by rounds of calls."""
+    from reasonrl.pacore.server.serve_command import serve as run_it
+
+    spec = _spec(options, rounds)
+    run_it(spec=spec, settings=_settings(settings), say=click.echo, **options)
