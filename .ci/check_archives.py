@@ -13,7 +13,7 @@ from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent
 ROOMS = ("rewards", "prm", "eval", "data_tools", "recipes")
-SHIPPED = {".py", ".yaml", ".md", ".json", ".html", ".css", ".js", ".j2", ".typed"}
+SHIPPED = {".py", ".yaml", ".md", ".json", ".html", ".css", ".js", ".j2", ".typed", ".xml"}
 
 
 def expected() -> set[str]:

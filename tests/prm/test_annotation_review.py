@@ -75,7 +75,8 @@ class Text(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.tags = "", set()
+        self.words = ""
+        self.tags: set[str] = set()
 
     def handle_data(self, data: str) -> None:
         self.words += data

@@ -131,7 +131,7 @@ def test_who_gets_what_is_drawn_by_hash(tmp_path: Path) -> None:
     assert drawn[0] < drawn[1] and len(drawn[0]) == 20
     for wrong in ({"annotators": ["a/b"]}, {"annotators": ["a", "a"]}, {"double": 2.0}, {"form": "csv"}):
         with pytest.raises(DataError):
-            export(source, tmp_path / "wrong", **wrong)  # type: ignore[arg-type]
+            export(source, tmp_path / "wrong", **wrong)
     assert not (tmp_path / "wrong").exists()
 
 
