@@ -177,27 +177,38 @@ def mc_labels(successes: Sequence[int], n: int, least: int = 1) -> tuple[list[in
     return [int(count >= least) for count in successes], [count / n for count in successes]
 
 
-RULES = ("all", "majority")
+RULES = ("all", "any", "majority", "weighted")
 
 
-def consensus(sources: Sequence[Labels], rule: str = "all") -> list[Label]:
+def consensus(sources: Sequence[Labels], rule: str = "all", weights: Sequence[float] | None = None) -> list[Label]:
     """One label a step from several sources; None where they do not agree.
 
     Args:
         sources: label lists of equal length.
         rule: `all`: the label that every source gives; a step that one source leaves open stays open.
+            `any`: right where one source says so, wrong where all say so.
             `majority`: the label that more than half of the sources give; one that gives none counts against it.
+            `weighted`: the label that more than half of the weight gives.
+        weights: of the sources, for `weighted`.
 
     Raises:
-        DataError: no source, lists of different lengths, or an unknown rule.
+        DataError: no source, lists of different lengths, an unknown rule, or weights that do not go with it.
     """
     if rule not in RULES:
         raise DataError(f"consensus: rule = {rule!r}, allowed are {', '.join(RULES)}")
     lengths = [len(labels) for labels in sources]
     if not sources or len(set(lengths)) > 1:
         raise DataError(f"consensus: sources with {lengths} labels -> give at least one, all for the same steps")
-    needed = len(sources) if rule == "all" else len(sources) // 2 + 1
+    if (rule == "weighted") != (weights is not None) or (weights is not None and len(weights) != len(sources)):
+        raise DataError(f"consensus: rule = {rule!r} with weights {weights} -> one a source, for `weighted` alone")
+    shares = [1.0] * len(sources) if weights is None else list(weights)
+    whole = sum(shares)
     agreed: list[Label] = []
     for votes in zip(*sources, strict=True):
-        agreed.append(next((label for label in (1, 0) if votes.count(label) >= needed), None))
+        right, wrong = (sum(w for vote, w in zip(votes, shares, strict=True) if vote == label) for label in (1, 0))
+        if rule in ("all", "any"):
+            said = {1: right == whole or (rule == "any" and right > 0), 0: wrong == whole}
+        else:
+            said = {1: 2 * right > whole, 0: 2 * wrong > whole}
+        agreed.append(1 if said[1] else 0 if said[0] else None)
     return agreed

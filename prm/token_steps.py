@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from reasonrl.errors import DataError
@@ -51,6 +52,29 @@ def steps_of_tokens(steps: Sequence[Step], spans: Sequence[Span | None]) -> list
             step += 1
         found.append(None if span is None or not steps else step)
     return found
+
+
+def step_sizes(tokenizer: Any, steps: Sequence[Step], text: str, ids: Sequence[int] | None = None) -> list[int]:
+    """[K] tokens of every step, special tokens left out.
+
+    Args:
+        tokenizer: the one that the text was decoded with.
+        steps: a partition of the text.
+        text: the solution.
+        ids: [T] that were drawn; where there are none, or others than the text's, those that the tokenizer gives it.
+    """
+    spans: list[Span | None] | None = None
+    if ids is not None:
+        with suppress(DataError):
+            spans = token_spans(tokenizer, [int(token) for token in ids], text)
+    if spans is None:
+        plain = getattr(tokenizer, "tokenizer", tokenizer)
+        spans = token_spans(tokenizer, plain(text, add_special_tokens=False)["input_ids"], text)
+    sizes = [0] * len(steps)
+    for step in steps_of_tokens(steps, spans):
+        if step is not None:
+            sizes[step] += 1
+    return sizes
 
 
 def _ends_as_encoded(tokenizer: Any, ids: list[int], text: str) -> list[int] | None:

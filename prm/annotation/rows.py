@@ -6,8 +6,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from reasonrl.data_tools.files import BadRow, PlacedRow
 from reasonrl.data_tools.layout import canonical_row
@@ -28,7 +28,26 @@ class Unusable:
     reason: str
 
 
-Item = Solution | Unusable
+@dataclass(frozen=True)
+class Passed:
+    """A row that stays without labels because nobody is asked about it.
+
+    Attributes:
+        solution: the row; its steps are not used.
+        why: `right`, `unchecked` (nobody knows whether its answer is right) or `truncated`.
+    """
+
+    solution: Solution
+    why: str
+
+    @property
+    def id(self) -> str:
+        """Of the row."""
+        return self.solution.id
+
+
+PASSED = ("right", "unchecked", "truncated")
+Item = Solution | Unusable | Passed
 
 
 @dataclass
@@ -40,17 +59,21 @@ class Reading:
         segmenter: gives steps to a text.
         again: segment also what has steps.
         policy: rules of comparison by which a final answer without a verdict is checked; None leaves it open.
+        only: `all`, or `wrong`: rows whose final answer is not known to be wrong pass through.
+        truncated: `label`, or `leave`: rows with `finish_reason: length` pass through.
     """
 
     segmenter: Segmenter
     columns: Mapping[str, str] = field(default_factory=dict)
     again: bool = False
     policy: str | None = "default"
+    only: Literal["all", "wrong"] = "all"
+    truncated: Literal["label", "leave"] = "label"
     _met: set[bytes] = field(default_factory=set, repr=False)
 
     def items(self, rows: Iterable[PlacedRow]) -> list[Item]:
         """These rows as solutions, in order; final answers without a verdict are checked together."""
-        found = [self._item(place, raw) for place, raw in rows]
+        found: list[Item] = [self._item(place, raw) for place, raw in rows]
         open_ones = [
             (number, item)
             for number, item in enumerate(found)
@@ -60,8 +83,16 @@ class Reading:
             graded = grade([(item.answer or "", item.text) for _, item in open_ones], self.policy)
             for (number, item), verdict in zip(open_ones, graded.verdicts, strict=True):
                 if verdict.score is not None:
-                    found[number] = _with_verdict(item, verdict.correct)
-        return found
+                    found[number] = replace(item, correct=verdict.correct)
+        return [self._passed(item) for item in found]
+
+    def _passed(self, item: Item) -> Item:
+        if not isinstance(item, Solution):
+            return item
+        if self.only == "wrong" and item.correct is not False:
+            return Passed(item, "right" if item.correct else "unchecked")
+        cut = self.truncated == "leave" and item.row.get("finish_reason") == "length"
+        return Passed(item, "truncated") if cut else item
 
     def pass_over(self, rows: Iterable[PlacedRow]) -> None:
         """Note the ids of rows that another process or an earlier run labels."""
@@ -96,13 +127,13 @@ class Reading:
         correct = row.get("correct")
         if correct is not None and not isinstance(correct, bool) and correct not in (0, 1):
             return Unusable(name, f"correct is {str(correct)[:40]!r}, but must be true, false or null")
+        if self.only == "wrong" and correct:
+            return Passed(_solution(name, problem, row, text, [], True), "right")  # it needs no steps
         try:
             steps = self._steps(text, row.get("steps"))
         except DataError as problem_found:
             return Unusable(name, str(problem_found))
-        answer = row.get("answer")
-        verdict = None if correct is None else bool(correct)
-        return Solution(name, problem, None if answer is None else str(answer), text, tuple(steps), verdict, row)
+        return _solution(name, problem, row, text, steps, None if correct is None else bool(correct))
 
     def _steps(self, text: str, given: Any) -> list[Step]:
         if given is None or self.again:
@@ -124,6 +155,8 @@ def digest_of(item: Item) -> str:
     """16 hexadecimal digits of all that a judge's labels of an item depend on."""
     if isinstance(item, Unusable):
         return _hash(item.id, item.reason)
+    if isinstance(item, Passed):
+        return _hash(item.id, item.solution.text, item.why)
     return _hash(item.id, item.problem, item.answer, item.text, spans_of(item.steps), item.correct)
 
 
@@ -136,10 +169,11 @@ def digest_of_rows(rows: Iterable[PlacedRow]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _with_verdict(solution: Solution, correct: bool) -> Solution:
-    return Solution(
-        solution.id, solution.problem, solution.answer, solution.text, solution.steps, correct, solution.row
-    )
+def _solution(
+    name: str, problem: str, row: Mapping[str, Any], text: str, steps: Iterable[Step], correct: bool | None
+) -> Solution:
+    answer = row.get("answer")
+    return Solution(name, problem, None if answer is None else str(answer), text, tuple(steps), correct, row)
 
 
 def _hash(*parts: Any) -> str:

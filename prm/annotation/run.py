@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any
 
 from reasonrl.data_tools.files import PlacedRow
 from reasonrl.errors import RunError, StageFailed
-from reasonrl.prm.annotation.labelling import VERSION, Assembly, Source, line_of, marks_of
-from reasonrl.prm.annotation.rows import Item, Reading, Unusable, chunks, digest_of_rows
+from reasonrl.prm.annotation.labelling import VERSION, Assembly, Source, line_of, marks_of, source_named
+from reasonrl.prm.annotation.rows import Item, Reading, chunks, digest_of_rows
 from reasonrl.prm.annotation.store import USAGE, Folder, Shards, VoteLog, sum_entries
-from reasonrl.prm.judges.base import Judge, Judged, Task, build_judge
+from reasonrl.prm.judges.base import Judge, Judged, Solution, Task, build_judge
+from reasonrl.prm.labels import Label
+from reasonrl.recipe.annotate_stage import name_on_disk
 
 PATIENCE = 20
 """When so many answers in a row (or twice as many as are under way at once, if that is more) have no labels, the judge
@@ -25,10 +27,11 @@ is not asked on."""
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """A judge as a recipe names it."""
+    """A judge as a recipe names it; `weight` counts in a weighted consensus."""
 
     name: str
     args: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,24 @@ class Summary:
     shards: int
 
 
+@dataclass(frozen=True)
+class Measure:
+    """How the table of what is mined in wrong answers is made.
+
+    Attributes:
+        sizes: tokens of each step of a solution; None counts characters.
+        truth: the true labels, DataError where nobody knows them; None leaves precision and recall out.
+    """
+
+    sizes: Callable[[Solution], Sequence[int]] | None = None
+    truth: Callable[[Solution], Sequence[Label]] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What sizes count."""
+        return "characters" if self.sizes is None else "tokens"
+
+
 Report = Callable[[int, int | None, str], None]
 
 
@@ -57,6 +78,8 @@ def annotate(
     *,
     made_by: Mapping[str, Any] | None = None,
     rule: str = "all",
+    invalid: str = "set_aside",
+    measure: Measure | None = None,
     shard_size: int = 500,
     shards: Shards | None = None,
     retry_failed: bool = False,
@@ -73,7 +96,8 @@ def annotate(
         reading: makes what turns rows into solutions.
         judges: whom to ask, one after the other.
         made_by: how rows become solutions, as plain values; labels made otherwise are not mixed with these.
-        rule: `all` or `majority` over several judges.
+        rule, invalid: as `Assembly`.
+        measure: of what is mined in wrong answers.
         shard_size: rows a shard.
         shards: which of them this process takes; None takes all.
         retry_failed: ask again about what has no labels.
@@ -87,42 +111,55 @@ def annotate(
         StageFailed: the judge gives no labels.
         EndpointSettingsError, BudgetSpent, Rejected, RewardError: of the judges; what is kept stays.
     """
-    shards = shards or Shards()
-    folder = Folder(path)
+    shards, measure, folder = shards or Shards(), measure or Measure(), Folder(path)
     count = sum(1 for _ in rows())
     number = math.ceil(count / shard_size)
     whole = sum(min(shard_size, count - n * shard_size) for n in range(number) if shards.takes(n))
-    built: list[Judge] = []
-    try:
-        for place, spec in enumerate(judges):
-            built.append(build_judge(spec.name, _within_budget(spec, folder, _label(place, spec)), base_dir))
+    with _built(judges, folder, base_dir) as built:
         sources = tuple(
-            Source(_label(place, spec), judge.votes, judge.settings())
+            Source(_label(place, spec), judge.votes, judge.settings(), spec.weight)
             for place, (spec, judge) in enumerate(zip(judges, built, strict=True))
         )
-        settings = {
-            **dict(made_by or {}),
-            "judges": [dict(source.settings) for source in sources],
-            "rule": rule,
-            "shard_size": shard_size,
-            "version": VERSION,
-        }
-        assembly = Assembly(sources, rule, folder.settle(settings, date or datetime.now(UTC).date().isoformat()))
+        settings = {**dict(made_by or {}), **_settings(sources, rule, invalid, shard_size)}
+        on = folder.settle(settings, date or datetime.now(UTC).date().isoformat())
+        assembly = Assembly(sources, rule, on, invalid, measure.sizes, measure.truth)
         for place, judge in enumerate(built):
             one = _Pass(folder, assembly, place, shard_size, shards, retry_failed, report, at_safe_point)
             one.run(judge, rows(), reading(), whole)
-    finally:
-        for judge in built:
-            judge.close()
-    total = folder.conclude(number)
+    total = folder.conclude(number, measure.unit)
     entries = [entry for n in range(number) if (entry := folder.entry(n)) is not None]
     return Summary(total is not None, total or sum_entries(entries), number)
 
 
+@contextmanager
+def _built(judges: Sequence[JudgeSpec], folder: Folder, base_dir: Path | None) -> Iterator[list[Judge]]:
+    """The judges, each within what is left of its budget; closed in the end."""
+    with ExitStack() as stack:
+        built: list[Judge] = []
+        for place, spec in enumerate(judges):
+            judge = build_judge(spec.name, _within_budget(spec, folder, _label(place, spec)), base_dir)
+            stack.callback(judge.close)
+            built.append(judge)
+        yield built
+
+
+def _settings(sources: Sequence[Source], rule: str, invalid: str, shard_size: int) -> dict[str, Any]:
+    """What makes the labels of two runs labels of one kind."""
+    settings = {
+        "judges": [dict(source.settings) for source in sources],
+        "rule": rule,
+        "shard_size": shard_size,
+        "version": VERSION,
+    }
+    if rule == "weighted":
+        settings["weights"] = [source.weight for source in sources]
+    if rule.startswith("one:"):
+        source_named([source.name for source in sources], rule[4:])
+    return settings | ({"invalid": invalid} if invalid != "set_aside" else {})
+
+
 def _label(place: int, spec: JudgeSpec) -> str:
-    """A judge's name on disk: its place keeps two of a kind apart."""
-    word = "".join(symbol if symbol.isalnum() or symbol in "-_" else "-" for symbol in spec.name.rpartition(":")[2])
-    return f"{place}.{word}"
+    return name_on_disk(place, spec.name)
 
 
 def _within_budget(spec: JudgeSpec, folder: Folder, source: str) -> dict[str, Any]:
@@ -297,7 +334,7 @@ class _Pass:
         tasks = [
             Task(item, vote, shard * self.size + place)
             for place, item in enumerate(items)
-            if not isinstance(item, Unusable)
+            if isinstance(item, Solution)
             for vote in range(self.source.votes)
             if (place, vote) not in there or (self.retry and not there[place, vote])
         ]

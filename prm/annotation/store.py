@@ -5,7 +5,7 @@
     labels/<shard>.jsonl          the shard's label records in the order of the input, written when it is complete
     failed/<shard>.jsonl          its rows without labels, with the reason
     index/<shard>.json            what the two hold: counts, cost, SHA-256
-    index.json, failed.jsonl      the sum of all shards, once all are there
+    index.json, failed.jsonl, mined.json    the sum of all shards, once all are there
 
 A shard is so many neighbouring rows of the input, whatever becomes of them. Votes are never rewritten; the other files
 are whole or absent, and made of the votes alone, so that a kill at any moment costs what was under way and no more.
@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import Any
 from reasonrl.errors import RunError
 from reasonrl.observe.metrics import write_atomically
 from reasonrl.observe.records import RecordWriter, encode_record, iter_records
+from reasonrl.prm.annotation.mined import merged, nothing_mined, table_of
 from reasonrl.prm.label_agreement import kappa_of
 
 LABELS, FAILED, INDEX, VOTES = "labels", "failed", "index", "votes"
@@ -159,10 +161,14 @@ class Folder:
         write_atomically(path, f"{json.dumps(whole)}\n".encode())
         return whole
 
-    def conclude(self, shards: int) -> dict[str, Any] | None:
-        """Write `index.json` if all shards are complete; None if some are not.
+    def conclude(self, shards: int, unit: str = "characters") -> dict[str, Any] | None:
+        """Write `index.json` and `mined.json` if all shards are complete; None if some are not.
 
         What belongs to no shard any more (the input shrank) is left out of it.
+
+        Args:
+            shards: of the input.
+            unit: what the sizes of steps count.
         """
         with self._alone():
             entries = [self.entry(shard) for shard in range(shards)]
@@ -176,15 +182,17 @@ class Folder:
                 {key: entry[key] for key in ("shard", "solutions", "failed", "steps", "sha256")} for entry in there
             ]
             text = json.dumps({**total, "shards": lines}, indent=1)
+            mined = json.dumps(table_of(sum_mined(there), unit), indent=1)
+            write_atomically(self.path / "mined.json", f"{mined}\n".encode())
             write_atomically(self.path / "failed.jsonl", b"".join(map(encode_record, self.failures())))
             write_atomically(self.path / "index.json", f"{text}\n".encode())
             return total
 
     def labelled(self) -> Iterator[dict[str, Any]]:
-        """The label records of all complete shards in order."""
+        """The label records of all complete shards in order; rows that passed through without labels are left out."""
         for path in sorted((self.path / LABELS).glob("*.jsonl")):
             if (self.path / INDEX / f"{path.stem}.json").exists():
-                yield from iter_records(path)
+                yield from (record for record in iter_records(path) if record["source"] is not None)
 
     def failures(self) -> Iterator[dict[str, Any]]:
         """The rows without labels of all complete shards in order."""
@@ -200,6 +208,14 @@ class Folder:
             yield
 
 
+def sum_mined(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is mined of all shards together (`mined`)."""
+    total = nothing_mined()
+    for entry in entries:
+        total = merged(total, entry["mined"])
+    return total
+
+
 COUNTS = ("rows", "solutions", "failed", "steps", "right", "wrong", "open")
 USAGE = ("asked", "prompt_tokens", "completion_tokens", "cost")
 
@@ -209,7 +225,9 @@ def sum_entries(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = dict.fromkeys(COUNTS, 0)
     usage: dict[str, Any] = dict.fromkeys(USAGE, 0)
     pairs: dict[str, list[int]] = {}
+    passed: Counter[str] = Counter()
     for entry in entries:
+        passed.update(entry["passed"])
         for name in COUNTS:
             total[name] += entry[name]
         for name in USAGE:
@@ -220,4 +238,4 @@ def sum_entries(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         name: {"n": sum(cells), "observed": (cells[0] + cells[3]) / max(sum(cells), 1), "kappa": kappa_of(*cells)}
         for name, cells in sorted(pairs.items())
     }
-    return {**total, "usage": usage, "agreement": agreement}
+    return {**total, "passed": dict(sorted(passed.items())), "usage": usage, "agreement": agreement}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from reasonrl.prm.label_checks import validate
 from reasonrl.prm.steps import spans_of
 
 
-class _OneByOne:
+class _OneByOne(ABC):
     """A judge that takes one solution after the other in this process."""
 
     votes = 1
@@ -35,8 +36,9 @@ class _OneByOne:
     def close(self) -> None:
         """There is nothing to close."""
 
+    @abstractmethod
     def _labels(self, task: Task) -> list[int | None]:
-        raise NotImplementedError
+        """[K] the labels; DataError where there are none."""
 
 
 class OracleJudge(_OneByOne):
@@ -169,7 +171,7 @@ class FunctionJudge(_OneByOne):
         function: the function; further arguments are passed to it.
     """
 
-    def __init__(self, name: str, function: Callable[..., Sequence[int | None]], **arguments: Any) -> None:
+    def __init__(self, name: str, function: Callable[..., Sequence[int | None]], /, **arguments: Any) -> None:
         self.name = name
         self.function = function
         self.arguments = arguments

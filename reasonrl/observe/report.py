@@ -10,6 +10,7 @@ from typing import Any
 
 from reasonrl.observe.completions import completion_files, read_parquet
 from reasonrl.observe.metrics import alarms_of, format_number, format_seconds, is_time_field, write_atomically
+from reasonrl.observe.mined import mined_tables
 from reasonrl.observe.plots import TRAINING_PLOTS, plot_eval_accuracy, plot_pass_at_k
 from reasonrl.observe.records import read_records
 from reasonrl.observe.rollouts import rollout_headlines, rollout_pictures, rollout_tables
@@ -17,6 +18,8 @@ from reasonrl.observe.rundir import RunView, StageView
 
 SAMPLES_SHOWN = 3
 LONGEST_TEXT = 4_000
+_IN_BETWEEN = ("annotate", "gate", "rollout")
+"""Kinds of stages whose tables are not what a run is about."""
 
 _HEADLINES = (
     "reward",
@@ -63,7 +66,7 @@ def write_report(run_directory: str | Path) -> Path:
         seed=run.config.get("seed"),
         summary=[_summary_row(stage) for stage in run.stages],
         headline=next(
-            (stage for stage in reversed(stages) if stage["tables"] and stage["kind"] not in ("gate", "rollout")), None
+            (stage for stage in reversed(stages) if stage["tables"] and stage["kind"] not in _IN_BETWEEN), None
         ),
         stages=stages,
         environment=environment_rows(run.environment),
@@ -209,6 +212,8 @@ def _tables(stage: StageView) -> list[dict[str, Any]]:
     """Tables of an evaluation, a comparison or a gate: title, header, body."""
     if stage.rollouts:
         return rollout_tables(stage.rollouts)
+    if stage.mined:
+        return mined_tables(stage.mined)
     if stage.gate:
         return [_gate_table(stage.gate)]
     if stage.table:

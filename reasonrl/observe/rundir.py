@@ -69,6 +69,11 @@ class StageView:
         """The `statistics.json` of samples kept for training; empty without one."""
         return read_json(self.directory / "statistics.json") if self.kind == "rollout" else {}
 
+    @cached_property
+    def mined(self) -> dict[str, Any]:
+        """The `mined.json` of an annotation; empty without one."""
+        return read_json(self.directory / "mined.json") if self.kind == "annotate" else {}
+
     @property
     def state(self) -> str:
         """`done`, `unfinished` (there are files) or `waiting`."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from reasonrl.plugins import entry_point_names, is_file_reference
-from reasonrl.recipe.fields import Config, Count, Flag, Fraction, Issue, NonNegativeCount, Text, near
+from reasonrl.recipe.fields import Config, Count, Flag, Fraction, Issue, NonNegativeCount, Positive, Text, near
 from reasonrl.recipe.references import with_references
-from reasonrl.recipe.sources import Data
+from reasonrl.recipe.sources import Data, ModelSource
 from reasonrl.recipe.stage_base import Stage
 
 JUDGES: dict[str, frozenset[str]] = {
@@ -70,9 +71,12 @@ class SegmentConfig(Config):
 
 
 class JudgeTerm(Config):
-    """One judge of steps: its name, `file.py:name` or an installed plugin's, and its arguments."""
+    """One judge of steps: its name, `file.py:name` or an installed plugin's; its weight, where consensus is `weighted`;
+    and its arguments.
+    """
 
     name: Text
+    weight: Positive = 1.0
     args: Annotated[dict[str, Any], AfterValidator(with_references)] = Field(default_factory=dict)
 
     @classmethod
@@ -100,6 +104,31 @@ class JudgeTerm(Config):
         return issues
 
 
+RULES = ("all", "any", "majority", "weighted")
+
+
+def _rule(text: str) -> str:
+    if text in RULES or (text.startswith("one:") and text[4:]):
+        return text
+    match = near(text, RULES)
+    fix = f"did you mean {match!r}?" if match else "majority"
+    message = f"is {text!r}, allowed are {', '.join(RULES)} or one:NAME"
+    raise PydanticCustomError("reasonrl", "{message}", {"message": message, "fix": fix})
+
+
+class TruthConfig(Config):
+    """Where the true labels are, for the table of what is mined: a column of the rows, or a world's own reader."""
+
+    column: Text | None = None
+    world: Literal["reflective"] | None = None
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        if {"column", "world"} <= given.keys() and (given["column"] is None) == (given["world"] is None):
+            return [Issue("column", "and world: one of them says where the truth is", "give one")]
+        return []
+
+
 class AnnotateStage(Stage):
     """Step labels for solutions by judges.
 
@@ -107,8 +136,16 @@ class AnnotateStage(Stage):
         data: solutions: rows with a problem, a solution (`text`, `response` or `solution`) and, where they are known,
             an answer, steps, and `correct`.
         judges: one or more, asked one after the other.
-        consensus: `all` or `majority` of several judges; where they do not agree a step stays unlabelled.
+        only: `wrong` asks about wrong answers alone; all others pass through without labels.
+        truncated: `leave` lets answers that were cut off (`finish_reason: length`) pass through too.
+        invalid: what becomes of answers that a judge gives no usable labels to: `set_aside` into the file of failures,
+            or `leave`: they also stay among the rows, each step null (a trainer gives it the weight 1).
+        consensus: of several judges: `all`, `any`, `majority`, `weighted` (by the judges' `weight`), or `one:NAME`;
+            where they do not agree a step stays unlabelled.
         verify: rules by which a final answer is checked where `correct` is not there; null leaves it to the judges.
+        truth: where the true labels are, if anybody knows them: the table of what is mined then says how far each
+            judge and the consensus are right.
+        tokenizer: counts the tokens of steps in that table; null counts characters.
         shard_size: rows a file.
     """
 
@@ -116,8 +153,13 @@ class AnnotateStage(Stage):
     data: Data
     segment: SegmentConfig = Field(default_factory=SegmentConfig)
     judges: Annotated[tuple[JudgeTerm, ...], Field(min_length=1)]
-    consensus: Literal["all", "majority"] = "all"
+    only: Literal["all", "wrong"] = "all"
+    truncated: Literal["label", "leave"] = "label"
+    invalid: Literal["set_aside", "leave"] = "set_aside"
+    consensus: Annotated[Text, AfterValidator(_rule)] = "all"
     verify: Literal["strict", "default", "lenient"] | None = "default"
+    truth: TruthConfig | None = None
+    tokenizer: ModelSource | None = None
     shard_size: Count = 500
     makes: ClassVar[tuple[str, ...]] = ("data",)
     hints: ClassVar[Mapping[str, str]] = {
@@ -127,4 +169,32 @@ class AnnotateStage(Stage):
         "policy": "verify",
         "solutions": "data",
         "segmentation": "segment",
+        "oracle": "truth",
     }
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        issues = []
+        rule, terms = given.get("consensus"), given.get("judges")
+        if isinstance(rule, str) and rule.startswith("one:") and isinstance(terms, (list, tuple)):
+            names = [name_on_disk(place, str(_of(term, "name"))) for place, term in enumerate(terms)]
+            fitting = [name for name in names if rule[4:] in (name, *name.split(".", 1))]
+            if len(fitting) != 1:
+                text = f"is {rule!r}, which names {'several judges' if fitting else 'no judge'}"
+                issues.append(Issue("consensus", text, f"judges: {', '.join(names)}"))
+        if isinstance(terms, (list, tuple)) and rule != "weighted" and any(_of(one, "weight") != 1 for one in terms):
+            issues.append(Issue("judges", "have weights, which only a weighted consensus reads", "consensus: weighted"))
+        return issues
+
+
+def name_on_disk(place: int, name: str) -> str:
+    """A judge's name in the folder of an annotation: its place keeps two of a kind apart."""
+    word = "".join(symbol if symbol.isalnum() or symbol in "-_" else "-" for symbol in name.rpartition(":")[2])
+    return f"{place}.{word}"
+
+
+def _of(term: Any, name: str) -> Any:
+    """A field of a judge that may not be validated yet."""
+    if isinstance(term, Mapping):
+        return term.get(name, 1.0 if name == "weight" else None)
+    return getattr(term, name, None)

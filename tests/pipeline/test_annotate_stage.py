@@ -129,6 +129,44 @@ def test_an_annotation_of_an_annotation(folder: Path) -> None:
         assert record["labels"][:-1] == both[:-1] and record["labels"][-1] == int(record["correct"])
 
 
+def test_what_is_mined_of_wrong_answers_alone(folder: Path) -> None:
+    from reasonrl.models import load_tokenizer
+    from reasonrl.observe.report import write_report
+
+    def noisy(**more: Any) -> dict[str, Any]:
+        return {"name": "noisy", "args": {"precision": 0.8, "recall": 0.8, "world": "reflective", **more}}
+
+    stage = {
+        "kind": "annotate",
+        "data": {"world": "reflective", "n": 60},
+        "only": "wrong",
+        "judges": [noisy(), noisy(seed=1)],
+        "consensus": "one:1",
+        "segment": {"method": "lines"},
+        "truth": {"world": "reflective"},
+        "tokenizer": "tiny:qwen2",
+    }
+    path = folder / "mined.yaml"
+    path.write_text(json.dumps({"recipe": "mined", "output": "run", "stages": {"annotate": stage}}))
+    said = call("train", str(path))
+    found = labels(folder)
+    wrong = [record for record in found if not record["correct"]]
+    assert len(found) == 60 and 0 < len(wrong) < 60 and f"{60 - len(wrong)} right" in said
+    assert all(record["labels"] is None for record in found if record["correct"])
+    for record in wrong:  # the second judge alone
+        assert record["labels"][:-1] == record["votes"][1]["labels"][:-1] and record["labels"][-1] == 0
+    mined = json.loads((folder / "run" / "stages" / "annotate" / "mined.json").read_text())
+    tokenizer = load_tokenizer("tiny:qwen2")
+    tokens = sum(len(tokenizer(record["text"], add_special_tokens=False)["input_ids"]) for record in wrong)
+    assert mined["unit"] == "tokens" and mined["with_truth"] == mined["answers"] == len(wrong)
+    for row in mined["sources"].values():
+        assert row["right"] + row["wrong"] + row["open"] == tokens
+    done = json.loads((folder / "run" / "stages" / "annotate" / "done.json").read_text())["result"]["metrics"]
+    assert done["mined/1.noisy/precision"] == mined["sources"]["1.noisy"]["precision"] > 0.5
+    assert done["passed/right"] == 60 - len(wrong)
+    assert "How far judges agree on wrong answers" in write_report(folder / "run").read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
@@ -138,7 +176,10 @@ def test_an_annotation_of_an_annotation(folder: Path) -> None:
         ({"judges": []}, "judges"),
         ({"segment": {"shortest": 10, "longest": 5}}, "above longest"),
         ({"segment": {"model": "sat-3l-sm"}}, "belongs to method sat"),
-        ({"consensus": "most"}, "consensus"),
+        ({"consensus": "most"}, "all, any, majority, weighted or one:NAME"),
+        ({"consensus": "one:prm"}, "names no judge -> judges: 0.endpoint"),
+        ({"judges": [{"name": "oracle", "weight": 2.0}]}, "only a weighted consensus reads"),
+        ({"truth": {}}, "one of them says where the truth is"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(folder: Path, changes: dict[str, Any], wanted: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,14 @@ from reasonrl.pipeline.stages.segmenting import segmenter_of
 
 if TYPE_CHECKING:
     from reasonrl.data_tools.files import PlacedRow
-    from reasonrl.prm.annotation import JudgeSpec, Shards, Summary
+    from reasonrl.prm.annotation import JudgeSpec, Measure, Shards, Summary
+    from reasonrl.prm.judges import Solution
     from reasonrl.recipe import AnnotateStage, Reference
     from reasonrl.recipe.annotate_stage import JudgeTerm
 
 UNIT = "solutions"
+_MINED = ("right_share", "precision", "recall", "kappa")
+_ROWS_ARE_MADE_BY = ("segment", "verify", "only", "truncated", "truth", "tokenizer")
 
 
 def run(config: AnnotateStage, context: StageContext) -> StageResult:
@@ -44,15 +48,18 @@ def annotate_stage(
     streamed, rows = _rows(config, context)
     columns = {**config.data.columns} if streamed and hasattr(config.data, "columns") else {}
     segmenter = segmenter_of(config.segment)
+    made_by = {name: config.model_dump(mode="json")[name] for name in _ROWS_ARE_MADE_BY}
     context.report_progress(0, None, UNIT, "counting")
     try:
         return annotate(
             context.directory,
             rows,
-            lambda: Reading(segmenter, columns, config.segment.again, config.verify),
+            lambda: Reading(segmenter, columns, config.segment.again, config.verify, config.only, config.truncated),
             _judges(config, context),
-            made_by={"segment": config.segment.model_dump(mode="json"), "verify": config.verify, **_versions()},
+            made_by={**made_by, **_versions()},
             rule=config.consensus,
+            invalid=config.invalid,
+            measure=_measure(config, context),
             shard_size=config.shard_size,
             shards=shards,
             retry_failed=retry_failed,
@@ -68,6 +75,9 @@ def result_of(summary: Summary, context: StageContext) -> StageResult:
     """What a finished annotation hands on. Raises StageFailed if it holds no labels."""
     totals = summary.totals
     failures = context.directory / "failed.jsonl"
+    if totals["passed"]:
+        words = ", ".join(f"{count:,} {why}" for why, count in totals["passed"].items())
+        context.say(f"rows that stand without labels: {words}")
     if not totals["solutions"]:
         raise StageFailed(f"stage {context.name!r}: no solution was labelled; {failures} says why of each")
     if totals["failed"]:
@@ -78,6 +88,9 @@ def result_of(summary: Summary, context: StageContext) -> StageResult:
     judged = totals["right"] + totals["wrong"]
     metrics["right_share"] = totals["right"] / judged if judged else None
     metrics |= {name: totals["usage"][name] for name in ("prompt_tokens", "completion_tokens", "cost")}
+    metrics |= {f"passed/{why}": count for why, count in totals["passed"].items()}
+    for name, row in json.loads((context.directory / "mined.json").read_bytes())["sources"].items():
+        metrics |= {f"mined/{name}/{key}": row[key] for key in _MINED if row.get(key) is not None}
     for pair, found in totals.get("agreement", {}).items():
         metrics[f"kappa/{pair.replace(' ', '_')}"] = found["kappa"]
     return StageResult(metrics=metrics, data=context.directory / "labels")
@@ -138,6 +151,25 @@ def _judges(config: AnnotateStage, context: StageContext) -> list[JudgeSpec]:
     return [_spec(term, context) for term in config.judges]
 
 
+def _measure(config: AnnotateStage, context: StageContext) -> Measure:
+    """What counts tokens of steps and knows the truth, where the recipe names it."""
+    from reasonrl.prm.annotation import Measure
+    from reasonrl.prm.judges import OracleJudge
+
+    truth = None if config.truth is None else OracleJudge(config.truth.column, config.truth.world).truth
+    if config.tokenizer is None:
+        return Measure(None, truth)
+    from reasonrl.models import load_tokenizer
+    from reasonrl.prm.token_steps import step_sizes
+
+    tokenizer = load_tokenizer(context.model_of(config.tokenizer))
+
+    def sizes(solution: Solution) -> list[int]:
+        return step_sizes(tokenizer, solution.steps, solution.text, solution.row.get("completion_ids"))
+
+    return Measure(sizes, truth)
+
+
 def _spec(term: JudgeTerm, context: StageContext) -> JudgeSpec:
     """A judge with the folders of the models that its arguments refer to."""
     from reasonrl.prm.annotation import JudgeSpec
@@ -158,14 +190,16 @@ def _not_there(args: Mapping[str, Any], context: StageContext) -> Reference | No
 def _rows(config: AnnotateStage, context: StageContext) -> tuple[bool, Callable[[], Iterable[PlacedRow]]]:
     """Whether the input is streamed from files, and what gives it anew; other sources are read into memory."""
     from reasonrl.data_tools.files import read_paths
-    from reasonrl.recipe import DataSource
+    from reasonrl.recipe import DataSource, Reference
 
     source = config.data
     if not isinstance(source, DataSource):
         path = context.data_of(source)
         return True, lambda: read_paths(path, None, None, None)
     if source.path is not None and source.keep is None and not source.shuffle:
-        paths = list(source.path) if isinstance(source.path, tuple) else source.path
+        named = source.path
+        made = context.data_of(named) if isinstance(named, Reference) else named
+        paths = list(made) if isinstance(made, tuple) else made
 
         def read() -> Iterable[PlacedRow]:
             return itertools.islice(
