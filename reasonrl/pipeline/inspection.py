@@ -143,7 +143,7 @@ class Inspection:
 
     def _memory_lines(self, config: Any, name: str) -> list[str]:
         """Weights, gradients and AdamW's two moments, per process; a lower bound without activations."""
-        if config.kind not in ("sft", "ppo", "prm", "bcpg"):
+        if config.kind not in ("sft", "ppo", "prm", "bcpg", "dpo"):
             return []
         words = [self._memory_of(config, config.lora, name, "reward model" if config.kind == "prm" else "policy")]
         if config.kind == "ppo" and config.advantage == "gae":

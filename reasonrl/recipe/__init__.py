@@ -4,6 +4,7 @@ from reasonrl.recipe.annotate_stage import AnnotateStage, SegmentConfig
 from reasonrl.recipe.batch import BatchPlan, plan_batch
 from reasonrl.recipe.bcpg_stage import BCPGStage
 from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
+from reasonrl.recipe.dpo_stage import DPOStage
 from reasonrl.recipe.expansion import StageInstance, expand_stages
 from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
 from reasonrl.recipe.origins import Origin
@@ -24,6 +25,7 @@ __all__ = [
     "BCPGStage",
     "BatchPlan",
     "CompareStage",
+    "DPOStage",
     "DataSource",
     "EvalStage",
     "LaunchConfig",

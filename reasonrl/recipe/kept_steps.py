@@ -20,7 +20,7 @@ def saving_of(stage: Mapping[str, Any]) -> Saving | None:
     values = {name: SFTStage.model_fields[name].default for name in ("save_steps", "save_total_limit")}
     every, kept = ({**values, **stage}[name] for name in values)
     if (
-        stage.get("kind") not in ("sft", "ppo", "prm", "bcpg")
+        stage.get("kind") not in ("sft", "ppo", "prm", "bcpg", "dpo")
         or not _is_count(kept)
         or not (every is None or _is_count(every))
     ):

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from reasonrl.recipe.annotate_stage import AnnotateStage
 from reasonrl.recipe.bcpg_stage import BCPGStage
+from reasonrl.recipe.dpo_stage import DPOStage
 from reasonrl.recipe.endpoint_source import EndpointSource
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
@@ -27,15 +28,29 @@ from reasonrl.recipe.prm_eval_stage import PRMEvalStage
 from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.rollout_stage import RolloutStage
+from reasonrl.recipe.segment_stage import SegmentStage
 from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds
 from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
-AVAILABLE = ("sft", "ppo", "rollout", "annotate", "prm", "bcpg", "prm_eval", "eval", "gate", "compare")
+AVAILABLE = (
+    "sft",
+    "ppo",
+    "rollout",
+    "segment",
+    "annotate",
+    "prm",
+    "bcpg",
+    "dpo",
+    "prm_eval",
+    "eval",
+    "gate",
+    "compare",
+)
 EVALUATIONS = ("eval", "prm_eval")
 """Kinds whose results stand in comparisons."""
-LATER = ("dpo", "curate", "average")
+LATER = ("curate", "average")
 
 
 class SFTStage(DataTraining, TrainingStage):
@@ -200,9 +215,11 @@ StageConfig = Annotated[
     SFTStage
     | PPOStage
     | RolloutStage
+    | SegmentStage
     | AnnotateStage
     | PRMStage
     | BCPGStage
+    | DPOStage
     | PRMEvalStage
     | EvalStage
     | GateStage
@@ -213,9 +230,11 @@ STAGES: dict[str, type[Stage]] = {
     "sft": SFTStage,
     "ppo": PPOStage,
     "rollout": RolloutStage,
+    "segment": SegmentStage,
     "annotate": AnnotateStage,
     "prm": PRMStage,
     "bcpg": BCPGStage,
+    "dpo": DPOStage,
     "prm_eval": PRMEvalStage,
     "eval": EvalStage,
     "gate": GateStage,

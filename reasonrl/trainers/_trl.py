@@ -19,7 +19,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
 from accelerate.utils import gather
-from trl import GRPOTrainer
+from trl import DPOTrainer, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import use_adapter
 
@@ -230,3 +230,10 @@ def as_completion(prompt: Any, sample: Sample) -> Any:
 
 def _as_completions(prompts: Sequence[Any], samples: Sequence[Sample]) -> list[Any]:
     return [as_completion(prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)]
+
+
+class TokenisedDPO(LoadsByNames, DPOTrainer):
+    """DPOTrainer on rows that are tokens already: `prompt_ids`, `chosen_ids`, `rejected_ids`."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset

@@ -114,6 +114,63 @@ stages:
         load_recipe(tmp_path / "recipe.yaml")
 
 
+def test_dpo_learns_from_pairs_of_what_was_sampled(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = f"""\
+recipe: pairs
+model: {TINY}
+stages:
+  pairs:
+    kind: dpo
+    model: ${{model}}
+    data: {{path: rows.jsonl}}
+    learning_rate: 3e-3
+    per_device_train_batch_size: 12
+    num_train_epochs: 8
+    logging_steps: 1
+"""
+    rows = sample_rows(load_tokenizer(TINY), problems=6)
+    for row in rows[:4]:
+        row["correct"], row["reward"] = True, 1.0
+    train(load_recipe(write(tmp_path, rows, recipe)), say=lambda line: None)
+    stage = tmp_path / "runs" / "pairs" / "stages" / "pairs"
+    found = json.loads((stage / "done.json").read_text())["result"]["metrics"]
+    right = [sum(row["correct"] for row in rows if row["problem_id"] == f"p{number}") for number in range(6)]
+    assert found["pairs"] == sum(max(count, 4 - count) for count in right if 0 < count < 4)
+    assert (found["problems"], found["problems_one_sided"]) == (5, 1)
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert lines[-1]["loss"] < 0.6
+    assert lines[-1]["rewards/accuracies"] > 0.75
+    assert (stage / "model" / "model.safetensors").is_file()
+
+
+def test_pairs_use_all_samples_alike_and_no_pair_twice() -> None:
+    from collections import Counter
+
+    import numpy
+
+    from reasonrl.trainers.dpo import make_pairs
+    from reasonrl.trainers.logged_rows import LoggedSample
+
+    def sample(number: int, wrong: bool) -> LoggedSample:
+        ids = numpy.array([number])
+        return LoggedSample(str(number), "p", numpy.array([7]), ids, float(not wrong), wrong, truncated=False)
+
+    for right, wrong in ((2, 3), (2, 2), (4, 1), (3, 6)):
+        samples = [sample(n, n >= right) for n in range(right + wrong)]
+        for at_most in (None, 1, 4, 100):
+            pairs = [(row["chosen_ids"][0], row["rejected_ids"][0]) for row in make_pairs(samples, at_most, 0).rows]
+            assert len(pairs) == (max(right, wrong) if at_most is None else min(at_most, right * wrong))
+            assert len(set(pairs)) == len(pairs)
+            assert all(one < right <= other for one, other in pairs)
+            for side in zip(*pairs, strict=True):
+                times = Counter(side).values()
+                assert max(times) - min(times) <= 1
+            if at_most is None:
+                assert len({n for pair in pairs for n in pair}) == right + wrong
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.errors import RunError
 from reasonrl.models.lora import Lora
-from reasonrl.observe import read_metrics
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import (
     Source,
@@ -22,7 +21,8 @@ from reasonrl.pipeline.stages.common import (
     vision_prompts,
 )
 from reasonrl.pipeline.stages.export import export_policy
-from reasonrl.pipeline.stages.start import policy_to_train, sharding
+from reasonrl.pipeline.stages.start import policy_to_train
+from reasonrl.pipeline.stages.trl_training import last_line, trainer_settings
 from reasonrl.recipe import Reference, SFTStage
 from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune, require_layout
 
@@ -96,7 +96,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         model=Path("model"),
         metrics={
             "steps": trainer.state.global_step,
-            **_last_line(context),
+            **last_line(context),
             "examples": len(examples.rows),
             "examples_too_long": examples.too_long,
             "tokens": examples.tokens,
@@ -143,60 +143,29 @@ def _examples(
     )
 
 
-def _last_line(context: StageContext) -> dict[str, Any]:
-    """The figures of the last line; the Trainer's own summary forgets what a resumed run did before."""
-    lines = read_metrics(context.directory / "metrics.jsonl") if context.is_main else []
-    return {name: value for name, value in lines[-1].items() if name != "step"} if lines else {}
-
-
 def _budget(config: SFTStage, context: StageContext) -> float | None:
     budget = config.max_cpu_seconds
     return context.result_of(budget).cpu_seconds if isinstance(budget, Reference) else budget
 
 
 def _arguments(config: SFTStage, context: StageContext, output: Path, evaluate: bool, pictured: bool = False) -> Any:
-    import torch
     from trl import SFTConfig
 
     if pictured and config.packing:
         raise RunError(
             "sft: packing joins texts, and a vision-language model's rows may have pictures -> packing: false"
         )
-
     settings: dict[str, Any] = {
-        "output_dir": str(output),
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": config.warmup_steps,
-        "max_steps": config.max_steps or -1,
-        "per_device_train_batch_size": config.per_device_train_batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        **trainer_settings(config, context, output),
         "max_length": config.max_length,
         "packing": config.packing,
-        "weight_decay": config.weight_decay,
-        "adam_beta1": config.adam_beta1,
-        "adam_beta2": config.adam_beta2,
-        "max_grad_norm": config.max_grad_norm,
-        "bf16": config.bf16,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "logging_steps": config.logging_steps,
-        "save_strategy": "steps",
         # A share of all steps, for transformers: whoever says nothing loses a tenth of the work at most. A CPU budget
         # ends long before `max_steps`, so its checkpoints are counted in steps.
         "save_steps": config.save_steps or (0.1 if config.max_cpu_seconds is None else 100),
         "eval_strategy": "steps" if evaluate else "no",
         "eval_steps": config.logging_steps if evaluate else None,
-        "seed": context.seed,
-        "report_to": [],
-        "disable_tqdm": True,
-        "use_cpu": not torch.cuda.is_available(),
         "completion_only_loss": False,
-        **sharding(config, context),
     }
-    if config.num_train_epochs is not None:
-        settings["num_train_epochs"] = config.num_train_epochs
-    elif config.max_steps is None:
-        settings["num_train_epochs"] = 1.0
     if pictured:
         # The examples are whole already, and their pictures are wanted by the collator.
         settings |= {"remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from reasonrl.models.lora import Lora
 from reasonrl.pipeline.context import StageContext
 from reasonrl.pipeline.stages.common import loading_options
-from reasonrl.recipe import PPOStage, SFTStage
+from reasonrl.recipe import DPOStage, PPOStage, SFTStage
 
 if TYPE_CHECKING:
     from reasonrl.models import ScalarHeadModel
 
 
-def policy_to_train(config: PPOStage | SFTStage, context: StageContext) -> tuple[Any, Any, dict[str, Any]]:
+def policy_to_train(config: PPOStage | SFTStage | DPOStage, context: StageContext) -> tuple[Any, Any, dict[str, Any]]:
     """Policy, tokenizer, and what its trainer is told of an adapter."""
     from reasonrl.models import load_policy
 
@@ -86,7 +86,7 @@ def engine_for_adapter(config: PPOStage) -> dict[str, Any]:
     return {"max_lora_rank": config.lora.r}
 
 
-def sharding(config: PPOStage | SFTStage, context: StageContext) -> dict[str, Any]:
+def sharding(config: PPOStage | SFTStage | DPOStage, context: StageContext) -> dict[str, Any]:
     """The Trainer's argument for `launch.deepspeed`."""
     if config.launch.deepspeed is None:
         return {}
@@ -95,7 +95,7 @@ def sharding(config: PPOStage | SFTStage, context: StageContext) -> dict[str, An
     return {"deepspeed": deepspeed_settings(config.launch.deepspeed, context.base_directory)}
 
 
-def _compute_dtype(config: PPOStage | SFTStage) -> Any:
+def _compute_dtype(config: PPOStage | SFTStage | DPOStage) -> Any:
     import torch
 
     return torch.bfloat16 if config.bf16 else torch.float32
