@@ -35,6 +35,7 @@ class _OneByOne(ABC):
 
     def close(self) -> None:
         """There is nothing to close."""
+        return
 
     @abstractmethod
     def _labels(self, task: Task) -> list[int | None]:

@@ -16,7 +16,9 @@ from reasonrl.recipe.stage_base import Stage
 
 JUDGES: dict[str, frozenset[str]] = {
     "endpoint": frozenset(
-        {"endpoint", "votes", "temperature", "max_tokens", "seed", "re_asks", "reply", "prompt"},
+        {
+            *("endpoint", "votes", "temperature", "max_tokens", "seed", "re_asks", "reply", "longest_reason", "prompt"),
+        },
     ),
     "oracle": frozenset({"column", "world"}),
     "noisy": frozenset({"kappa", "precision", "recall", "share", "seed", "votes", "column", "world"}),

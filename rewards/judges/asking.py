@@ -24,12 +24,14 @@ class Question:
         prompt: the text.
         read: the verdict in a reply, or `Unreadable`.
         vote: which of several equal questions.
+        extra: further fields of its requests, beside those of the sampling.
     """
 
     place: int
     prompt: str
     read: Callable[[str], Any]
     vote: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _request(turns: list[dict[str, str]], question: Question, sampling: Sampling
         max_tokens=sampling.max_tokens,
         seed=None if sampling.seed is None else sampling.seed + question.vote,
         sample=question.vote * (sampling.re_asks + 1) + attempt - 1,
-        extra=sampling.extra,
+        extra={**sampling.extra, **question.extra},
     )
 
 
