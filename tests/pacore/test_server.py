@@ -307,7 +307,7 @@ def test_no_upstream_left_is_one_clear_5xx():
         threading.Timer(0.5, doomed.kill).start()
         began = time.monotonic()
         status, reply = server.post(body())
-        assert status == 502 and reply["error"]["code"] == "upstream_failed" and time.monotonic() - began < 10
+        assert status == 502 and reply["error"]["code"] == "upstream_failed" and time.monotonic() - began < 60
         client = openai.OpenAI(base_url=server.url, api_key="x", max_retries=0)
         with pytest.raises(openai.InternalServerError):
             client.chat.completions.create(model="toy-pacore-low", messages=PROBLEM, stream=True)

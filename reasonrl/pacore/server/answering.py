@@ -180,7 +180,10 @@ class Answering:
 
 
 class Telling:
-    """Tells a round's messages as reasoning, each as soon as all before it have come, whatever order they end in."""
+    """Tells a round's messages as reasoning, each as soon as all before it have come, whatever order they end in.
+
+    Nothing is told before a call has succeeded: a round that fails as a whole can then still be answered by a status.
+    """
 
     def __init__(
         self,
@@ -193,9 +196,8 @@ class Telling:
     ) -> None:
         self.say, self.show, self.number, self.compacted = say, show, number, compacted
         self.next, self.there = 0, dict[int, Compacted | None]()
-        if show != "none":
-            answers = "1 answer" if calls == 1 else f"{calls} answers"
-            say(("reasoning", f"Round {number + 1} of {rounds}: {answers}\n\n"))
+        answers = "1 answer" if calls == 1 else f"{calls} answers"
+        self.untold = f"Round {number + 1} of {rounds}: {answers}\n\n"
 
     def ended(self, call: Call, outcome: Answer | Failure) -> None:
         """A call of the round has ended."""
@@ -206,7 +208,10 @@ class Telling:
             message = self.there.pop(self.next)
             self.next += 1
             text = "(failed)" if message is None else message.text or "(empty)"
-            self.say(("reasoning", f"[{self.number + 1}.{self.next}] {text}\n\n"))
+            self.untold += f"[{self.number + 1}.{self.next}] {text}\n\n"
+            if message is not None:
+                self.say(("reasoning", self.untold))
+                self.untold = ""
 
 
 class Diverged(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
@@ -75,8 +76,6 @@ def serve(
     service = Service(offer, client, Limits(keys, int(max_body_mb * 2**20), max_requests, concurrency))
     config = uvicorn.Config(
         make_app(service),
-        host=host,
-        port=port,
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -84,11 +83,26 @@ def serve(
         # The address of a client decides its turn: nobody may name another's.
         proxy_headers=False,
     )
-    run_server(uvicorn.Server(config), lambda where: say(f"serving {', '.join(offer.names())} at {where}"))
-    client.close()
+    with listening(host, port) as listener, client:
+        run_server(
+            uvicorn.Server(config), listener, lambda where: say(f"serving {', '.join(offer.names())} at {where}")
+        )
 
 
-def run_server(server: Any, ready: Callable[[str], None]) -> None:
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        PacoreError: the address is taken, or is none of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as problem:
+        raise PacoreError(f"{host}:{port} cannot be listened at ({problem}) -> is the port taken?") from None
+
+
+def run_server(server: Any, listener: socket.socket, ready: Callable[[str], None]) -> None:
     """Runs a uvicorn server in the endpoints' event loop, so that no call crosses threads, until a signal."""
     loop = background_loop()
     asked = threading.Event()
@@ -100,26 +114,21 @@ def run_server(server: Any, ready: Callable[[str], None]) -> None:
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        future = loop.submit(server.serve())
+        future = loop.submit(server.serve(sockets=[listener]))
         told = False
-        while not future.done():
-            concurrent.futures.wait([future], timeout=0.05 if not told else 1.0)
-            if not told and server.started and server.servers:
+        while not future.done() and loop.thread.is_alive():
+            concurrent.futures.wait([future], timeout=1.0 if told else 0.05)
+            if not told and server.started:
                 told = True
-                ready(_where(server))
-        if (problem := future.exception()) is not None:
-            if isinstance(problem, SystemExit):
-                raise PacoreError(
-                    f"{server.config.host}:{server.config.port} cannot be listened at -> is the port taken?"
-                ) from None
-            raise problem
+                ready(_where(listener))
+        future.result(timeout=0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _where(server: Any) -> str:
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
+def _where(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
