@@ -93,6 +93,11 @@ class Comparison:
         """Metrics of one suite in order."""
         return tuple(dict.fromkeys(cell.metric for cell in self.cells if cell.suite == suite))
 
+    def headline(self, suite: str) -> tuple[str, ...]:
+        """The figures of an examination that a terminal and a picture have room for; empty for other suites."""
+        found = self.context[suite][self.baseline].get("headline") or ()
+        return tuple(name for name in found if name in self.metrics(suite))
+
     def cell(self, suite: str, metric: str, label: str) -> Cell | None:
         """The figure at this place; None where the row has none."""
         wanted = (suite, metric, label)
@@ -310,7 +315,10 @@ def _setting_notes(
 
 
 def write_comparison(comparison: Comparison, directory: str | Path) -> list[Path]:
-    """Writes `table.md`, `table.csv`, `table.json` and `table.png` and returns their paths."""
+    """Writes `table.md`, `table.csv`, `table.json`, `table.png` and, of examinations over numbers of candidates,
+    `<suite>.png`; returns their paths.
+    """
+    from reasonrl.eval.exams.curves import plot_rows
     from reasonrl.eval.tables import comparison_csv, comparison_markdown, plot_comparison
     from reasonrl.observe import write_atomically
 
@@ -322,7 +330,15 @@ def write_comparison(comparison: Comparison, directory: str | Path) -> list[Path
     }
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
-    return [folder / name for name in texts] + [plot_comparison(comparison, folder / "table.png")]
+    pictures = [plot_comparison(comparison, folder / "table.png")]
+    for suite in comparison.suites:
+        rows = {label: _figures_of(comparison, suite, label) for label in comparison.labels}
+        pictures += plot_rows(rows, f"{suite}, {100 * comparison.confidence:g} % intervals", folder / f"{suite}.png")
+    return [folder / name for name in texts] + pictures
+
+
+def _figures_of(comparison: Comparison, suite: str, label: str) -> dict[str, Interval]:
+    return {cell.metric: cell.estimate for cell in comparison.cells if (cell.suite, cell.label) == (suite, label)}
 
 
 def read_comparison(path: str | Path) -> Comparison:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from reasonrl.errors import RunError
 from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
-from reasonrl.eval.paired import fold_groups, sign_flip_test
+from reasonrl.eval.paired import FLIPS, fold_groups, sign_flip_test
 
 
 class Compared(Protocol):
@@ -29,10 +29,12 @@ class ByProblem:
     Attributes:
         values: by problem (by group for `worst_case` and its like).
         groups: group by problem, where problems are variants of questions.
+        draws: sign patterns of the test, where they are drawn.
     """
 
     values: Mapping[str, float]
     groups: Mapping[str, str] = field(default_factory=dict)
+    draws: int = FLIPS
 
     def estimate(self, confidence: float = 0.95, seed: int = 0) -> Interval:
         """Clustered by problem, or by group."""
@@ -54,7 +56,7 @@ class ByProblem:
         """By the paired sign-flip test."""
         ours, theirs = self._shared(other, place)
         apart = fold_groups({key: ours[key] - theirs[key] for key in ours}, self.groups)
-        return sign_flip_test(list(apart.values()), seed=seed)
+        return sign_flip_test(list(apart.values()), seed=seed, draws=self.draws)
 
     def _shared(self, other: ByProblem, place: str) -> tuple[dict[str, float], dict[str, float]]:
         shared = [key for key in self.values if key in other.values]
@@ -86,4 +88,7 @@ def figure_of(directory: Path, suite: str, metric: str) -> Compared:
 
     if not is_exam(directory, suite):
         return ByProblem(suite_values(directory, suite, metric), suite_groups(directory, suite))
-    return pooled_figure(directory, suite, metric) or ByProblem(suite_values(directory, suite, metric))
+    # An examination has dozens of figures.
+    return pooled_figure(directory, suite, metric) or ByProblem(
+        suite_values(directory, suite, metric), draws=FLIPS // 10
+    )

@@ -6,7 +6,7 @@ import io
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,10 @@ from reasonrl.observe.style import COLOURS, MUTED, new_figure, save_figure, styl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+PANELS = 5
+"""Panels beside each other in the picture of a study."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class StudyComparison:
         seeds: seeds by arm.
         lines: in the order suite, metric, arm, row.
         notes: seeds that are missing somewhere, settings that differ.
+        headlines: of suites with many figures, those to be shown first.
     """
 
     baseline: str
@@ -74,6 +79,11 @@ class StudyComparison:
     seeds: Mapping[str, tuple[int, ...]]
     lines: tuple[StudyLine, ...]
     notes: tuple[str, ...]
+    headlines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def at_a_glance(self) -> list[StudyLine]:
+        """The lines that a terminal and a picture have room for: of an examination, its headline figures."""
+        return [line for line in self.lines if line.metric in self.headlines.get(line.suite, (line.metric,))]
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in `study.json`."""
@@ -135,7 +145,10 @@ def compare_study(
         if number not in seeds
     ]
     seeds_of = {arm: tuple(sorted(seeds)) for arm, seeds in runs.items()}
-    return StudyComparison(baseline, first_arm, confidence, seeds_of, tuple(lines), tuple(notes))
+    headlines = {
+        suite: found for table in tables.values() for suite in table.suites if (found := table.headline(suite))
+    }
+    return StudyComparison(baseline, first_arm, confidence, seeds_of, tuple(lines), tuple(notes), headlines)
 
 
 Tables = Mapping[tuple[str, int], Comparison]
@@ -247,12 +260,13 @@ def study_table(study: StudyComparison) -> str:
     output = io.StringIO()
     console = Console(file=output, width=110, force_terminal=False)
     against = {line.versus for line in study.lines if line.versus}
-    for suite, metric in dict.fromkeys((line.suite, line.metric) for line in study.lines):
+    shown_lines = study.at_a_glance()
+    for suite, metric in dict.fromkeys((line.suite, line.metric) for line in shown_lines):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for place, name in enumerate((f"{suite}: {metric}", "percent", "difference", "each seed", "against")):
             if place < 4 or len(against) > 1:
                 table.add_column(name, justify="right" if place in (1, 2) else "left")
-        for line in study.lines:
+        for line in shown_lines:
             if (line.suite, line.metric) != (suite, metric):
                 continue
             name = line.label if len(study.seeds) == 1 else f"{line.arm}: {line.label}"
@@ -272,15 +286,21 @@ def study_table(study: StudyComparison) -> str:
 @styled
 def plot_study(study: StudyComparison, path: Path) -> Path | None:
     """Differences in points: large dots with t intervals over seeds, small dots: seeds; None if nothing is compared."""
-    lines = [line for line in study.lines if line.difference is not None]
+    lines = [line for line in study.at_a_glance() if line.difference is not None]
+    # Votes and pass@k of the same samples are the same in every arm: there is nothing to see.
+    moved = {(line.suite, line.metric) for line in lines if any(one.value for one in line.by_seed.values())}
+    lines = [line for line in lines if line.suite not in study.headlines or (line.suite, line.metric) in moved]
     panels = list(dict.fromkeys((line.suite, line.metric) for line in lines))
     if not panels:
         return None
     rows = list(dict.fromkeys((line.arm, line.label, line.versus) for line in lines))
-    figure, axes = new_figure(
-        2.4 + 3.0 * len(panels), max(2.0, 1.1 + 0.45 * len(rows)), 1, len(panels), squeeze=False, sharey=True
-    )
-    for axis, (suite, metric) in zip(axes[0], panels, strict=True):
+    columns = min(PANELS, len(panels))
+    lines_of_panels = -(-len(panels) // columns)
+    height = max(2.0, 1.1 + 0.45 * len(rows)) * lines_of_panels
+    figure, axes = new_figure(2.4 + 3.0 * columns, height, lines_of_panels, columns, squeeze=False, sharey=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (suite, metric) in zip(axes.flat, panels, strict=False):
         _study_panel(axis, [line for line in lines if (line.suite, line.metric) == (suite, metric)], rows)
         axis.set_title(f"{suite}: {metric}")
         axis.set_yticks(range(len(rows)), [f"{arm}: {label}\nagainst {versus}" for arm, label, versus in rows])
@@ -307,11 +327,20 @@ def _study_panel(axis: Axes, lines: Sequence[StudyLine], rows: Sequence[tuple[st
 
 
 def write_study(study: StudyComparison, directory: str | Path) -> list[Path]:
-    """Writes `study.md`, `study.json` and, where there are differences, `study.png`; returns their paths."""
+    """Writes `study.md`, `study.json`, where there are differences `study.png`, and of examinations over numbers of
+    candidates `<suite>.png` with a line an arm; returns their paths.
+    """
+    from reasonrl.eval.exams.curves import plot_rows
     from reasonrl.observe import write_atomically
 
     folder = Path(directory)
     write_atomically(folder / "study.md", study_markdown(study).encode())
     write_atomically(folder / "study.json", json.dumps(study.as_dict(), indent=2, ensure_ascii=False).encode())
     picture = plot_study(study, folder / "study.png")
-    return [folder / "study.md", folder / "study.json", *([picture] if picture is not None else [])]
+    pictures = [picture] if picture is not None else []
+    for suite in dict.fromkeys(line.suite for line in study.lines):
+        own = [line for line in study.lines if line.suite == suite and line.label == study.baseline]
+        arms = {arm: {line.metric: line.estimate for line in own if line.arm == arm} for arm in study.seeds}
+        title = f"{suite}, {study.baseline}: means over seeds, {100 * study.confidence:g} % t intervals"
+        pictures += plot_rows(arms, title, folder / f"{suite}.png")
+    return [folder / "study.md", folder / "study.json", *pictures]

@@ -210,7 +210,7 @@ def format_table(comparison: Comparison) -> str:
             ("p", "right"),
         ):
             table.add_column(name, justify="left" if side == "left" else "right", no_wrap=True)
-        for metric in comparison.metrics(suite):
+        for metric in comparison.headline(suite) or comparison.metrics(suite):
             cells = [cell for cell in comparison.cells if (cell.suite, cell.metric) == (suite, metric)]
             for number, cell in enumerate(cells):
                 name = metric if number == 0 else ""
@@ -234,7 +234,7 @@ def format_table(comparison: Comparison) -> str:
 def plot_comparison(comparison: Comparison, path: Path) -> Path:
     """Dots with interval bars: one panel a suite and metric, one line a row, the baseline's value as a dashed line."""
     suites = comparison.suites
-    shown = {suite: _shown(comparison, suite) for suite in suites}
+    shown = {suite: comparison.headline(suite) or comparison.metrics(suite) for suite in suites}
     columns = max(map(len, shown.values()))
     height = max(1.8, 0.9 + 0.42 * len(comparison.labels))
     figure, axes = new_figure(
@@ -252,12 +252,6 @@ def plot_comparison(comparison: Comparison, path: Path) -> Path:
             axis.set_title(title)
     figure.supxlabel(f"percent, {100 * comparison.confidence:g} % interval over problems", fontsize=9)
     return save_figure(figure, path)
-
-
-def _shown(comparison: Comparison, suite: str) -> list[str]:
-    """The figures of a suite that a picture has room for."""
-    headline = comparison.context[suite][comparison.baseline].get("headline")
-    return [name for name in comparison.metrics(suite) if headline is None or name in headline]
 
 
 def _panel(axis: Any, comparison: Comparison, suite: str, metric: str) -> None:

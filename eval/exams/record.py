@@ -182,11 +182,12 @@ def unit_values(directory: str | Path, suite: str, metric: str) -> dict[str, flo
 
 def pooled_figure(directory: str | Path, suite: str, metric: str) -> PooledFigure | None:
     """A pooled figure; None for one that is a mean of values."""
-    asked = read_results(directory)["suites"].get(suite, {}).get("figures", {}).get(metric)
+    entry = read_results(directory)["suites"].get(suite, {})
+    asked = entry.get("figures", {}).get(metric)
     if asked is None:
         return None
     entries = {one.id: one.pools[asked["pool"]] for one in _units(directory, suite) if asked["pool"] in one.pools}
-    return PooledFigure(Pool.of(entries), asked["figure"], asked["threshold"])
+    return PooledFigure(Pool.of(entries), asked["figure"], asked["threshold"], Interval(**entry["metrics"][metric]))
 
 
 def _units(directory: str | Path, suite: str) -> tuple[Unit, ...]:

@@ -28,6 +28,7 @@ def run(config: PRMEvalStage, context: StageContext) -> StageResult:
     Returns:
         The figures by `<suite>/<figure>`; `data` is the `results.json`, next to which each suite has its folder.
     """
+    from reasonrl.eval.exams.curves import plot_exam
     from reasonrl.eval.exams.record import flat_metrics, write_examined
     from reasonrl.eval.exams.tables import exam_text
     from reasonrl.rewards.pool import close_shared_pools
@@ -42,6 +43,7 @@ def run(config: PRMEvalStage, context: StageContext) -> StageResult:
                 entry = write_examined(context.directory, name, examined, seed=context.seed)
                 metrics |= flat_metrics(name, entry)
                 context.say(exam_text(name, entry))
+                plot_exam(name, entry, context.directory / f"{name}.png")
             context.raise_if_stopping()
     finally:
         close_shared_pools()
