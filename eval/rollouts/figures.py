@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,9 +115,13 @@ class Figures:
             "length_histogram": length_histogram(self.lengths),
             "response_tokens": sum(lengths),
             "prompt_tokens": self.prompt_tokens,
-            "mean_logprob_sampled": self.logprob_sum / self.logprob_tokens if self.logprob_tokens else None,
+            "mean_logprob_sampled": self._mean_logprob(),
             "without": {name: self.counts[f"without_{name}"] for name in ("ids", "logprobs", "length")},
         }
+
+    def _mean_logprob(self) -> float | None:
+        mean = self.logprob_sum / self.logprob_tokens if self.logprob_tokens else math.nan
+        return mean if math.isfinite(mean) else None
 
     def _named(self, prefix: str) -> dict[str, int]:
         return {name.removeprefix(prefix): count for name, count in sorted(self.counts.items()) if prefix in name}

@@ -73,8 +73,12 @@ class Inspection:
         """Rows, prompt lengths and the first prompt of each of the stage's data sources."""
         policy = self._resolve(getattr(config, "model", None))
         name, stand_in = policy if policy is not None else (None, "")
-        # Steps are judged by their labels; the other stages check answers.
-        require = ("problem",) if config.kind == "prm" else ("problem", "answer")
+        # Steps are judged by their labels; the other stages check answers, unless their reward reads something else.
+        require = ("problem",) if config.kind in ("prm", "segment") else ("problem", "answer")
+        if config.kind == "rollout":
+            from reasonrl.pipeline.stages.common import required_columns
+
+            require = required_columns(config.reward)
         lines: list[str] = []
         for key, source in _sources(config):
             of_stage = source.path if is_data_source(source) else source
@@ -84,6 +88,36 @@ class Inspection:
             elif source.hub is None:
                 lines += self._rows(key, source, name, stand_in, require)
         return lines
+
+    def plan_lines(self, config: Any) -> list[str]:
+        """The sums of training on samples that are still to be drawn; nothing for other stages."""
+        if config.kind != "bcpg":
+            return []
+        drawn = config
+        while drawn is not None and drawn.kind != "rollout":
+            source = getattr(drawn.data, "path", drawn.data)
+            drawn = self._configs.get(getattr(source, "stage", ""))
+            if drawn is not None and not hasattr(drawn, "data"):
+                return []
+        if drawn is None or not is_data_source(drawn.data) or drawn.data.hub is not None:
+            return []
+        from reasonrl.data_tools import load_rows
+        from reasonrl.recipe.logged_plan import LoggedPlan
+
+        options = drawn.data.model_dump(exclude={"system_prompt", "template"})
+        if hasattr(drawn.data.path, "stage"):
+            return []
+        rows = load_rows(**options, seed=self._seed, require=("problem",))
+        plan = LoggedPlan(
+            len(rows),
+            drawn.n,
+            drawn.max_tokens,
+            config.epochs,
+            config.max_steps,
+            config.samples_per_step,
+            config.launch.num_processes,
+        )
+        return [f"plan: {plan}"]
 
     def tokenizer(self, name: str | None) -> Any:
         """The tokenizer of a model on this machine; None (and listed as unchecked) if the hub would be needed."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "eval"))
+from command_world import serving, write_suite
 
 from reasonrl.cli import main
 from reasonrl.eval.rollouts.rows import read_rollouts
@@ -115,6 +119,38 @@ def test_logs_of_elsewhere_become_rollouts(folder: Path) -> None:
     assert (folder / "run" / "stages" / "sample" / "set_aside.jsonl").exists()
     refusing = recipe(folder, sample={**stage, "damaged": "refuse"})
     assert "log.jsonl:4: text: there is no response" in call("train", refusing, "output=other", status=1)
+
+
+def test_a_server_answers_and_its_price_is_told(folder: Path) -> None:
+    """Real HTTP; token ids by the named tokenizer; a second try asks for what is missing alone."""
+    from reasonrl.models import load_tokenizer
+
+    write_suite(folder, 12)
+    tokenizer = load_tokenizer("tiny:qwen2")
+    with serving() as server:
+        price = {"price": {"input": 1.0, "output": 2.0}}
+        stage = {
+            "kind": "rollout",
+            "data": {"path": "sums.jsonl"},
+            "endpoint": {"base_url": server.url, "model": "served", **price},
+            "tokenizer": "tiny:qwen2",
+            "n": 2,
+            "max_tokens": 64,
+        }
+        call("train", recipe(folder, sample=stage))
+        call("train", recipe(folder, sample={**stage, "n": 3}))
+        assert len(server.seen) == 36 == len({(seen.prompt, seen.body["seed"]) for seen in server.seen})
+    found = rows(folder)
+    told = json.loads((folder / "run" / "stages" / "sample" / "statistics.json").read_text())
+    assert told["without"] == {"ids": 0, "logprobs": 36, "length": 0} and told["speed"]["requests"] == 36
+    said = read_records(folder / "run" / "stages" / "sample" / "samples" / "samples.jsonl")
+    assert told["speed"]["cost"] == pytest.approx((36 * 9 + 2 * sum(row["length"] for row in said)) / 1e6)
+    for row in found:
+        assert tokenizer.decode(row["completion_ids"], skip_special_tokens=True) == row["text"]
+        assert (row["completion_ids"][-1] == tokenizer.eos_token_id) == (row["finish_reason"] == "stop")
+        assert row["length"] == len(row["completion_ids"]) and row["prompt_ids"]
+        right = f"so it is \\boxed{{{row['answer']}}}" in row["text"]
+        assert row["correct"] == (row["finish_reason"] == "stop" and right)
 
 
 @pytest.mark.parametrize(

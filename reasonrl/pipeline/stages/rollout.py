@@ -12,8 +12,10 @@ from reasonrl.errors import DataError, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
 
 if TYPE_CHECKING:
+    from reasonrl.data_tools.files import PlacedRow
     from reasonrl.eval.rollouts import Collected
     from reasonrl.recipe import RolloutStage
+    from reasonrl.recipe.rollout_stage import LogSource
 
 UNIT = "samples"
 LOOKED_AT = 64
@@ -79,22 +81,12 @@ def _draw(config: RolloutStage, context: StageContext) -> Collected:
 
 
 def _import(config: RolloutStage, context: StageContext) -> Collected:
-    from reasonrl.data_tools.loading import placed_rows
     from reasonrl.eval.rollouts import import_logs
 
     logs = config.logs
     assert logs is not None, "asked for with logs only"
-    rows = placed_rows(
-        list(logs.path) if isinstance(logs.path, tuple) else logs.path,
-        logs.hub,
-        format=logs.format,
-        split=logs.split,
-        name=logs.name,
-        revision=logs.revision,
-        base_dir=context.base_directory,
-    )
     collected = import_logs(
-        itertools.islice(rows, logs.limit),
+        itertools.islice(_log_rows(logs, context), logs.limit),
         directory=context.directory,
         columns={str(ours): theirs for ours, theirs in logs.columns.items()},
         reward=config.reward,
@@ -114,6 +106,23 @@ def _import(config: RolloutStage, context: StageContext) -> Collected:
         words = ", ".join(f"{count:,} x {kind}" for kind, count in aside.items())
         context.say(f"samples set aside: {words}; {context.directory / 'set_aside.jsonl'} says which and why")
     return collected
+
+
+def _log_rows(logs: LogSource, context: StageContext) -> Iterator[PlacedRow]:
+    """The raw rows of the logs, one at a time."""
+    from reasonrl.data_tools.loading import placed_rows
+    from reasonrl.recipe import Reference
+
+    path = context.data_of(logs.path) if isinstance(logs.path, Reference) else logs.path
+    return placed_rows(
+        list(path) if isinstance(path, tuple) else path,
+        logs.hub,
+        format=logs.format,
+        split=logs.split,
+        name=logs.name,
+        revision=logs.revision,
+        base_dir=context.base_directory,
+    )
 
 
 @contextmanager
@@ -165,18 +174,17 @@ def dry_run(config: RolloutStage, context: StageContext) -> list[str]:
 
 def _log_lines(config: RolloutStage, context: StageContext) -> list[str]:
     """What the first rows of the logs hold."""
-    from reasonrl.data_tools.loading import placed_rows
     from reasonrl.eval.rollouts.logs import Damaged, read_logs
+    from reasonrl.recipe import Reference
 
     logs = config.logs
     assert logs is not None, "asked for with logs only"
     if logs.hub is not None:
         return [f"logs: hub dataset {logs.hub}, not looked at"]
-    paths = list(logs.path) if isinstance(logs.path, tuple) else logs.path
-    rows = placed_rows(paths, format=logs.format, split=logs.split, base_dir=context.base_directory)
-    first = list(
-        itertools.islice(read_logs(rows, {str(ours): theirs for ours, theirs in logs.columns.items()}), LOOKED_AT)
-    )
+    if isinstance(logs.path, Reference) and not context.is_available(logs.path):
+        return [f"logs: {logs.path}, not made yet: nothing to look at"]
+    columns = {str(ours): theirs for ours, theirs in logs.columns.items()}
+    first = list(itertools.islice(read_logs(_log_rows(logs, context), columns), LOOKED_AT))
     bad = [item for item in first if isinstance(item, Damaged)]
     names = dict.fromkeys(name for item in first if not isinstance(item, Damaged) for name in item.values)
     lines = [
