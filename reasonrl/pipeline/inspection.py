@@ -74,7 +74,7 @@ class Inspection:
         policy = self._resolve(getattr(config, "model", None))
         name, stand_in = policy if policy is not None else (None, "")
         # Steps are judged by their labels; the other stages check answers, unless their reward reads something else.
-        require = ("problem",) if config.kind in ("prm", "segment") else ("problem", "answer")
+        require: tuple[str, ...] = ("problem",) if config.kind in ("prm", "segment") else ("problem", "answer")
         if config.kind == "rollout":
             from reasonrl.pipeline.stages.common import required_columns
 
