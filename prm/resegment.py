@@ -1,6 +1,6 @@
 """Segmentation by a language model: it joins numbered pieces of a solution to coherent steps.
 
-arXiv:2505.14391 (Section 3.1) has a model re-segment reasoning into modular steps of a controlled number and length.
+arXiv:2505.14391 has a model re-segment reasoning into modular steps of a controlled number and length.
 Here the model names the pieces that steps begin with, so that whatever it says keeps every character of the text; what
 cannot be is refused and asked for again with the reason, and where the model has no answer the rules cut.
 """

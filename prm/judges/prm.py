@@ -17,7 +17,7 @@ NO_STEP = "no step ends within max_length: the solution is longer than the model
 
 
 class PRMJudge:
-    """Calls a step right where a process reward model's P(right) reaches a threshold (arXiv:2505.14403, Section 4.2:
+    """Calls a step right where a process reward model's P(right) reaches a threshold (arXiv:2505.14403, Eqs. 3 to 5:
     the discriminative judge with its threshold lambda); P(right) itself stands in `soft`.
 
     The model reads what stands before a step and the step, never what follows, and not the right answer. Steps that end
