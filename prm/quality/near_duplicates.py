@@ -189,6 +189,7 @@ def _write(
     """The second reading: rows go where the first has decided."""
     stays = {of for of, _ in gone.values()}
     names: dict[int, str] = {}
+    written = 0
     with Output(out) as output:
         other = Output(dropped) if dropped is not None else None
         try:
@@ -206,11 +207,14 @@ def _write(
                     names[number] = str(raw.get("id", place))
                 if number not in gone:
                     output.file.write(line)
+                    written += 1
                 elif other is not None:
                     of, alike = gone[number]
                     # The one that stays stands before it, so its name is known.
                     head = {"id": raw.get("id", place), "of": names[of], "share": round(alike, 4)}
                     other.file.write(line_of({**head, "row": dict(raw)}))
+            if not written:
+                raise DataError(f"{inputs[0]}: no row can be written: {'; '.join(aside.lines())}")
             output.keep()
             if other is not None:
                 other.keep()

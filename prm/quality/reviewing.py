@@ -74,12 +74,7 @@ def export(
         chosen = draw_sample(({"id": one.id, "_": one} for one in solutions), n, seed)
         solutions = [record["_"] for record in chosen]
     names = annotators or ("",)
-    ending = ".jsonl" if form == "review" else ".json"
-    stem = "review" if form == "review" else "tasks"
-    paths = {name: out / (f"{stem}.{name}{ending}" if name else f"{stem}{ending}") for name in names}
-    config = [out / "config.xml"] if form == "label-studio" else []
-    if there := [path for path in (*paths.values(), *config) if path.exists()]:
-        raise RunError(f"{there[0]} is there already, and may hold people's work -> name another folder")
+    paths, config = _paths(out, form, names)
     counts: Counter[str] = Counter()
     both = 0
     outputs = {name: Output(path) for name, path in paths.items()}
@@ -114,6 +109,16 @@ def _check(form: str, annotators: Sequence[str], double: float) -> None:
         raise DataError(f"annotators {', '.join(annotators)}: a name stands twice -> name each once")
     if not 0 <= double <= 1:
         raise DataError(f"double = {double:g} -> a share from 0 to 1")
+
+
+def _paths(out: Path, form: str, names: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
+    """The files that are to be written: one a person, and the interface. Raises RunError if one is there."""
+    stem, ending = ("review", ".jsonl") if form == "review" else ("tasks", ".json")
+    paths = {name: out / (f"{stem}.{name}{ending}" if name else f"{stem}{ending}") for name in names}
+    config = [out / "config.xml"] if form == "label-studio" else []
+    if there := [path for path in (*paths.values(), *config) if path.exists()]:
+        raise RunError(f"{there[0]} is there already, and may hold people's work -> name another folder")
+    return paths, config
 
 
 def _whose(identity: str, names: Sequence[str], double: float, seed: int) -> Sequence[str]:

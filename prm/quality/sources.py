@@ -180,7 +180,7 @@ def _checked(labels: Any, steps: Any, text: Any) -> tuple[Label, ...]:
     if not isinstance(text, str) or not text:
         raise DataError("there is no text")
     if not isinstance(steps, Sequence) or isinstance(steps, str):
-        raise DataError("there are no steps")
+        raise DataError("there are no steps -> annotate or segment first")
     if any(isinstance(label, bool) or label not in (0, 1, None) for label in labels):
         raise DataError("a label is not 0, 1 or null")
     if len(labels) != len(steps):

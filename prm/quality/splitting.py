@@ -246,6 +246,8 @@ def _write(
                 found.aside.add(str(problem), place)
                 continue
             found.rows[side_of[key]] += 1
+        if empty := [name for name in outputs if not found.rows[name]]:
+            raise DataError(f"{inputs[0]}: no row of {empty[0]} can be written: {'; '.join(found.aside.lines())}")
         for output in outputs.values():
             output.keep()
     finally:

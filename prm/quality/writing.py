@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import filecmp
 import math
 import os
@@ -54,22 +55,26 @@ class Output:
 
 
 def line_of(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of JSON; numbers that are not finite become null, since JSON has no word for them.
+    """A row as a line of JSON; numbers that are not finite become null, and dates text, since JSON has no word for them.
 
     Raises:
         DataError: it holds what JSON cannot hold, such as the bytes of a picture.
     """
     try:
         return encode_record(row)
-    except ValueError:
-        return encode_record({name: _finite(value) for name, value in row.items()})
+    except (TypeError, ValueError):
+        pass
+    try:
+        return encode_record({name: _plain(value) for name, value in row.items()})
     except TypeError as problem:
         raise DataError(f"a value that JSON cannot hold ({problem})") from None
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
     if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list) else value
+        return {str(name): _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value

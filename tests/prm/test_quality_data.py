@@ -6,11 +6,14 @@ import json
 import random
 import subprocess
 import sys
+from datetime import date
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
@@ -147,6 +150,15 @@ def test_a_filter_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         lines(tmp_path / "nan.jsonl", [row]), tmp_path / "out.jsonl", columns={"problem": "q", "solution": "s"}
     )
     assert found.kept == 1 and read(tmp_path / "out.jsonl") == [{**row, "score": None}]
+    rows = [
+        {"problem": "p", "text": f"t{n}", "picture": b"x" if n else None, "on": date(2026, 1, n + 1)} for n in (0, 1)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "in.parquet")
+    found = drop_near_duplicates(tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl") == [{**rows[0], "on": "2026-01-01"}] and sum(found.aside.reasons.values()) == 1
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[1:]), tmp_path / "in.parquet")
+    with pytest.raises(DataError, match="JSON cannot hold"):
+        drop_near_duplicates(tmp_path / "in.parquet", tmp_path / "out.jsonl")
 
 
 def test_partitions_keep_what_belongs_together() -> None:
