@@ -78,8 +78,9 @@ def test_a_recipe_shown_is_a_recipe(document, text, tmp_path, monkeypatch):
         assert load_recipe("./shown.yaml", arm=arm).recipe != resolved.recipe
 
 
-def test_the_readme_shows_the_whole_quickstart():
-    parts = [text for kind, text in BLOCK.findall((TREE / "README.md").read_text(encoding="utf-8")) if kind == "yaml"]
+def test_the_tour_shows_the_whole_quickstart():
+    tour = (TREE / "docs" / "quickstart_tour.md").read_text(encoding="utf-8")
+    parts = [text for kind, text in BLOCK.findall(tour) if kind == "yaml"]
     shown = [part for part in parts if part in QUICKSTART]
     written = [line for line in QUICKSTART.splitlines() if line.strip() and not line.startswith("#")]
     assert [line for part in shown for line in part.splitlines() if line.strip()] == written
