@@ -114,7 +114,11 @@ def _lines(
     """What there is to say about one stage; an error becomes a line, and is kept."""
     config: Any = instance.config
     lines: list[str] = []
-    steps: list[Callable[[], list[str]]] = [lambda: batch_lines(config), lambda: inspection.model_lines(config)]
+    steps: list[Callable[[], list[str]]] = [
+        lambda: batch_lines(config),
+        lambda: inspection.plan_lines(config),
+        lambda: inspection.model_lines(config),
+    ]
     if inspection.needs_hub(config):
         steps += [
             lambda: inspection.data_lines(config),

@@ -88,7 +88,8 @@ CUT_DOWN: dict[str, list[str]] = {
         *("rollout.engine=transformers", "rollout.start=null", "rollout.max_model_len=null"),
         "rollout.enable_prefix_caching=null",
         # A random policy writes a digit now and then, and it is the answer once in ten.
-        *("stages.sample.n=16", "stages.sample.max_tokens=16", "stages.sample.keep=null", "stages.sample.temperature=1.0"),
+        *("stages.sample.n=16", "stages.sample.max_tokens=16", "stages.sample.keep=null"),
+        "stages.sample.temperature=1.0",
         r"stages.sample.reward={name: exact, args: {pattern: '(\d)'}}",
         *("stages.judge.model=tiny:qwen2", "stages.judge.solutions_per_step=4", "stages.judge.max_length=400"),
         "stages.label.segment={method: lines, model: null}",
