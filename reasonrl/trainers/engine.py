@@ -75,7 +75,9 @@ class ModelEngine:
         plain: list[nn.Parameter] = []
         for parameter in model.parameters():
             if parameter.requires_grad:
-                (decay if parameter.ndim > 1 else plain).append(parameter)
+                # Of a model that was loaded in parts (ZeRO-3), a parameter's own shape is empty.
+                shape = getattr(parameter, "ds_shape", parameter.shape)
+                (decay if len(shape) > 1 else plain).append(parameter)
         groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
