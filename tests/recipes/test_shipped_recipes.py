@@ -28,6 +28,17 @@ SOLUTIONS = [
     }
     for n, row in enumerate(ROWS)
 ]
+DRAWN = [
+    {
+        "problem_id": str(n // 2),
+        "id": str(n),
+        "problem": row["question"],
+        "text": f"So {n}.\n\nWait. The answer is {n}.",
+        "correct": n % 3 == 0,
+        "extracted": str(n),
+    }
+    for n, row in enumerate(ROWS)
+]
 
 # What brings each recipe down to some seconds of work; the files of rows are made beside it.
 CUT_DOWN: dict[str, list[str]] = {
@@ -67,6 +78,8 @@ CUT_DOWN: dict[str, list[str]] = {
         "data.traces.path=solutions.jsonl",
         "data.problems.path=rows.jsonl",
         "data.test.path=solutions.jsonl",
+        "data.contest.path=rows.jsonl",
+        "data.transfer.path=drawn.jsonl",
         "model=tiny:qwen2",
         "stages.resegment.llm=null",
         "stages.generator.max_steps=2",
@@ -80,6 +93,10 @@ CUT_DOWN: dict[str, list[str]] = {
         "stages.prm.bf16=false",
         "stages.prm.warmup_steps=1",
         "stages.prm.eval_steps=2",
+        *("stages.candidates.n=4", "stages.candidates.max_tokens=24"),
+        *("stages.exam.best_of.contest.k=[2,4]", "stages.exam.search.candidates=[1,2]"),
+        *(f"stages.exam.best_of.transfer_{name}.k=[2]" for name in ("words", "lines")),
+        *("stages.exam.search.max_steps=2", "stages.exam.search.max_step_tokens=8"),
     ],
     "bcpg_nsa": [
         "data.train.path=rows.jsonl",
@@ -114,11 +131,10 @@ CUT_DOWN: dict[str, list[str]] = {
         *(f"stages.{exam}.max_tokens=16" for exam in ("exam_start", "exam_rft", "exam")),
     ],
     "mini/prm": [
-        *(f"data.{name}.n={n}" for name, n in (("lessons", 64), ("problems", 24), ("exam", 12), ("contest", 6))),
+        *(f"data.{name}.n={n}" for name, n in (("drill", 32), ("lessons", 64), ("problems", 24), ("exam", 12), ("contest", 6))),
         *("data.quest.n=4", "data.repairs_more.n=8", "data.repairs_less.n=8"),
-        "stages.start.max_steps=3",
-        "stages.start.per_device_train_batch_size=8",
-        "stages.start.logging_steps=1",
+        *(f"stages.{name}.{key}" for name in ("drill", "start")
+          for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
         *(f"stages.{name}.max_tokens=40" for name in ("samples", "solutions", "candidates", "greedy")),
         "stages.candidates.n=4",
         "stages.prm.max_steps=2",
@@ -175,8 +191,8 @@ def stages_of(name: str, folder: Path) -> list[str]:
 
 
 def write_rows(folder: Path) -> None:
-    """Questions with answers, and labelled solutions."""
-    for name, rows in (("rows.jsonl", ROWS), ("solutions.jsonl", SOLUTIONS)):
+    """Questions with answers, labelled solutions, and samples."""
+    for name, rows in (("rows.jsonl", ROWS), ("solutions.jsonl", SOLUTIONS), ("drawn.jsonl", DRAWN)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
