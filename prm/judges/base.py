@@ -17,6 +17,7 @@ JUDGES_GROUP = "reasonrl.judges"
 
 JUDGES = {
     "endpoint": "reasonrl.prm.judges.endpoint:EndpointJudge",
+    "vllm": "reasonrl.prm.judges.vllm:VLLMJudge",
     "oracle": "reasonrl.prm.judges.known:OracleJudge",
     "noisy": "reasonrl.prm.judges.known:NoisyJudge",
     "monte_carlo": "reasonrl.prm.judges.monte_carlo:MonteCarloJudge",

@@ -19,7 +19,7 @@ from reasonrl.rewards.judges.templates import JudgePrompt
 from reasonrl.rewards.judges.texts import code_for, fenced, imitates
 from reasonrl.rewards.judges.verdicts import Unreadable, read_object
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Of how replies are read; other labels may come of the same reply when it changes."""
 
 EXACT = "exact"

@@ -20,6 +20,13 @@ JUDGES: dict[str, frozenset[str]] = {
             *("endpoint", "votes", "temperature", "max_tokens", "seed", "re_asks", "reply", "longest_reason", "prompt"),
         },
     ),
+    "vllm": frozenset(
+        {
+            *("model", "votes", "temperature", "max_tokens", "seed", "re_asks", "reply", "longest_reason", "prompt"),
+            *("at_once", "dtype", "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes"),
+            *("tensor_parallel_size", "enforce_eager"),
+        }
+    ),
     "oracle": frozenset({"column", "world"}),
     "noisy": frozenset({"kappa", "precision", "recall", "share", "seed", "votes", "column", "world"}),
     "monte_carlo": frozenset(
@@ -99,8 +106,8 @@ class JudgeTerm(Config):
                 match = near(argument, JUDGES[name])
                 fix = f"did you mean {match!r}?" if match else f"allowed: {', '.join(sorted(JUDGES[name]))}"
                 issues.append(Issue(f"args.{argument}", f"is no argument of the judge {name!r}", fix))
-        if name == "prm" and not (given.get("args") or {}).get("model"):
-            issues.append(Issue("args.model", "is missing", "write model: FOLDER, or model: ${stage:prm}"))
+        if name in ("prm", "vllm") and not (given.get("args") or {}).get("model"):
+            issues.append(Issue("args.model", "is missing", f"write model: FOLDER, or model: ${{stage:{'prm' if name == 'prm' else 'sft'}}}"))
         if name == "endpoint" and not (given.get("args") or {}).get("endpoint"):
             issues.append(Issue("args.endpoint", "is missing", "write endpoint: {base_url: …, model: …}"))
         return issues

@@ -94,7 +94,7 @@ def read_names(value: Any, allowed: Collection[str], what: str) -> frozenset[str
 
 def _objects(text: str, code: str, with_code: bool) -> Iterator[dict[str, Any]]:
     """The JSON objects of a text from left to right, those inside others not; with this code, or without any."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(strict=False)  # models break lines inside texts, which leaves no doubt what is meant
     place = text.find("{")
     while place >= 0:
         try:
