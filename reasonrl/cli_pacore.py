@@ -116,3 +116,36 @@ def serve(rounds: str, settings: tuple[str, ...], **options: Any) -> None:
 
     spec = _spec(options, rounds)
     run_it(spec=spec, settings=_settings(settings), say=click.echo, **options)
+
+
+@pacore.command("pool", options_metavar="[OPTIONS]")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The filtered pool (JSON lines or .json).")
+@click.option("--keep", multiple=True, default=("0 < acc < 9/24",), show_default=True, help="Or KIND:…, repeatable.")
+@click.option("--column", default="category", show_default=True, help="That holds the KIND.")
+@click.option("--least", type=_COUNT, default=24, show_default=True, help="Messages that a problem must have.")
+@click.option("--compaction", default="after_think", show_default=True, help="As of run.")
+@click.option("--policy", default="default", show_default=True, help="Rules of comparison of the verifier.")
+@click.option("--workers", type=click.IntRange(min=0), help="Of the verifier.")
+@reports_errors
+def pool(file: Path, out: Path, **options: Any) -> None:
+    """Grade the messages of FILE (conversation, responses, ground_truth; or rollouts) and filter by accuracy."""
+    from reasonrl.pacore.pool_command import make_pool
+
+    make_pool(file, out, say=click.echo, **options)
+
+
+@pacore.command("episodes", options_metavar="[OPTIONS]")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Rows for training, in their order.")
+@click.option("--steps", type=_COUNT, default=250, show_default=True, help="Iterations of the training.")
+@click.option("--instances", type=_COUNT, default=16, show_default=True, help="Of an iteration.")
+@click.option("--messages", default="16..24", show_default=True, help="Of an instance: uniform, or one number.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--prompt", metavar="FILE", help="A synthesis prompt of your own.")
+@reports_errors
+def episodes(file: Path, out: Path, **options: Any) -> None:
+    """Draw the episodes of a training from the pool FILE: fresh messages in fresh order at every visit."""
+    from reasonrl.pacore.pool_command import make_episodes
+
+    make_episodes(file, out, say=click.echo, **options)
