@@ -252,6 +252,39 @@ def score(files: tuple[Path, ...], processbench: bool, threshold: float | None, 
         score_file(files[0], settings=settings, threshold=threshold or 0.5, say=click.echo, **options)
 
 
+@click.command("prm-eval", options_metavar="[OPTIONS]")
+@click.argument("model", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--steps", type=click.Path(path_type=Path), help="Label rows: step scores against labels.")
+@click.option("--best-of", type=click.Path(path_type=Path), help="Sample rows, several a problem: best-of-N.")
+@click.option("--k", metavar="2,4,8", help="The N of best-of-N.")
+@click.option("--search", type=click.Path(path_type=Path), help="Problems with answers: guided search.")
+@click.option("--policy", metavar="NAME", help="The model that writes the steps of a search.")
+@click.option("--candidates", metavar="2,4,8", help="Continuations of a step in a search.")
+@click.option("--processbench", metavar="A,B", help="Its subsets, such as gsm8k,math.")
+@click.option("--prmbench", metavar="A,B", help="Its files.")
+@click.option("--data", "data_root", type=click.Path(path_type=Path), help="Their folder (default: REASONRL_DATA).")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder (default: evaluations/MODEL); resumed.")
+@click.option("--seed", default=0, show_default=True, help="Of all draws.")
+@click.option("--restart", is_flag=True, help="Begin anew where the folder holds other settings.")
+@click.option("--dry-run", is_flag=True, help="Say what would be examined; writes nothing.")
+@reports_errors
+def prm_eval(model: str | None, overrides: tuple[str, ...], **options: Any) -> None:
+    """Examine the process reward model MODEL; killed at any moment, the same command goes on.
+
+    Other settings of the stage prm_eval are given as KEY=VALUE: segment.method=lines, best_of.aggregations=[last].
+    MODEL may be left out where rows bring their scores: best_of.scores=COLUMN.
+    """
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    from reasonrl.pipeline.prm_eval_command import examine_model
+
+    if model is not None and "=" in model:
+        overrides, model = (model, *overrides), None
+    examine_model(model, overrides, say=click.echo, **options)
+
+
 @click.group()
 def suites() -> None:
     """The suites and protocols of evaluation."""
@@ -302,6 +335,7 @@ COMMANDS: tuple[click.Command, ...] = (
     evaluate,
     import_samples,
     overlap,
+    prm_eval,
     regrade,
     report,
     score,

@@ -77,7 +77,7 @@ def evaluate_model(
         for line in stage.suite_lines(found, seed):
             say(line)
         return folder
-    with _held(folder, context, say) as held:
+    with held_folder(folder, context, say, "eval", "sample") as held:
         stage.evaluate(config, found, held)
     _say_results(folder, list(found), say)
     return folder
@@ -163,7 +163,7 @@ def _context(folder: Path, seed: int) -> Any:
 
 
 @contextmanager
-def _held(folder: Path, context: Any, say: Say) -> Iterator[Any]:
+def held_folder(folder: Path, context: Any, say: Say, name: str, unit: str) -> Iterator[Any]:
     """The folder locked, its environment written, signals heeded, progress shown."""
     from dataclasses import replace
 
@@ -176,10 +176,10 @@ def _held(folder: Path, context: Any, say: Say) -> Iterator[Any]:
 
     folder.mkdir(parents=True, exist_ok=True)
     stop = StopFlag()
-    bar = Progress(description="eval", unit="sample")
+    bar = Progress(description=name, unit=unit)
     with run_lock(folder), stop_on_signals(stop, bar.line), bar:
         write_json(folder / "environment.json", environment_record(context.seed))
-        progress: ProgressReporter = bar if bar.live else LineProgress(say, "eval", interval=10.0)
+        progress: ProgressReporter = bar if bar.live else LineProgress(say, name, interval=10.0)
         try:
             yield replace(context, progress=progress, stop=stop, say=say)
         except Interrupted:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from reasonrl.recipe.annotate_stage import SegmentConfig
 from reasonrl.recipe.fields import (
+    EXTENSIBLE,
     OPERATIONAL,
     Config,
     Count,
@@ -59,8 +60,8 @@ class BestOfExam(Config):
 
     data: Data
     scores: Text | None = None
-    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 4, 8, 16)
-    aggregations: Aggregations = ("last", "min", "product", "mean")
+    k: Annotated[tuple[Count, ...], Field(min_length=1), EXTENSIBLE] = (2, 4, 8, 16)
+    aggregations: Annotated[Aggregations, EXTENSIBLE] = ("last", "min", "product", "mean")
     segment: SegmentConfig | None = None
     reward: RewardSpec = "math"
     hints: ClassVar[Mapping[str, str]] = {"n": "k", "aggregation": "aggregations", "samples": "data"}
@@ -82,7 +83,7 @@ class SearchExam(Config):
 
     policy: ModelSource
     data: Data
-    candidates: Annotated[tuple[Count, ...], Field(min_length=1)] = (8,)
+    candidates: Annotated[tuple[Count, ...], Field(min_length=1), EXTENSIBLE] = (8,)
     width: Count = 1
     step_end: Text = "\n\n"
     max_steps: Count = 64

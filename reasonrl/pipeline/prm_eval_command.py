@@ -1,0 +1,178 @@
+"""The work of `reasonrl prm-eval`: examinations of a process reward model without a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reasonrl.errors import Problem, RecipeError, RunError
+from reasonrl.recipe import LaunchConfig, PRMEvalStage
+from reasonrl.recipe.messages import explain
+from reasonrl.recipe.yaml_files import parse_value
+
+Say = Callable[[str], None]
+ABOUT = "exam.json"
+
+
+def examine_model(
+    model: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    steps: Path | None = None,
+    best_of: Path | None = None,
+    k: str | None = None,
+    search: Path | None = None,
+    policy: str | None = None,
+    candidates: str | None = None,
+    processbench: str | None = None,
+    prmbench: str | None = None,
+    data_root: Path | None = None,
+    output: Path | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    dry_run: bool = False,
+    say: Say,
+) -> Path:
+    """Runs examinations and says their tables; the same call goes on where a killed one stopped.
+
+    Args:
+        model: folder of a trained process reward model; None where rows bring their scores (`best_of.scores=COLUMN`).
+        overrides: `KEY=VALUE` of the stage's keys, such as `segment.method=lines` or `search.step_end="\\n"`.
+        steps: label rows.
+        best_of: sample rows.
+        k: sizes of subsets between commas.
+        search: problems with answers.
+        policy: what writes the steps of a search.
+        candidates: numbers of them between commas.
+        processbench: names of subsets between commas.
+        prmbench: names of files between commas.
+        data_root: folder of the benchmarks' files.
+        output: folder of the results; None makes `evaluations/<model>`.
+        seed: of all draws.
+        restart: begin anew; what is there is removed.
+        dry_run: say what would be examined and write nothing.
+        say: takes lines for the user.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RecipeError: settings that cannot be; all at once.
+        RunError: the folder holds scores of other settings, or another process writes there.
+        Interrupted: Ctrl-C or SIGTERM; all scores so far are on the disk.
+    """
+    from reasonrl.pipeline.stages import prm_eval as stage
+
+    tree: dict[str, Any] = {"kind": "prm_eval", "model": model}
+    _put(tree, "steps", "data", None if steps is None else {"path": str(steps)})
+    _put(tree, "best_of", "data", None if best_of is None else {"path": str(best_of)})
+    _put(tree, "best_of", "k", _numbers("--k", k))
+    _put(tree, "search", "data", None if search is None else {"path": str(search)})
+    _put(tree, "search", "policy", policy)
+    _put(tree, "search", "candidates", _numbers("--candidates", candidates))
+    _put(tree, "benchmarks", "processbench", _names(processbench))
+    _put(tree, "benchmarks", "prmbench", _names(prmbench))
+    _put(tree, "benchmarks", "folder", None if data_root is None else str(data_root))
+    if not tree.get("benchmarks", {}).keys() - {"folder"}:
+        tree.pop("benchmarks", None)
+    config = _config(tree, overrides)
+    name = Path(str(model).rstrip("/")).name.replace(":", "-") if model is not None else "scores"
+    folder = output if output is not None else Path("evaluations") / name
+    context = _context(folder, seed)
+    if dry_run:
+        for line in stage.dry_run(config, context):
+            say(line)
+        return folder
+    from reasonrl.pipeline.eval_command import held_folder
+
+    with held_folder(folder, context, say, "prm-eval", "solution") as held:
+        _same_settings(folder, config, seed, restart)
+        stage.run(config, held)
+    say(f"figures in {folder / 'results.json'}, values and scores in {folder}/<suite>/")
+    return folder
+
+
+def _put(tree: dict[str, Any], exam: str, key: str, value: Any) -> None:
+    if value is not None:
+        tree.setdefault(exam, {})[key] = value
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str | None) -> list[int] | None:
+    names = _names(text)
+    if names is None or all(name.isdigit() for name in names):
+        return None if names is None else [int(name) for name in names]
+    raise RecipeError([Problem(option, f"is {text!r}, not numbers between commas", fix="write 2,4,8")])
+
+
+def _config(tree: dict[str, Any], overrides: Sequence[str]) -> PRMEvalStage:
+    problems = []
+    for token in overrides:
+        key, equals, text = token.partition("=")
+        if not equals or not key:
+            problems.append(Problem(token, "is no setting", fix="write KEY=VALUE, such as segment.method=lines"))
+            continue
+        try:
+            value = parse_value(text)
+        except ValueError as error:
+            problems.append(Problem(key, f"its value {text!r} cannot be read: {error}", fix="quote it as in YAML"))
+            continue
+        *above, last = key.split(".")
+        place: Any = tree
+        for part in above:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place[last] = value
+        else:
+            problems.append(Problem(key, "goes below a value that is no mapping", fix="check the dots"))
+    if problems:
+        raise RecipeError(problems)
+    try:
+        return PRMEvalStage.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(
+            [Problem(key or "prm-eval", message, fix=fix) for key, message, fix in explain(error, tree, PRMEvalStage)]
+        ) from error
+
+
+def _context(folder: Path, seed: int) -> Any:
+    from reasonrl.pipeline.context import StageContext
+
+    return StageContext("prm-eval", folder, "prm-eval", seed, folder, LaunchConfig())
+
+
+def _same_settings(folder: Path, config: PRMEvalStage, seed: int, restart: bool) -> None:
+    """Refuses scores of other settings, or removes them; a suite that is new may join those that are there."""
+    import shutil
+
+    from reasonrl.observe import write_atomically
+    from reasonrl.pipeline.fingerprints import fingerprints
+    from reasonrl.pipeline.keys import differences, plain
+    from reasonrl.pipeline.stages.prm_eval import identity_extra
+    from reasonrl.recipe import identity_of
+
+    now = plain(
+        {**identity_of(config), "files": fingerprints(config, Path.cwd()), "seed": seed, **identity_extra(config)}
+    )
+    path = folder / ABOUT
+    before: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if before and before != now:
+        if not restart:
+            told = "; ".join(differences(before, now))
+            raise RunError(
+                f"{folder} holds an examination with other settings ({told}) -> another --output, or --restart"
+            )
+        for values in folder.glob("*/"):
+            if any((values / name).exists() for name in ("scores.jsonl", "found.jsonl", "values.jsonl")):
+                shutil.rmtree(values)
+        (folder / "results.json").unlink(missing_ok=True)
+    os.makedirs(folder, exist_ok=True)
+    write_atomically(path, (json.dumps(now, indent=2, ensure_ascii=False) + "\n").encode())
