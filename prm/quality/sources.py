@@ -125,8 +125,10 @@ def labelled_of(row: Mapping[str, Any], unlabelled: bool = False) -> Labelled:
         labels = [None] * len(steps)
     if labels is None:
         raise DataError("no labels")
-    found = _checked(labels, record.get("steps"), record.get("text"))
-    votes = {name: _checked(vote, record["steps"], record["text"]) for name, vote in votes_of(record).items()}
+    _check_steps(record.get("steps"), record.get("text"))
+    count = len(record["steps"])
+    found = _checked(labels, count)
+    votes = {name: _checked(vote, count) for name, vote in votes_of(record).items()}
     return Labelled(str(record["id"]), found, votes, record)
 
 
@@ -174,21 +176,24 @@ def votes_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _checked(labels: Any, steps: Any, text: Any) -> tuple[Label, ...]:
-    if not isinstance(labels, Sequence) or isinstance(labels, str):
-        raise DataError("labels is no list")
+def _check_steps(steps: Any, text: Any) -> None:
     if not isinstance(text, str) or not text:
         raise DataError("there is no text")
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         raise DataError("there are no steps -> annotate or segment first")
-    if any(isinstance(label, bool) or label not in (0, 1, None) for label in labels):
-        raise DataError("a label is not 0, 1 or null")
-    if len(labels) != len(steps):
-        raise DataError("the labels are not as many as the steps")
     try:
         fault = partition_fault(text, steps_from_spans(steps))
     except DataError:
         fault = "no pairs"  # what they are differs from row to row, and reasons are counted
     if fault:
         raise DataError("the steps do not partition the text")
+
+
+def _checked(labels: Any, count: int) -> tuple[Label, ...]:
+    if not isinstance(labels, Sequence) or isinstance(labels, str):
+        raise DataError("labels is no list")
+    if any(isinstance(label, bool) or label not in (0, 1, None) for label in labels):
+        raise DataError("a label is not 0, 1 or null")
+    if len(labels) != count:
+        raise DataError("the labels are not as many as the steps")
     return tuple(labels)

@@ -55,7 +55,7 @@ class Output:
 
 
 def line_of(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of JSON; numbers that are not finite become null, and dates text, since JSON has no word for them.
+    """A row as a line of JSON, which has no word for numbers that are not finite (null) and for dates (text).
 
     Raises:
         DataError: it holds what JSON cannot hold, such as the bytes of a picture.
