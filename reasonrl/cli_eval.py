@@ -81,6 +81,8 @@ def evaluate(model: str | None, suites: str, overrides: tuple[str, ...], **optio
 @click.option("--stage", metavar="NAME", help="Which annotation, where the recipe has several.")
 @click.option("--shard", metavar="I/N", help="Take one of N parts, beside other processes or machines.")
 @click.option("--retry-failed", is_flag=True, help="Ask again about what has no labels.")
+@click.option("--batch-out", type=click.Path(path_type=Path), help="Write the questions into a file; ask none.")
+@click.option("--batch-in", type=click.Path(path_type=Path), help="Take the answers from a batch's output file.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; writes nothing.")
 @click.option("--restart", is_flag=True, help="Label anew; the old labels are moved aside.")
 @click.option("--audit", type=click.IntRange(min=1), metavar="N", help="Draw N solutions for people; labels none.")

@@ -2,7 +2,18 @@
 
 from reasonrl.prm.annotation.labelling import Assembly
 from reasonrl.prm.annotation.rows import Reading, Unusable
-from reasonrl.prm.annotation.run import JudgeSpec, Measure, Summary, annotate
+from reasonrl.prm.annotation.run import Batch, JudgeSpec, Measure, Summary, annotate
 from reasonrl.prm.annotation.store import Folder, Shards
 
-__all__ = ["Assembly", "Folder", "JudgeSpec", "Measure", "Reading", "Shards", "Summary", "Unusable", "annotate"]
+__all__ = [
+    "Assembly",
+    "Batch",
+    "Folder",
+    "JudgeSpec",
+    "Measure",
+    "Reading",
+    "Shards",
+    "Summary",
+    "Unusable",
+    "annotate",
+]

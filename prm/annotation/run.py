@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reasonrl.data_tools.files import PlacedRow
 from reasonrl.errors import RunError, StageFailed
@@ -67,6 +68,14 @@ class Measure:
         return "characters" if self.sizes is None else "tokens"
 
 
+class Batch(Protocol):
+    """Stands between an annotation and the endpoints of its judges."""
+
+    def over(self, place: int, judge: Judge) -> Judge:
+        """The judge that is asked in place of the one at this place."""
+        ...
+
+
 Report = Callable[[int, int | None, str], None]
 
 
@@ -85,6 +94,7 @@ def annotate(
     retry_failed: bool = False,
     date: str | None = None,
     base_dir: Path | None = None,
+    batch: Batch | None = None,
     report: Report = lambda done, total, note: None,
     at_safe_point: Callable[[], None] = lambda: None,
 ) -> Summary:
@@ -103,6 +113,7 @@ def annotate(
         retry_failed: ask again about what has no labels.
         date: of the labels; None is today. The first call's holds.
         base_dir: where a judge `file.py:name` is looked for.
+        batch: a file that takes the questions of endpoint judges, or one with the replies to them.
         report: takes solutions done by the judge that is asked, all of them, and a note.
         at_safe_point: may raise to stop; everything kept stays.
 
@@ -115,7 +126,7 @@ def annotate(
     count = sum(1 for _ in rows())
     number = math.ceil(count / shard_size)
     whole = sum(min(shard_size, count - n * shard_size) for n in range(number) if shards.takes(n))
-    with _built(judges, folder, base_dir) as built:
+    with _built(judges, folder, base_dir, batch) as built:
         sources = tuple(
             Source(_label(place, spec), judge.votes, judge.settings(), spec.weight)
             for place, (spec, judge) in enumerate(zip(judges, built, strict=True))
@@ -132,14 +143,16 @@ def annotate(
 
 
 @contextmanager
-def _built(judges: Sequence[JudgeSpec], folder: Folder, base_dir: Path | None) -> Iterator[list[Judge]]:
+def _built(
+    judges: Sequence[JudgeSpec], folder: Folder, base_dir: Path | None, batch: Batch | None
+) -> Iterator[list[Judge]]:
     """The judges, each within what is left of its budget; closed in the end."""
     with ExitStack() as stack:
         built: list[Judge] = []
         for place, spec in enumerate(judges):
             judge = build_judge(spec.name, _within_budget(spec, folder, _label(place, spec)), base_dir)
             stack.callback(judge.close)
-            built.append(judge)
+            built.append(judge if batch is None else batch.over(place, judge))
         yield built
 
 
@@ -232,13 +245,15 @@ class _Pass:
         self.last = place == len(assembly.sources) - 1
         self.report, self.at_safe_point = report, at_safe_point
         self.open: dict[int, _Open] = {}
-        self.done = self.steps = self.failures = self.in_a_row = self.answers = 0
+        self.done = self.steps = self.failures = self.in_a_row = self.answered = 0
+        self.answers: Callable[[Task], bool] | None = None
         self.cost = 0.0
         self.began = time.monotonic()
 
     def run(self, judge: Judge, rows: Iterable[PlacedRow], reading: Reading, whole: int) -> None:
         """Ask about all that is missing, and seal the shards if this is the last judge."""
-        patience = max(PATIENCE, 2 * judge.at_once)
+        self.answers = getattr(judge, "answers", None)
+        patience = max(PATIENCE, 2 * judge.at_once) if self.answers is None else math.inf
         try:
             with closing(judge.judge(self._tasks(rows, reading, whole), self._keep)) as answers:
                 for judged in answers:
@@ -250,17 +265,21 @@ class _Pass:
                     self.report(self.done, whole, self._note())
                     self.at_safe_point()
         finally:
-            for work in self.open.values():
-                work.log.close()
+            self._let_go()
         self.report(self.done, whole, self._note())
+
+    def _let_go(self) -> None:
+        """Close the shards that are open."""
+        while self.open:
+            self.open.popitem()[1].log.close()
 
     def _keep(self, judged: Judged) -> None:
         shard, place = divmod(judged.task.place, self.size)
         work = self.open[shard]
         work.log.add(line_of(judged, place, work.marks[place]))
 
-    def _count(self, judged: Judged, patience: int) -> None:
-        self.answers += 1
+    def _count(self, judged: Judged, patience: float) -> None:
+        self.answered += 1
         self.cost += judged.usage.cost
         if judged.task.vote == self.source.votes - 1:
             self.done += 1
@@ -278,13 +297,15 @@ class _Pass:
 
     def _note(self) -> str:
         seconds = time.monotonic() - self.began
-        rate = f", {self.answers / seconds:.1f} answers/s" if self.answers and seconds > 1 else ""
+        rate = f", {self.answered / seconds:.1f} answers/s" if self.answered and seconds > 1 else ""
         cost = f", cost {self.cost:.2f}" if self.cost else ""
         failed = f", {self.failures:,} failed" if self.failures else ""
         return f"{self.source.name}: {self.steps:,} steps{rate}{cost}{failed}"
 
     def _tasks(self, rows: Iterable[PlacedRow], reading: Reading, whole: int) -> Iterator[Task]:
         for shard, chunk in enumerate(chunks(rows, self.size)):
+            if self.answers is not None:  # nobody waits for more answers to the shards before
+                self._let_go()
             if not self.shards.takes(shard):
                 reading.pass_over(chunk)
                 continue
@@ -324,6 +345,7 @@ class _Pass:
         marks = marks_of(items)
         self.open[shard] = _Open(items, marks, digest, log, 0)
         there: dict[tuple[int, int], bool] = {}
+        answers = Counter[tuple[int, int]]()
         for line in self.folder.votes(self.source.name, shard):
             if line["place"] >= len(items) or line["hash"] != marks[line["place"]]:
                 raise RunError(
@@ -331,13 +353,16 @@ class _Pass:
                     f" was labelled (id {line['id']!r}) -> take another folder, or start anew"
                 )
             there[line["place"], line["vote"]] = "labels" in line
+            answers[line["place"], line["vote"]] += 1
         tasks = [
-            Task(item, vote, shard * self.size + place)
+            Task(item, vote, shard * self.size + place, answers[place, vote])
             for place, item in enumerate(items)
             if isinstance(item, Solution)
             for vote in range(self.source.votes)
             if (place, vote) not in there or (self.retry and not there[place, vote])
         ]
+        if self.answers is not None:  # what has failed and is not answered now stays as it is
+            tasks = [t for t in tasks if (t.place % self.size, t.vote) not in there or self.answers(t)]
         self.open[shard].waiting = len(tasks)
         return tasks
 

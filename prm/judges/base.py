@@ -54,11 +54,14 @@ class Solution:
 
 @dataclass(frozen=True)
 class Task:
-    """One question: the labels of one solution, by one of several votes. `place` is the asker's own."""
+    """One question: the labels of one solution, by one of several votes. `place` is the asker's own; `attempt` counts
+    the answers that it has had before.
+    """
 
     solution: Solution
     vote: int = 0
     place: int = 0
+    attempt: int = 0
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class EndpointJudge:
         kept: deque[Judged] = deque()
 
         def note(question: Question, answer: Answer) -> None:
-            judged = self._judged(asked.pop(question.place), answer)
+            judged = self.judged(asked.pop(question.place), answer)
             keep(judged)
             kept.append(judged)
 
@@ -106,7 +106,8 @@ class EndpointJudge:
             asked[number] = task
             yield self.questions.about(task, number)
 
-    def _judged(self, task: Task, answer: Answer) -> Judged:
+    def judged(self, task: Task, answer: Answer) -> Judged:
+        """What an answer says of a task, at the endpoint's prices."""
         price = self.client.config.price
         return judged_of(task, answer, price.input, price.output)
 

@@ -14,7 +14,7 @@ from reasonrl.errors import Interrupted, Problem, RecipeError, RunError
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.planning import PlannedStage
-    from reasonrl.prm.annotation import Shards
+    from reasonrl.prm.annotation import Batch, Shards
     from reasonrl.recipe import ResolvedRecipe
 
 Say = Callable[[str], None]
@@ -27,6 +27,8 @@ def annotate_recipe(
     stage: str | None = None,
     shard: str | None = None,
     retry_failed: bool = False,
+    batch_out: Path | None = None,
+    batch_in: Path | None = None,
     dry_run: bool = False,
     restart: bool = False,
     say: Say,
@@ -39,6 +41,8 @@ def annotate_recipe(
         stage: which annotation, where there are several.
         shard: `i/n`: take one of n parts of the shards, beside other processes; what the annotation reads must be done.
         retry_failed: ask again about what has no labels.
+        batch_out: write the questions that endpoints would be asked into this file, and ask none.
+        batch_in: take the answers from this file: the output of a batch made of such a file.
         dry_run: say what would be done and write nothing.
         restart: make the annotation anew; the old is moved aside.
         say: takes lines for the user.
@@ -53,20 +57,42 @@ def annotate_recipe(
     """
     from reasonrl.recipe import load_recipe
 
-    if (shard is not None or retry_failed) and (restart or dry_run):
-        raise RunError("--restart and --dry-run go with the whole annotation -> leave out --shard and --retry-failed")
+    parts = shard is not None or retry_failed or batch_out is not None or batch_in is not None
+    if parts and (restart or dry_run):
+        raise RunError(
+            "--restart and --dry-run go with the whole annotation -> leave out --shard, --retry-failed and --batch-…"
+        )
+    if batch_out is not None and batch_in is not None:
+        raise RunError("--batch-out and --batch-in are two steps -> take in the old batch, then write the next")
     resolved = load_recipe(recipe, overrides)
     name = annotation_of(resolved, stage)
     cut = up_to(resolved, name)
     folder = Path(cut.recipe.output).expanduser().absolute() / "stages" / name
-    if shard is None and not retry_failed:
+    if not parts:
         from reasonrl.pipeline.runner import train
 
         train(cut, dry_run=dry_run, restart_stages=[name] if restart else [], say=say)
         return folder
     from reasonrl.prm.annotation import Shards
 
-    _beside(cut, name, Shards() if shard is None else Shards.parse(shard), retry_failed, say)
+    part = Shards() if shard is None else Shards.parse(shard)
+    if batch_out is None and batch_in is None:
+        _beside(cut, name, part, retry_failed, say)
+        return folder
+    from reasonrl.prm.judges.batch import BatchReplies, BatchWriter
+
+    if batch_out is not None:
+        with BatchWriter(batch_out.expanduser()) as file:
+            _beside(cut, name, part, retry_failed, say, file)
+        say(f"{batch_out}: {file.requests:,} requests -> run them as a batch, then --batch-in its output")
+        return folder
+    assert batch_in is not None
+    with BatchReplies(batch_in.expanduser()) as replies:
+        _beside(cut, name, part, True, say, replies)
+    others = len(replies) - replies.used
+    say(f"{batch_in}: {replies.used:,} replies taken in, {others:,} to no open question of these solutions")
+    if replies.unreadable:
+        say(f"{batch_in}: {replies.unreadable:,} lines cannot be read")
     return folder
 
 
@@ -168,7 +194,9 @@ def up_to(resolved: ResolvedRecipe, name: str) -> ResolvedRecipe:
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"stages": kept, "loop": loop}))
 
 
-def _beside(resolved: ResolvedRecipe, name: str, shards: Shards, retry: bool, say: Say) -> None:
+def _beside(
+    resolved: ResolvedRecipe, name: str, shards: Shards, retry: bool, say: Say, batch: Batch | None = None
+) -> None:
     """Annotate without holding the run's lock, so that several processes may do so at once.
 
     The stage is finished by whoever sees that all shards are there.
@@ -192,7 +220,7 @@ def _beside(resolved: ResolvedRecipe, name: str, shards: Shards, retry: bool, sa
         progress = bar if bar.live else LineProgress(say, "annotate", interval=10.0)
         context = replace(context, progress=progress, stop=stop)
         try:
-            summary = annotate_stage(planned.instance.config, context, shards, retry)  # type: ignore[arg-type]
+            summary = annotate_stage(planned.instance.config, context, shards, retry, batch)  # type: ignore[arg-type]
         except Interrupted:
             raise stop.interrupted(f"in {context.directory}", resume_command(sys.argv)) from None
     totals = summary.totals
@@ -204,7 +232,8 @@ def _beside(resolved: ResolvedRecipe, name: str, shards: Shards, retry: bool, sa
             planned.directory.finish(record, result_of(summary, context))
         say(f"all {summary.shards} shards are there: {context.directory / 'labels'}")
     else:
-        say(f"{shards.number}/{shards.of} is done; the other parts are not all there yet")
+        done = "what could be done is" if batch is not None else f"{shards.number}/{shards.of} is"
+        say(f"{done} done; the other parts are not all there yet")
 
 
 def _begin(resolved: ResolvedRecipe, run: Any, name: str, retry: bool, say: Say) -> tuple[PlannedStage | None, Any]:

@@ -15,7 +15,7 @@ from reasonrl.pipeline.stages.segmenting import segmenter_of
 
 if TYPE_CHECKING:
     from reasonrl.data_tools.files import PlacedRow
-    from reasonrl.prm.annotation import JudgeSpec, Measure, Shards, Summary
+    from reasonrl.prm.annotation import Batch, JudgeSpec, Measure, Shards, Summary
     from reasonrl.prm.judges import Solution
     from reasonrl.recipe import AnnotateStage, Reference
     from reasonrl.recipe.annotate_stage import JudgeTerm
@@ -39,9 +39,13 @@ def run(config: AnnotateStage, context: StageContext) -> StageResult:
 
 
 def annotate_stage(
-    config: AnnotateStage, context: StageContext, shards: Shards | None = None, retry_failed: bool = False
+    config: AnnotateStage,
+    context: StageContext,
+    shards: Shards | None = None,
+    retry_failed: bool = False,
+    batch: Batch | None = None,
 ) -> Summary:
-    """`run`, perhaps of a part of the shards, or of what has failed before."""
+    """`run`, perhaps of a part of the shards, of what has failed before, or with a file in place of endpoints."""
     from reasonrl.prm.annotation import Reading, annotate
     from reasonrl.rewards.pool import close_shared_pools
 
@@ -64,6 +68,7 @@ def annotate_stage(
             shards=shards,
             retry_failed=retry_failed,
             base_dir=context.base_directory,
+            batch=batch,
             report=lambda done, total, note: context.report_progress(done, total, UNIT, note),
             at_safe_point=context.raise_if_stopping,
         )
