@@ -10,6 +10,7 @@ from typing import Any
 from reasonrl.errors import RunError
 from reasonrl.eval import power as planning
 from reasonrl.eval.compare import Comparison, compare_evaluations, suite_counts, write_comparison
+from reasonrl.eval.exams.record import is_exam_entry
 from reasonrl.eval.results import read_results
 from reasonrl.eval.tables import format_table
 
@@ -122,7 +123,9 @@ def _plans(rows: Mapping[str, Path], suites: Sequence[str], given: Mapping[str, 
     if not rows or {"accuracy", "concentration"} & given.keys():
         return {"assumed": planning.assumed_spread(**given)}
     base, *others = rows.values()
-    names = [name for name in read_results(base)["suites"] if not suites or name in suites]
+    entries = read_results(base)["suites"]
+    # An examination has no right and wrong samples to plan by.
+    names = [name for name in entries if (not suites or name in suites) and not is_exam_entry(entries[name])]
     plans: dict[str, planning.Spread] = {}
     for name in names:
         counts = suite_counts(base, name)

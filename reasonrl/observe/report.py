@@ -192,10 +192,14 @@ def _pictures(stage: StageView, plots: Path) -> list[dict[str, str]]:
         made.append(("pass_at_k", plot_pass_at_k(stage.results, plots / f"{stage.name}_pass_at_k.png")))
     if stage.rollouts:
         made += rollout_pictures(stage.rollouts, plots, stage.name)
-    if stage.table and (stage.directory / "table.png").exists():
-        copy = plots / f"{stage.name}_table.png"
-        write_atomically(copy, (stage.directory / "table.png").read_bytes())
-        made.append(("table", copy))
+    # Drawn by the stage itself: the table's, and lines over numbers of candidates.
+    own = ["table"] if stage.table else []
+    own += [*(stage.results.get("suites") or {}), *(stage.table.get("context") or {})]
+    for name in own:
+        if (stage.directory / f"{name}.png").exists():
+            copy = plots / f"{stage.name}_{name}.png"
+            write_atomically(copy, (stage.directory / f"{name}.png").read_bytes())
+            made.append((name, copy))
     return [
         {
             "file": path.name,

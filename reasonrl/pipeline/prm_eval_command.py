@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,25 +153,47 @@ def _same_settings(folder: Path, config: PRMEvalStage, seed: int, restart: bool)
     import shutil
 
     from reasonrl.observe import write_atomically
-    from reasonrl.pipeline.fingerprints import fingerprints
-    from reasonrl.pipeline.keys import differences, plain
-    from reasonrl.pipeline.stages.prm_eval import identity_extra
-    from reasonrl.recipe import identity_of
+    from reasonrl.pipeline.keys import differences
 
-    now = plain(
-        {**identity_of(config), "files": fingerprints(config, Path.cwd()), "seed": seed, **identity_extra(config)}
-    )
+    now = _settings(config, seed)
     path = folder / ABOUT
-    before: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if before and before != now:
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"suites": {}}
+    shared = {name: own for name, own in before["suites"].items() if name in now["suites"]}
+    odd = differences({**before, "suites": shared}, {**now, "suites": {name: now["suites"][name] for name in shared}})
+    if odd and path.exists():
         if not restart:
-            told = "; ".join(differences(before, now))
+            told = "; ".join(odd)
             raise RunError(
-                f"{folder} holds an examination with other settings ({told}) -> another --output, or --restart"
+                f"{folder} holds examinations with other settings ({told}) -> another --output, or --restart"
             )
         for values in folder.glob("*/"):
             if any((values / name).exists() for name in ("scores.jsonl", "found.jsonl", "values.jsonl")):
                 shutil.rmtree(values)
         (folder / "results.json").unlink(missing_ok=True)
-    os.makedirs(folder, exist_ok=True)
-    write_atomically(path, (json.dumps(now, indent=2, ensure_ascii=False) + "\n").encode())
+        before = {"suites": {}}
+    record = {**now, "suites": {**before["suites"], **now["suites"]}}
+    write_atomically(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _settings(config: PRMEvalStage, seed: int) -> dict[str, Any]:
+    """What scores depend on: of all suites, and suite by suite."""
+    from reasonrl.pipeline.fingerprints import fingerprints
+    from reasonrl.pipeline.keys import plain
+    from reasonrl.pipeline.stages.prm_eval import identity_extra
+    from reasonrl.recipe import identity_of
+
+    identity, files = identity_of(config), fingerprints(config, Path.cwd())
+    versions = identity_extra(config)
+    cuts = {"segmenter": versions.pop("segmenter")}
+    suites: dict[str, Any] = {}
+    for kind in ("steps", "best_of", "search", "benchmarks"):
+        own = identity.pop(kind, None)
+        if own is None:
+            continue
+        named = isinstance(getattr(config, kind), dict)
+        for name, exam in own.items() if named else ((kind, own),):
+            above = f"{kind}.{name}." if named else f"{kind}."
+            its = {key: found for key, found in files.items() if key.startswith(above)}
+            suites[name] = {**exam, "files": its, **({"rules": versions} if "reward" in exam else {})}
+    model = {key: found for key, found in files.items() if key == "model"}
+    return dict(plain({**identity, "files": model, "seed": seed, **cuts, "suites": suites}))

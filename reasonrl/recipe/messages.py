@@ -242,11 +242,17 @@ def model_below(root: type[BaseModel], key: str) -> type[BaseModel] | None:
     parts = key.split(".") if key else []
     while parts and model is not None:
         field = model.model_fields.get(parts.pop(0))
-        inner = _models_in(field.annotation) if field is not None else []
+        inner = list(dict.fromkeys(_models_in(field.annotation))) if field is not None else []
         model = inner[0] if len(inner) == 1 else None
         if model is not None and field is not None and get_origin(field.annotation) is dict:
             parts = parts[1:]  # the entry's name in a mapping of models
+        elif model is not None and field is not None and parts and parts[0] not in model.model_fields:
+            parts = parts[1:] if _holds_mapping(field.annotation) else parts  # one, or several by name
     return model
+
+
+def _holds_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(_holds_mapping(argument) for argument in get_args(annotation))
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

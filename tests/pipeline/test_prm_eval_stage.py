@@ -92,10 +92,10 @@ def test_a_stage_examines_and_grows_without_scoring_again(tmp_path, material) ->
     assert "own: percent with 95 % intervals over 40 solutions" in page and "accuracy[unrepaired]" in page
     before = {path: path.read_bytes() for path in stage.glob("*/scores.jsonl")}
     more = {"best_of": {"data": {"path": str(material["samples"])}, "k": [2, 4], "aggregations": ["last", "min"]}}
-    again = ["prm: the model was loaded"]
+    again: list[str] = []
     train(load_recipe(write(tmp_path, material, **more)), say=again.append)
     assert "rm@4[min]" in results(tmp_path)["best_of"]["metrics"]
-    assert (stage / "best_of.png").exists()
+    assert (stage / "best_of.png").exists() and (tmp_path / "run" / "plots" / "table_best_of.png").exists()
     assert {path: path.read_bytes() for path in stage.glob("*/scores.jsonl")} == before
     assert not any("loading the process reward model" in line for line in again)
 
@@ -135,6 +135,8 @@ def test_the_command(tmp_path, material) -> None:
     said = call(*common, "--processbench", "gsm8k", "--data", tmp_path / "data")
     assert "processbench_gsm8k: 6 solutions" in said and "f1[always right]" in said
     assert "threshold: 0.5 -> 0.7" in call(*common, "steps.threshold=0.7", status=1)
+    call(*common, "--best-of", material["samples"], "--k", "2", "segment.method=rules")  # a new suite joins
+    assert len(json.loads((out / "results.json").read_text())["suites"]) == 3
     call(*common, "steps.threshold=0.7", "--restart")
     assert list(json.loads((out / "results.json").read_text())["suites"]) == ["steps"]
     assert "is 'two', not numbers" in call(*common, "--k", "two", status=2)
