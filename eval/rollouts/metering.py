@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -97,8 +96,3 @@ class Metered:
             return {"prompt_tokens": self._prompt_tokens, "requests": 0, "cost": 0.0}
         counters = client.counters()
         return {"prompt_tokens": counters.prompt_tokens, "requests": counters.requests, "cost": counters.cost}
-
-
-def read_attempts(path: Path) -> list[dict[str, Any]]:
-    """The tries of a stage."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -62,7 +62,7 @@ def rollout_pictures(statistics: Mapping[str, Any], plots: Path, name: str) -> l
 def _lengths(lengths: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     header = ["samples", "mean", "min", "p5", "median", "p95", "max"]
     body = [
-        [kind, *("" if found[name] is None else f"{found[name]:,.6g}" for name in header)]
+        [kind, *("" if found[name] is None else f"{found[name]:,.{int(name == 'mean')}f}" for name in header)]
         for kind, found in lengths.items()
     ]
     return {"title": "Tokens of the kept samples", "header": ["", *header], "body": body}
