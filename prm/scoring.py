@@ -34,6 +34,9 @@ PROBE = "First 2 + 3 = 5. Then 5 * 7 = 35. Wait, let me check: 5 * 7 = 35, so th
 #: Lengths of the probe's sequences, two of them equal.
 LENGTHS = (21, 12, 12, 5)
 
+_REFUSALS = (TypeError, ValueError, LookupError, AttributeError, ImportError, AssertionError, RuntimeError)
+"""What a model's code answers arguments with that it cannot handle."""
+
 
 def packing_obstacle(model: ScalarHeadModel, tokenizer: Any, *, half: bool = False) -> str | None:
     """None if a model reads packed rows as it reads padded ones, else why it cannot be given any, in words.
@@ -67,7 +70,7 @@ def packing_obstacle(model: ScalarHeadModel, tokenizer: Any, *, half: bool = Fal
             warnings.filterwarnings("ignore", message=".*use_cache.*")
             padded, packed = read(rows, False), read(rows, True)
             alone = torch.cat([read([row], False) for row in rows])
-    except Exception as error:
+    except _REFUSALS as error:
         return f"{type(model).__name__} cannot read them: {type(error).__name__}: {error}"
     finally:
         model.train(was_training)

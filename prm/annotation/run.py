@@ -137,9 +137,13 @@ def annotate(
         for place, judge in enumerate(built):
             one = _Pass(folder, assembly, place, shard_size, shards, retry_failed, report, at_safe_point)
             one.run(judge, rows(), reading(), whole)
-    total = folder.conclude(number, measure.unit)
-    entries = [entry for n in range(number) if (entry := folder.entry(n)) is not None]
-    return Summary(total is not None, total or sum_entries(entries), number)
+    return _summary(folder, number, measure.unit)
+
+
+def _summary(folder: Folder, shards: int, unit: str) -> Summary:
+    total = folder.conclude(shards, unit)
+    entries = [entry for n in range(shards) if (entry := folder.entry(n)) is not None]
+    return Summary(total is not None, total or sum_entries(entries), shards)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from reasonrl.errors import Interrupted, Problem, RecipeError, RunError
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.planning import PlannedStage
-    from reasonrl.prm.annotation import Batch, Shards
+    from reasonrl.prm.annotation import Batch, Folder, Shards
     from reasonrl.recipe import ResolvedRecipe
 
 Say = Callable[[str], None]
@@ -79,21 +79,33 @@ def annotate_recipe(
     if batch_out is None and batch_in is None:
         _beside(cut, name, part, retry_failed, say)
         return folder
+    _by_file(cut, name, part, retry_failed, batch_out, batch_in, say)
+    return folder
+
+
+def _by_file(
+    cut: ResolvedRecipe,
+    name: str,
+    part: Shards,
+    retry: bool,
+    batch_out: Path | None,
+    batch_in: Path | None,
+    say: Say,
+) -> None:
+    """Write the questions into one file, or take the answers from another."""
     from reasonrl.prm.judges.batch import BatchReplies, BatchWriter
 
     if batch_out is not None:
         with BatchWriter(batch_out.expanduser()) as file:
-            _beside(cut, name, part, retry_failed, say, file)
+            _beside(cut, name, part, retry, say, file)
         say(f"{batch_out}: {file.requests:,} requests -> run them as a batch, then --batch-in its output")
-        return folder
-    assert batch_in is not None
-    with BatchReplies(batch_in.expanduser()) as replies:
-        _beside(cut, name, part, True, say, replies)
-    others = len(replies) - replies.used
-    say(f"{batch_in}: {replies.used:,} replies taken in, {others:,} to no open question of these solutions")
-    if replies.unreadable:
-        say(f"{batch_in}: {replies.unreadable:,} lines cannot be read")
-    return folder
+    if batch_in is not None:
+        with BatchReplies(batch_in.expanduser()) as replies:
+            _beside(cut, name, part, True, say, replies)
+        others = len(replies) - replies.used
+        say(f"{batch_in}: {replies.used:,} replies taken in, {others:,} to no open question of these solutions")
+        if replies.unreadable:
+            say(f"{batch_in}: {replies.unreadable:,} lines cannot be read")
 
 
 def review_annotation(
@@ -142,6 +154,20 @@ def review_annotation(
             say(plain(line))
     if inspect is None:
         return
+    chosen = _chosen(folder, inspect)
+    if html is not None:
+        write_atomically(html, page(chosen, resolved.recipe.recipe).encode("utf-8", "backslashreplace"))
+        say(f"wrote {html}")
+        return
+    for record in chosen:
+        for line in terminal(record, style):
+            say(line)
+
+
+def _chosen(folder: Folder, inspect: str) -> Sequence[Mapping[str, Any]]:
+    """The solutions that `--inspect` names."""
+    from reasonrl.prm.annotation.review import draw_sample
+
     word, _, number = inspect.partition(":")
     chosen: Sequence[Mapping[str, Any]]
     if word == "any" and (not number or number.isdecimal()):
@@ -150,13 +176,7 @@ def review_annotation(
         chosen = [record for record in folder.labelled() if record["id"] == inspect][:1]
     if not chosen:
         raise RunError(f"--inspect {inspect!r}: no labelled solution has this id -> give an id, or any, or any:5")
-    if html is not None:
-        write_atomically(html, page(chosen, resolved.recipe.recipe).encode("utf-8", "backslashreplace"))
-        say(f"wrote {html}")
-        return
-    for record in chosen:
-        for line in terminal(record, style):
-            say(line)
+    return chosen
 
 
 def annotation_of(resolved: ResolvedRecipe, stage: str | None = None) -> str:
