@@ -118,6 +118,20 @@ def serve(rounds: str, settings: tuple[str, ...], **options: Any) -> None:
     run_it(spec=spec, settings=_settings(settings), say=click.echo, **options)
 
 
+@pacore.command("table", options_metavar="[OPTIONS]")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--policy", default="default", show_default=True, help="Rules of comparison of the verifier.")
+@click.option("--workers", type=click.IntRange(min=0), help="Of the verifier.")
+@click.option("--draws", type=_COUNT, default=64, show_default=True, help="Orders of each pool that are averaged.")
+@click.option("--answer-column", default="answer", show_default=True, metavar="NAME", help="Column of the golds.")
+@reports_errors
+def table(directory: Path, **options: Any) -> None:
+    """Grade the run in DIR: the rounds against plain answers and votes at equal tokens."""
+    from reasonrl.eval.pacore_table import pacore_table
+
+    pacore_table(directory, say=click.echo, **options)
+
+
 @pacore.command("pool", options_metavar="[OPTIONS]")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The filtered pool (JSON lines or .json).")
