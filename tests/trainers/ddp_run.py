@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from helpers import even_share, make_run
+from helpers import even_share, make_run, process_reward
 
 
 def wait_for_the_other(run, out):
@@ -44,7 +44,8 @@ def run_in(out, settings):
         scores = even_share(completions, completion_ids)
         return [None if ids[0] % 7 == 0 else score for ids, score in zip(completion_ids, scores, strict=True)]
 
-    run = make_run(out / "run", rewards=[some], dtype=torch.float64, **settings)
+    shaped = [process_reward(torch.float64, weight=0.3)] if settings.pop("process_reward", False) else []
+    run = make_run(out / "run", rewards=[some, *shaped], dtype=torch.float64, **settings)
     if one_at_a_time:
         wait_for_the_other(run, out)
     run.trainer.train(resume)

@@ -3,7 +3,7 @@ Used by test_ppo_ranks_zero.py.
 
 Arguments: an output folder, and settings as JSON: `zero` (zero1, zero2, zero3), `lora` (settings of an adapter for
 policy and critic), `fault` (what is planted), `resume`, `vision` (a kind of vision-language model, which is then
-trained on pictures and text); the rest are PPOConfig's.
+trained on pictures and text), `process_reward` (true: tokens are rewarded by one too); the rest are PPOConfig's.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from helpers import even_share, make_run
+from helpers import even_share, make_run, process_reward
 from vision_runs import make_vision_run
 
 from reasonrl.models.lora import Lora, trained_state, whole_state
@@ -39,15 +39,17 @@ def plant(fault):
 def main():
     out, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     zero, resume, lora, vision = (settings.pop(name, None) for name in ("zero", "resume", "lora", "vision"))
+    # Before DeepSpeed's settings are made, as the stage does it.
+    shaped = [process_reward(weight=0.3)] if settings.pop("process_reward", False) else []
     plant(settings.pop("fault", None))
     if zero:
         settings["deepspeed"] = deepspeed_settings(zero)
     if lora is not None:
         settings["lora"] = settings["critic_lora"] = Lora(**lora)
     if vision:
-        run = make_vision_run(out / "run", vision, rewards=[some], **settings)
+        run = make_vision_run(out / "run", vision, rewards=[some, *shaped], **settings)
     else:
-        run = make_run(out / "run", rewards=[some], **settings)
+        run = make_run(out / "run", rewards=[some, *shaped], **settings)
     trainer = run.trainer
     start = {"policy": whole_state(trainer.model), "critic": run.critic.whole_state()}
     trainer.train(resume)

@@ -54,6 +54,14 @@ CASES = {
         "train_while_generating": True,
         "one_rank_after_the_other": True,
     },
+    "process reward": {
+        "prompts_per_step": 3,
+        "num_generations": 2,
+        "max_steps": 2,
+        "tokens_per_microbatch": 60,
+        "gamma": 0.97,
+        "process_reward": True,
+    },
     "groups while generating": {
         "advantage": "rloo",
         "prompts_per_step": 4,

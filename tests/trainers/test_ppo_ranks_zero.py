@@ -151,6 +151,17 @@ def test_gradient_checkpointing_and_a_reference_change_nothing(alone, tmp_path):
 @pytest.mark.slow
 @NEEDS_DEEPSPEED
 @pytest.mark.timeout(600)
+def test_a_process_reward_model_is_whole_under_zero3(alone, tmp_path):
+    settings = {**FEW, "process_reward": True}
+    two = run_on(2, tmp_path / "two", {**settings, "zero": "zero3"})
+    agree(alone(settings), two)
+    for first, second in zip(alone(settings)[1], two[1], strict=True):
+        assert second["process_reward/sum"] == pytest.approx(first["process_reward/sum"], rel=1e-3)
+
+
+@pytest.mark.slow
+@NEEDS_DEEPSPEED
+@pytest.mark.timeout(600)
 def test_half_precision_goes_the_same_way(alone, tmp_path):
     two = run_on(2, tmp_path / "two", {**FEW, "zero": "zero3", "bf16": True, "max_logprob_gap": 0.5})
     assert max(gaps(alone(FEW)[0], two[0]).values()) < 1.0
