@@ -158,11 +158,8 @@ def guided_search(
             rivals = [chain for chain in chains if chain.finished] + rivals_of.get(number, [])
             # Sorting is stable: of equal scores, who was there or drawn first.
             kept[number] = sorted(rivals, key=lambda chain: -chain.score)[: settings.width]
-    results = []
-    for chains, tokens in zip(kept, drawn, strict=True):
-        ordered = sorted(chains, key=lambda chain: (not chain.finished, -chain.score))
-        results.append(SearchResult(ordered[0], tuple(ordered), tokens))
-    return results
+    ordered = [sorted(chains, key=lambda chain: (not chain.finished, -chain.score)) for chains in kept]
+    return [SearchResult(chains[0], tuple(chains), tokens) for chains, tokens in zip(ordered, drawn, strict=True)]
 
 
 def _grow(chain: Chain, sample: Sample, tokenizer: Any, separator: str) -> Chain:

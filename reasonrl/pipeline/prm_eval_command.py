@@ -22,40 +22,26 @@ def examine_model(
     model: str | None,
     overrides: Sequence[str] = (),
     *,
-    steps: Path | None = None,
-    best_of: Path | None = None,
-    k: str | None = None,
-    search: Path | None = None,
-    policy: str | None = None,
-    candidates: str | None = None,
-    processbench: str | None = None,
-    prmbench: str | None = None,
-    data_root: Path | None = None,
     output: Path | None = None,
     seed: int = 0,
     restart: bool = False,
     dry_run: bool = False,
     say: Say,
+    **asked: Any,
 ) -> Path:
     """Runs examinations and says their tables; the same call goes on where a killed one stopped.
 
     Args:
         model: folder of a trained process reward model; None where rows bring their scores (`best_of.scores=COLUMN`).
         overrides: `KEY=VALUE` of the stage's keys, such as `segment.method=lines` or `search.step_end="\\n"`.
-        steps: label rows.
-        best_of: sample rows.
-        k: sizes of subsets between commas.
-        search: problems with answers.
-        policy: what writes the steps of a search.
-        candidates: numbers of them between commas.
-        processbench: names of subsets between commas.
-        prmbench: names of files between commas.
-        data_root: folder of the benchmarks' files.
         output: folder of the results; None makes `evaluations/<model>`.
         seed: of all draws.
         restart: begin anew; what is there is removed.
         dry_run: say what would be examined and write nothing.
         say: takes lines for the user.
+        asked: `steps`, `best_of`, `search` (files of label rows, of sample rows, of problems with answers), `k` and
+            `candidates` (numbers between commas), `policy`, `processbench` and `prmbench` (names between commas) and
+            their folder `data_root`; None is not asked.
 
     Returns:
         The folder.
@@ -67,21 +53,8 @@ def examine_model(
     """
     from reasonrl.pipeline.stages import prm_eval as stage
 
-    tree: dict[str, Any] = {"kind": "prm_eval", "model": model}
-    _put(tree, "steps", "data", None if steps is None else {"path": str(steps)})
-    _put(tree, "best_of", "data", None if best_of is None else {"path": str(best_of)})
-    _put(tree, "best_of", "k", _numbers("--k", k))
-    _put(tree, "search", "data", None if search is None else {"path": str(search)})
-    _put(tree, "search", "policy", policy)
-    _put(tree, "search", "candidates", _numbers("--candidates", candidates))
-    _put(tree, "benchmarks", "processbench", _names(processbench))
-    _put(tree, "benchmarks", "prmbench", _names(prmbench))
-    _put(tree, "benchmarks", "folder", None if data_root is None else str(data_root))
-    if not tree.get("benchmarks", {}).keys() - {"folder"}:
-        tree.pop("benchmarks", None)
-    config = _config(tree, overrides)
-    name = Path(str(model).rstrip("/")).name.replace(":", "-") if model is not None else "scores"
-    folder = output if output is not None else Path("evaluations") / name
+    config = _config(_tree(model, **asked), overrides)
+    folder = output if output is not None else Path("evaluations") / _named(model)
     context = _context(folder, seed)
     if dry_run:
         for line in stage.dry_run(config, context):
@@ -96,9 +69,39 @@ def examine_model(
     return folder
 
 
-def _put(tree: dict[str, Any], exam: str, key: str, value: Any) -> None:
-    if value is not None:
-        tree.setdefault(exam, {})[key] = value
+def _tree(
+    model: str | None,
+    steps: Path | None = None,
+    best_of: Path | None = None,
+    k: str | None = None,
+    search: Path | None = None,
+    policy: str | None = None,
+    candidates: str | None = None,
+    processbench: str | None = None,
+    prmbench: str | None = None,
+    data_root: Path | None = None,
+) -> dict[str, Any]:
+    """The stage as a recipe would say it."""
+    tree: dict[str, Any] = {"kind": "prm_eval", "model": model}
+    for exam, key, value in (
+        ("steps", "data", None if steps is None else {"path": str(steps)}),
+        ("best_of", "data", None if best_of is None else {"path": str(best_of)}),
+        ("best_of", "k", _numbers("--k", k)),
+        ("search", "data", None if search is None else {"path": str(search)}),
+        ("search", "policy", policy),
+        ("search", "candidates", _numbers("--candidates", candidates)),
+        ("benchmarks", "processbench", _names(processbench)),
+        ("benchmarks", "prmbench", _names(prmbench)),
+    ):
+        if value is not None:
+            tree.setdefault(exam, {})[key] = value
+    if data_root is not None and "benchmarks" in tree:
+        tree["benchmarks"]["folder"] = str(data_root)
+    return tree
+
+
+def _named(model: str | None) -> str:
+    return "scores" if model is None else Path(model.rstrip("/")).name.replace(":", "-") or "model"
 
 
 def _names(text: str | None) -> list[str] | None:

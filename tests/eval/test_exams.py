@@ -163,10 +163,10 @@ def test_published_example_through_given_scores(qwen_example) -> None:
             "problem": str(place),
             "correct": bool(right),
             "class": answer,
-            "prm": 1 / (1 + math.exp(-logit)),
+            "prm": [1 / (1 + math.exp(-logit)) for logit in logits],
         }
         for place, row in enumerate(qwen_example)
-        for index, (answer, right, logit) in enumerate(zip(row["pred"], row["score"], row["pred_score"], strict=True))
+        for index, (answer, right, logits) in enumerate(zip(row["pred"], row["score"], row["pred_score"], strict=True))
     ]
     best = examine_best_of(rows, given_scores(rows, "prm"), k=[8], aggregations=["last"], judge=no_judge)
     found = {name: 100 * fmean(one.values[name] for one in best.units) for name in best.units[0].values}

@@ -172,10 +172,10 @@ def test_killed_examinations_end_as_an_unbroken_one(tmp_path, material) -> None:
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         folder.mkdir(exist_ok=True)
-        many = {"data": {"world": "reflective", "n": 6000}}
+        many = {"data": {"world": "reflective", "n": 3000}}
         search = {
             **json.loads(write(folder, material).read_text())["stages"]["exam"]["search"],
-            "data": {"world": "reflective", "n": 1200},
+            "data": {"world": "reflective", "n": 600},
         }
         path = write(folder, material, steps=many, search=search)
         command = [sys.executable, "-m", "reasonrl", "train", str(path)]
@@ -185,7 +185,7 @@ def test_killed_examinations_end_as_an_unbroken_one(tmp_path, material) -> None:
         return read_records(folder / "run" / "stages" / "exam" / name)
 
     whole = start(tmp_path / "whole")
-    for name, least in (("steps/scores.jsonl", 600), ("steps/scores.jsonl", 2500), ("search/found.jsonl", 1)):
+    for name, least in (("steps/scores.jsonl", 500), ("steps/scores.jsonl", 1500), ("search/found.jsonl", 1)):
         process = start(tmp_path / "killed")
         while process.poll() is None and len(lines(tmp_path / "killed", name)) < least:
             time.sleep(0.05)
@@ -193,7 +193,7 @@ def test_killed_examinations_end_as_an_unbroken_one(tmp_path, material) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     for process in (start(tmp_path / "killed"), whole):
-        assert process.wait(timeout=500) == 0
+        assert process.wait(timeout=900) == 0
     for name in ("steps/scores.jsonl", "search/found.jsonl"):
         keys = [(line["id"], line.get("candidates")) for line in lines(tmp_path / "killed", name)]
         assert len(keys) == len(set(keys)) == len(lines(tmp_path / "whole", name))
