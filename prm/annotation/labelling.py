@@ -152,7 +152,8 @@ class Assembly:
             labels[-1] = int(item.correct)  # the last step follows the verified answer
         if item.correct is False:
             self._count_mined(mined, item, judges, labels)
-        record = _unlabelled(item, spans_of(item.steps)) | {"labels": labels}
+        record = _unlabelled(item, spans_of(item.steps))
+        record["labels"] = labels
         first = every[0][1]
         for name in ("reasons", "kinds", "soft"):
             if name in first and (len(every) == 1 or name == "reasons"):

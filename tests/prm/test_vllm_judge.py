@@ -69,7 +69,8 @@ def test_a_model_in_this_process_is_asked_about_everything_once(model: str) -> N
         solution = one.task.solution
         record = {"text": solution.text, "steps": spans_of(solution.steps), "correct": solution.correct}
         assert validate({**record, "labels": one.labels, "kinds": one.kinds}) == []
-        assert one.reasons is not None and max(map(len, one.reasons)) <= 8
+        # Of a character that is no UTF-8, each of its bytes becomes a sign of its own.
+        assert one.reasons is not None and max(map(len, one.reasons)) <= 3 * 8
     for one in rest:
         assert one.labels is not None or one.usage.asked == 3, "asked again until the questions are used up"
         assert one.usage.completion_tokens > 0 and one.usage.prompt_tokens > 1000 * one.usage.asked
@@ -83,7 +84,7 @@ def server_of(model: str, folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port)]
     command += ["--served-model-name", "judge", "--host", "127.0.0.1", "--max-model-len", "8192", "--dtype", "float32"]
-    command += ["--generation-config", "vllm", "--enforce-eager", "--max-num-seqs", "16", "--no-enable-chunked-prefill"]
+    command += ["--generation-config", "vllm", "--enforce-eager", "--max-num-seqs", "32", "--no-enable-chunked-prefill"]
     command += ["--kv-cache-memory-bytes", str(2**30)]
     quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
     with (folder / "server.log").open("wb") as log:
@@ -104,6 +105,7 @@ def server_of(model: str, folder: Path) -> Iterator[str]:
         server.wait()
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not DATA, reason="REASONRL_DATA is not set: no real solutions to label")
 def test_real_solutions_are_labelled_by_a_real_server(model: str, tmp_path: Path) -> None:
     def annotate(*words: str) -> dict[str, Any]:
@@ -113,8 +115,8 @@ def test_real_solutions_are_labelled_by_a_real_server(model: str, tmp_path: Path
         return dict(json.loads((tmp_path / "run/stages/annotate/index.json").read_text()))
 
     with server_of(model, tmp_path) as url:
-        endpoint = {"base_url": url, "model": "judge", "max_concurrency": 16}
-        form = {"reply": "exact", "longest_reason": 8, "max_tokens": 600, "temperature": 1.0, "re_asks": 1}
+        endpoint = {"base_url": url, "model": "judge", "max_concurrency": 32}
+        form = {"reply": "exact", "longest_reason": 8, "max_tokens": 600, "temperature": 1.0, "re_asks": 0}
         stage = {
             "kind": "annotate",
             "data": {
@@ -134,10 +136,10 @@ def test_real_solutions_are_labelled_by_a_real_server(model: str, tmp_path: Path
         failed = read_records(stage_folder / "failed.jsonl")
         assert len(failed) == first["failed"] > 0 and all(line["retry"] and line["reason"] for line in failed)
         asked = first["usage"]["asked"]
-        assert 200 <= asked <= 400 and first["usage"]["completion_tokens"] > 0
+        assert asked == 200 and first["usage"]["completion_tokens"] > 0
         again = annotate("--retry-failed")
     records = list(Folder(stage_folder).labelled())
     assert len({record["id"] for record in records}) == len(records) == again["solutions"] > first["solutions"]
     assert again["failed"] == 200 - again["solutions"]
-    assert first["failed"] <= again["usage"]["asked"] - asked <= 2 * first["failed"], "only what had failed was asked"
+    assert again["usage"]["asked"] - asked == first["failed"], "only what had failed was asked about again"
     assert not [fault for record in records for fault in validate(record)]
