@@ -226,6 +226,9 @@ def _outcome(row: Mapping[str, Any], place: str) -> tuple[str, float, bool]:
         reward = float(correct)
     if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not numpy.isfinite(reward):
         raise DataError(f"{name}: reward is {reward!r} -> a finite number, or null for 1 and 0 by correct")
+    if not correct and row.get("finish_reason") == "length":
+        # What was cut off has not answered, whatever a reward found in it.
+        reward = min(float(reward), 0.0)
     return str(group), float(reward), bool(correct)
 
 

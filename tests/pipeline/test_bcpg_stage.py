@@ -267,6 +267,29 @@ def test_damaged_rows_are_refused_by_name_or_set_aside(tmp_path, monkeypatch, ho
     assert (data.advantages == [sound.advantages[n] for n in others]) is known
 
 
+def test_cut_off_answers_earn_nothing_weigh_one_and_may_be_left_out() -> None:
+    from reasonrl.trainers.logged_rows import Reading, read_logged
+
+    tokenizer = load_tokenizer(TINY)
+    rows = sample_rows(tokenizer, problems=2)
+    cut = next(row for row in rows if row["finish_reason"] == "length")
+    assert not cut["correct"] and 1 in cut["labels"]
+    cut["reward"] = 1.0  # what a reward found in it
+    placed = [(f"r:{number}", row) for number, row in enumerate(rows)]
+    kept = read_logged(placed, tokenizer, "bcpg", Reading())
+    [one] = [sample for sample in kept.samples if sample.truncated]
+    assert (one.id, one.reward, one.mined) == (cut["id"], 0.0, None)
+    assert kept.counts["samples_truncated"] == 1
+    assert kept.counts["wrong_unlabelled"] == 0
+    fewer = read_logged(placed, tokenizer, "bcpg", Reading(truncated="leave_out", max_length=60))
+    assert fewer.counts["left_out_truncated"] == 1
+    assert len(fewer.samples) == len(rows) - 1 - fewer.counts["left_out_long"]
+    # Its reward still counts in its group's mean.
+    left = {sample.id: advantage for sample, advantage in zip(fewer.samples, fewer.advantages, strict=True)}
+    whole = {sample.id: advantage for sample, advantage in zip(kept.samples, kept.advantages, strict=True)}
+    assert all(whole[name] == advantage for name, advantage in left.items())
+
+
 def weights(folder: Path) -> dict:
     from safetensors.torch import load_file
 
