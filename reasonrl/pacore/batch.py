@@ -104,7 +104,7 @@ class Batch:
         """The calls of the bare problem that the first round does not ask."""
         if self.solo <= (first := self.plan.all_rounds[0]):
             return []
-        wide = dataclasses.replace(self.plan, rounds=(self.solo,))
+        wide = dataclasses.replace(self.plan, rounds=(self.solo,), budget=None)
         calls = Rounds(rounds.conversation, wide, rounds.seed).calls()
         limit = rounds.calls()[0].max_tokens
         return [dataclasses.replace(call, max_tokens=limit, last=False) for call in calls[first:]]

@@ -104,7 +104,6 @@ def read_problems(path: Path, limit: int | None, say: Callable[[str], None]) -> 
     """
     from reasonrl.data_tools.files import BadRow, read_paths
     from reasonrl.data_tools.loading import load_rows
-    from reasonrl.data_tools.prompts import as_messages
 
     first = next((row for _, row in read_paths(path, None, None, None) if not isinstance(row, BadRow)), {})
     known = ("prompt", "messages", "problem", "question")
@@ -112,7 +111,39 @@ def read_problems(path: Path, limit: int | None, say: Callable[[str], None]) -> 
     rows = load_rows(path=path, require=("problem",), columns=columns, limit=limit)
     if rows.report.dropped:
         say(str(rows.report))
-    return [Problem(row["id"], as_messages(row), _columns(row)) for row in rows]
+    return [Problem(row["id"], _conversation(row), _columns(row)) for row in rows]
+
+
+def _conversation(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a row asks, its pictures as data URLs in their places."""
+    from reasonrl.data_tools.pictures import pictures_of, with_pictures
+    from reasonrl.data_tools.prompts import as_messages
+
+    turns, pictures = as_messages(row), pictures_of(row)
+    if not pictures:
+        return turns
+    turns, placed = with_pictures(turns, pictures, row["id"])
+    urls = [_data_url(picture, row["id"]) for picture in placed]
+    for turn in turns:
+        turn["content"] = [
+            {"type": "image_url", "image_url": {"url": urls.pop(0)}} if part["type"] == "image" else part
+            for part in turn["content"]
+        ]
+        if all(part["type"] == "text" for part in turn["content"]):
+            turn["content"] = "".join(part["text"] for part in turn["content"])
+    return turns
+
+
+def _data_url(picture: Any, owner: str) -> str:
+    """A picture as a PNG, which keeps every pixel."""
+    import base64
+    import io
+
+    from reasonrl.data_tools.pictures import open_picture
+
+    buffer = io.BytesIO()
+    open_picture(picture, owner).save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +177,11 @@ def _over_engine(batch: Batch, source: Source, spec: PlanSpec, at_once: int | No
         raise PacoreError("an engine needs --max-tokens, the most tokens of one call")
     if source.engine not in ENGINES:
         raise PacoreError(f"engine {source.engine!r} -> {' or '.join(ENGINES)}")
+    for problem in batch.open.values():
+        if any(not isinstance(turn["content"], str) for turn in problem.conversation):
+            raise PacoreError(
+                f"problem {problem.id!r} has pictures -> an --endpoint takes them, an engine here does not"
+            )
     from reasonrl.data_tools.prompts import prompt_ids
     from reasonrl.models import load_policy, load_tokenizer, resolve_model
     from reasonrl.rollout import build_engine

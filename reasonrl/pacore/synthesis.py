@@ -94,7 +94,7 @@ def with_messages(
 def _framed(before: str, content: Any, after: str) -> Any:
     if content is None or isinstance(content, str):
         return f"{before}{content or ''}{after}"
-    parts = [dict(part) for part in content]
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else dict(part) for part in content]
     for edge, text in ((0, before), (-1, after)):
         if parts and parts[edge].get("type") == "text":
             own = parts[edge].get("text") or ""

@@ -184,6 +184,36 @@ def test_other_forms_of_rows_and_the_papers_own(upstream, tmp_path):
     assert upstream.stats()["bodies"][0]["messages"] in (turns, turns[1:])
 
 
+def test_pictures_of_rows_go_along_in_every_round(upstream, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "red.png")
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"problem": "What is on <image> here?", "images": ["red.png"], "answer": "r"}))
+    done = run(*command(upstream, path, tmp_path / "run", "--rounds", "2,1"))
+    assert done.exit_code == 0, done.output
+    seen = upstream.stats()["bodies"]
+    assert len(seen) == 4
+    for body in seen:
+        before, picture, after = body["messages"][0]["content"]
+        assert picture["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+        assert before["text"].endswith("What is on ") and after["text"].startswith(" here?")
+    engine = run(
+        "pacore",
+        "run",
+        str(path),
+        "--out",
+        str(tmp_path / "e"),
+        "--engine",
+        "vllm",
+        "--model",
+        "x",
+        "--max-tokens",
+        "3",
+    )
+    assert engine.exit_code == 2 and "has pictures" in engine.output
+
+
 class Talker:
     """An engine that says something of the prompt and the seed."""
 

@@ -1,6 +1,6 @@
-"""The server in front of a real `vllm serve` of a tiny model, driven by the `openai` client; in an environment with vLLM:
+"""The server in front of a real vLLM server of a tiny model, driven by the `openai` client.
 
-python -m pytest -m slow tests/pacore/test_server_vllm.py
+In an environment with vLLM: python -m pytest -m slow tests/pacore/test_server_vllm.py
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_the_openai_client_through_the_server_to_vllm(vllm_server, tmp_path):
 
     with Serving(vllm_server) as server:  # its model is asked from vLLM
         client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=600)
-        assert [one.id for one in client.models.list()][0] == "tiny-pacore-low"
+        assert next(one.id for one in client.models.list()) == "tiny-pacore-low"
         fields = {
             "model": "tiny-pacore-low",
             "messages": [{"role": "user", "content": "1 + 1 = ?"}],
