@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.observe.completions import completion_files, read_parquet
+from reasonrl.observe.exams import exam_comparison, exam_table
+from reasonrl.observe.exams import interval_text as interval_text  # importable from here, too
 from reasonrl.observe.metrics import alarms_of, format_number, format_seconds, is_time_field, write_atomically
 from reasonrl.observe.mined import mined_tables
 from reasonrl.observe.plots import TRAINING_PLOTS, plot_eval_accuracy, plot_pass_at_k
@@ -123,14 +125,6 @@ def headline_figures(stage: StageView) -> list[tuple[str, str]]:
     return found
 
 
-def interval_text(interval: Mapping[str, Any], sign: str = "") -> str:
-    """A stored interval in percent: `52.1 [49.0, 55.2]`."""
-    text = f"{100 * interval['value']:{sign}.1f}"
-    if interval["low"] is None or interval["high"] is None:
-        return text
-    return f"{text} [{100 * interval['low']:{sign}.1f}, {100 * interval['high']:{sign}.1f}]"
-
-
 def tokens_text(count: float | None) -> str:
     """Mean tokens a sample; empty where an imported sample has no count."""
     return "" if count is None else f"{count:.1f}"
@@ -226,21 +220,9 @@ def _tables(stage: StageView) -> list[dict[str, Any]]:
         suites = stage.results["suites"]
         exams = {suite: entry for suite, entry in suites.items() if entry.get("kind") == "values"}
         sampled = {suite: entry for suite, entry in suites.items() if suite not in exams}
-        tables = [_exam_table(suite, entry) for suite, entry in exams.items()]
+        tables = [exam_table(suite, entry) for suite, entry in exams.items()]
         return [_results_table(sampled), *tables] if sampled else tables
     return []
-
-
-def _exam_table(suite: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An examination's figures; pairs of them to a line."""
-    cells = [[name, interval_text(found)] for name, found in entry["metrics"].items()]
-    half = -(-len(cells) // 2)
-    body = [
-        [*left, *(cells[half + place] if half + place < len(cells) else ["", ""])]
-        for place, left in enumerate(cells[:half])
-    ]
-    title = f"{suite}: percent with 95 % intervals over {entry['n_problems']:,} {entry['unit']}"
-    return {"title": title, "header": ["figure", "percent", "figure", "percent"], "body": body}
 
 
 def _gate_table(gate: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,19 +260,7 @@ def _comparison_table(table: Mapping[str, Any], suite: str) -> dict[str, Any]:
     metrics = list(dict.fromkeys(cell["metric"] for cell in cells))
     about, level = table["context"][suite][table["baseline"]], f"{100 * table['confidence']:g} %"
     if about.get("kind") == "values":
-        lines = [
-            [
-                cell["metric"],
-                cell["label"],
-                interval_text(cell["estimate"]),
-                "baseline" if cell["difference"] is None else interval_text(cell["difference"], "+"),
-            ]
-            for cell in cells
-        ]
-        title = (
-            f"{suite}: percent with {level} intervals over {about['n_problems']:,} {about['unit']}, paired differences"
-        )
-        return {"title": title, "header": ["figure", "row", "percent", "difference"], "body": lines}
+        return exam_comparison(suite, cells, about, level)
     header = ["row", *(name for metric in metrics for name in (metric, "difference")), "tokens", "truncated"]
     body = []
     for label in table["labels"]:
