@@ -134,7 +134,7 @@ def test_the_command(tmp_path, material) -> None:
     assert "step scores against labels" in call(*common, "--dry-run") and not out.exists()
     said = call(*common, "--processbench", "gsm8k", "--data", tmp_path / "data")
     assert "processbench_gsm8k: 6 solutions" in said and "f1[always right]" in said
-    assert "threshold: 0.5 -> 0.7" in call(*common, "steps.threshold=0.7", status=1)
+    assert "threshold: 0.5 -> 0.7" in call(*common, "steps.threshold=0.7", status=2)
     call(*common, "--best-of", material["samples"], "--k", "2", "segment.method=rules")  # a new suite joins
     assert len(json.loads((out / "results.json").read_text())["suites"]) == 3
     call(*common, "steps.threshold=0.7", "--restart")
