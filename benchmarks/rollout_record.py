@@ -1,7 +1,8 @@
 """What keeping samples costs beside drawing them: `python benchmarks/rollout_record.py`.
 
-An engine that draws nothing hands over long samples with token ids and log-probabilities; measured are CPU seconds a million
-tokens (verified, recorded, and turned into rows) and how much the peak of resident memory grows. Prints Markdown.
+An engine that draws nothing hands over long samples with token ids and log-probabilities; measured are CPU seconds a
+million tokens (verified, recorded, and turned into rows) and how much the peak of resident memory grows. Prints
+Markdown.
 """
 
 from __future__ import annotations
