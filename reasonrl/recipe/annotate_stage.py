@@ -107,7 +107,8 @@ class JudgeTerm(Config):
                 fix = f"did you mean {match!r}?" if match else f"allowed: {', '.join(sorted(JUDGES[name]))}"
                 issues.append(Issue(f"args.{argument}", f"is no argument of the judge {name!r}", fix))
         if name in ("prm", "vllm") and not (given.get("args") or {}).get("model"):
-            issues.append(Issue("args.model", "is missing", f"write model: FOLDER, or model: ${{stage:{'prm' if name == 'prm' else 'sft'}}}"))
+            made = "prm" if name == "prm" else "sft"
+            issues.append(Issue("args.model", "is missing", f"write model: FOLDER, or model: ${{stage:{made}}}"))
         if name == "endpoint" and not (given.get("args") or {}).get("endpoint"):
             issues.append(Issue("args.endpoint", "is missing", "write endpoint: {base_url: …, model: …}"))
         return issues
