@@ -26,7 +26,6 @@ from reasonrl.recipe.stage_base import Stage
 
 Aggregation = Literal["last", "min", "product", "mean"]
 Aggregations = Annotated[tuple[Aggregation, ...], Field(min_length=1)]
-BENCHMARKS = ("processbench", "prmbench")
 
 
 class StepsExam(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from typing import get_args
 
 import pytest
 
@@ -55,6 +56,13 @@ def test_passing_arguments_reach_the_config_of_trl():
         config = getattr(trl, stage.trl_config)
         defaults = {name: trl_table()[stage.trl_config][name]["default"] for name in passing_args(stage.trl_config)}
         config(output_dir="unused", bf16=False, use_cpu=True, **{k: v for k, v in defaults.items() if k != "bf16"})
+
+
+def test_aggregations_of_step_scores_are_those_of_the_reward_model():
+    from reasonrl.prm.aggregation import AGGREGATIONS
+    from reasonrl.recipe.prm_eval_stage import Aggregation
+
+    assert get_args(Aggregation) == AGGREGATIONS
 
 
 def test_rewards_are_the_registrys():
