@@ -33,12 +33,12 @@ def annotate_recipe(
     restart: bool = False,
     say: Say,
 ) -> Path:
-    """Run a recipe up to its annotation, or carry on with it.
+    """Run a recipe up to its annotation, the last where there are several, or carry on with it.
 
     Args:
         recipe: a file or the name of a shipped recipe.
         overrides: `KEY=VALUE`.
-        stage: which annotation, where there are several.
+        stage: up to which annotation, where there are several; a part of one needs it.
         shard: `i/n`: take one of n parts of the shards, beside other processes; what the annotation reads must be done.
         retry_failed: ask again about what has no labels.
         batch_out: write the questions that endpoints would be asked into this file, and ask none.
@@ -65,7 +65,7 @@ def annotate_recipe(
     if batch_out is not None and batch_in is not None:
         raise RunError("--batch-out and --batch-in are two steps -> take in the old batch, then write the next")
     resolved = load_recipe(recipe, overrides)
-    name = annotation_of(resolved, stage)
+    name = annotation_of(resolved, stage, last=not parts and not restart)
     cut = up_to(resolved, name)
     folder = Path(cut.recipe.output).expanduser().absolute() / "stages" / name
     if not parts:
@@ -179,8 +179,8 @@ def _chosen(folder: Folder, inspect: str) -> Sequence[Mapping[str, Any]]:
     return chosen
 
 
-def annotation_of(resolved: ResolvedRecipe, stage: str | None = None) -> str:
-    """The name of the recipe's annotation.
+def annotation_of(resolved: ResolvedRecipe, stage: str | None = None, last: bool = False) -> str:
+    """The name of the recipe's annotation; `last` takes the last of several.
 
     Raises:
         RecipeError: it has none of that name, none at all, several, or it is in a loop.
@@ -192,9 +192,9 @@ def annotation_of(resolved: ResolvedRecipe, stage: str | None = None) -> str:
         raise RecipeError([Problem("--stage", text, fix="name one of them")])
     if not found:
         raise RecipeError([Problem("stages", "has no stage of kind annotate", str(resolved.path), "add one")])
-    if stage is None and len(found) > 1:
+    if stage is None and len(found) > 1 and not last:
         raise RecipeError([Problem("stages", f"has {len(found)} annotations", fix=f"--stage {found[0]}")])
-    name = stage or found[0]
+    name = stage or found[-1]
     if resolved.recipe.loop is not None and name in resolved.recipe.loop.stages:
         text = f"repeats {name!r}, which cannot be run alone"
         raise RecipeError([Problem("loop", text, fix="run the whole recipe with reasonrl train")])

@@ -106,8 +106,19 @@ def test_a_stage_that_reads_an_unfinished_one_waits_for_it(folder: Path) -> None
     recipe.write_text(json.dumps(tree))
     result = CliRunner().invoke(main, ["annotate", str(recipe), "--stage", "second", "--shard", "1/2"])
     assert result.exit_code == 2 and "first makes, which is not done" in result.output
-    result = CliRunner().invoke(main, ["annotate", str(recipe)])
+    result = CliRunner().invoke(main, ["annotate", str(recipe), "--retry-failed"])
     assert result.exit_code == 2 and "has 2 annotations -> --stage first" in result.output
+
+
+def test_without_a_name_all_annotations_are_made(tmp_path: Path) -> None:
+    world = {"kind": "annotate", "data": {"world": "reflective", "n": 4}, "judges": [{"name": "oracle"}]}
+    after = {"kind": "gate", "results": "${stage:second}", "bounds": {"solutions": [4, 4]}}
+    stages = {"first": world, "second": {**world, "data": "${stage:first}"}, "after": after}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({"recipe": "two", "output": str(tmp_path / "run"), "stages": stages}))
+    result = CliRunner().invoke(main, ["annotate", str(path)])
+    assert result.exit_code == 0, result.output
+    assert sorted(one.name for one in (tmp_path / "run" / "stages").iterdir()) == ["first", "second"]
 
 
 def test_an_annotation_of_an_annotation(folder: Path) -> None:
