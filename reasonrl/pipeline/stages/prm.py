@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete,
 
 if TYPE_CHECKING:
     from reasonrl.models import ScalarHeadModel
+    from reasonrl.trainers.prm import Example, PRMConfig
 
 __all__ = ["dry_run", "resume_point", "run"]
 
@@ -35,7 +36,7 @@ def run(config: PRMStage, context: StageContext) -> StageResult:
     """
     from reasonrl.models import reads_images
     from reasonrl.prm.scoring import reader_of_text
-    from reasonrl.trainers.prm import HEAD_FOLDER, Example, PRMConfig, PRMTrainer
+    from reasonrl.trainers.prm import HEAD_FOLDER, Example, PRMTrainer
 
     quiet_libraries()
     one_device(context)
@@ -46,17 +47,8 @@ def run(config: PRMStage, context: StageContext) -> StageResult:
     context.say(prepared.report)
     held_out = None if config.eval_data is None else _prepare(config, config.eval_data, context, tokenizer, raw=True)
     output, lora = context.directory / "checkpoints", Lora.of(config.lora)
-    names = {field.name for field in dataclasses.fields(PRMConfig)} & type(config).model_fields.keys()
-    names -= {"num_train_epochs"}
-    settings = PRMConfig(
-        **{name: getattr(config, name) for name in sorted(names)},
-        num_train_epochs=config.num_train_epochs or 1.0,
-        seed=context.seed,
-    )
     examples = [Example(one, targets) for one, targets in zip(prepared.encoded, prepared.targets, strict=True)]
-    if settings.save_steps is None:
-        total = settings.total_steps(sum(example.labelled > 0 for example in examples))
-        settings = dataclasses.replace(settings, save_steps=max(1, total // 10))
+    settings = _settings(config, context.seed, examples)
     figures: dict[str, Any] = {}
 
     def evaluate(model: ScalarHeadModel) -> dict[str, Any]:
@@ -150,6 +142,23 @@ def _prepare(
         label_rule="all" if raw else config.label_rule,
         messages=found.messages,
     )
+
+
+def _settings(config: PRMStage, seed: int, examples: Sequence[Example]) -> PRMConfig:
+    """The trainer's settings; without `save_steps`, a checkpoint at every tenth of the run."""
+    from reasonrl.trainers.prm import PRMConfig
+
+    names = {field.name for field in dataclasses.fields(PRMConfig)} & type(config).model_fields.keys()
+    names -= {"num_train_epochs"}
+    settings = PRMConfig(
+        **{name: getattr(config, name) for name in sorted(names)},
+        num_train_epochs=config.num_train_epochs or 1.0,
+        seed=seed,
+    )
+    if settings.save_steps is None:
+        total = settings.total_steps(sum(example.labelled > 0 for example in examples))
+        settings = dataclasses.replace(settings, save_steps=max(1, total // 10))
+    return settings
 
 
 def _model(config: PRMStage, context: StageContext, lora: Lora | None) -> ScalarHeadModel:
