@@ -130,7 +130,8 @@ CUT_DOWN: dict[str, list[str]] = {
         *(f"stages.{exam}.max_tokens=16" for exam in ("exam_start", "exam_rft", "exam")),
     ],
     "mini/prm": [
-        *(f"data.{name}.n={n}" for name, n in (("drill", 32), ("lessons", 64), ("problems", 24), ("exam", 12), ("contest", 6))),
+        *(f"data.{name}.n={n}" for name, n in
+          (("drill", 32), ("lessons", 64), ("problems", 24), ("exam", 12), ("contest", 6))),
         *("data.quest.n=4", "data.repairs_more.n=8", "data.repairs_less.n=8"),
         *(f"stages.{name}.{key}" for name in ("drill", "start")
           for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
