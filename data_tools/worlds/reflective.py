@@ -56,8 +56,9 @@ class ReflectiveWorld:
         false_repair: float | None = None,
         recheck: float | None = None,
         teacher_seed: int = 0,
+        each: int = 1,
     ) -> list[dict[str, Any]]:
-        """Write `n` problems with one solution each.
+        """Write `n` solutions, `each` of them to a problem.
 
         Args:
             n: number of rows; problems may repeat in `train`, never in `validation` and `test`.
@@ -72,11 +73,12 @@ class ReflectiveWorld:
             false_repair: likewise, of redoing a later step, or of repeating the error where there is none.
             recheck: on a sound chain, probability at each turn of a needless redo.
             teacher_seed: of which facts are hard and what they are mistaken for.
+            each: solutions of a problem, one after the other; n must be a multiple of it.
 
         Returns:
             Rows with `id`, `problem_id`, `problem`, `answer` (text), `solution` and `text` (the same), `steps`
             (`[start, end]` in characters), `labels`, `moves` (a word a step, of `MOVES`), `correct`, `difficulty`
-            (operations) and `slips` (errors of its own).
+            (operations), `slips` (errors of its own) and `extracted` (the answer it gives).
 
         Raises:
             DataError: an argument is out of range, or the split has fewer distinct problems than asked for.
@@ -88,6 +90,8 @@ class ReflectiveWorld:
             raise DataError(f"reflective: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise DataError(f"reflective: n = {n!r}, but at least 1 row must be asked for")
+        if isinstance(each, bool) or not isinstance(each, int) or each < 1 or n % each:
+            raise DataError(f"reflective: each = {each!r} solutions a problem do not divide n = {n} rows")
         law = law_of(preset, {**given, "easy_slip": easy_slip}, teacher_seed)
         draw = random.Random(f"reflective/{split}/{seed}")
         rows: list[dict[str, Any]] = []
@@ -105,8 +109,9 @@ class ReflectiveWorld:
                     )
                 continue
             seen.add(problem)
-            trace = law.write(chain, random.Random(f"reflective/law/{seed}/{split}/{len(rows)}"))
-            rows.append(_row(trace, str(value_of(chain)), split, len(rows)))
+            for _ in range(each):
+                trace = law.write(chain, random.Random(f"reflective/law/{seed}/{split}/{len(rows)}"))
+                rows.append(_row(trace, str(value_of(chain)), split, len(rows), each > 1))
         return rows
 
 
@@ -146,10 +151,10 @@ def _lengths(operations: Any) -> list[int]:
     return lengths
 
 
-def _row(trace: Trace, answer: str, split: str, number: int) -> dict[str, Any]:
+def _row(trace: Trace, answer: str, split: str, number: int, several: bool) -> dict[str, Any]:
     problem_id = f"reflective/{split}/{trace.problem}"
     return {
-        "id": f"{problem_id}/{number}" if split == "train" else problem_id,
+        "id": f"{problem_id}/{number}" if several or split == "train" else problem_id,
         "problem_id": problem_id,
         "problem": trace.problem,
         "answer": answer,
@@ -159,6 +164,7 @@ def _row(trace: Trace, answer: str, split: str, number: int) -> dict[str, Any]:
         "labels": list(trace.labels),
         "moves": list(trace.moves),
         "correct": trace.correct,
+        "extracted": str(trace.answer),
         "difficulty": len(trace.problem.split(" ")) - 1,
         "slips": sum(trace.own_error),
     }

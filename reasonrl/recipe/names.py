@@ -100,6 +100,7 @@ WORLDS: dict[str, frozenset[str]] = {
             "false_repair",
             "recheck",
             "teacher_seed",
+            "each",
         }
     ),
     "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),

@@ -334,3 +334,14 @@ def test_arguments_out_of_range_are_refused(arguments, fault):
 def test_what_is_no_problem_is_refused(problem):
     with pytest.raises(DataError, match="no problem of this world"):
         read_problem(problem)
+
+
+def test_several_solutions_of_a_problem():
+    rows = WORLD.rows(12, split="test", each=4)
+    assert [row["problem_id"] for row in rows[::4]] == [row["problem_id"] for row in WORLD.rows(3, split="test")]
+    groups = [rows[start : start + 4] for start in (0, 4, 8)]
+    assert all(len({row["problem_id"] for row in group}) == 1 for group in groups)
+    assert len({row["id"] for row in rows}) == 12 and len({row["text"] for row in rows}) > 6
+    assert all(row["correct"] == (row["extracted"] == row["answer"]) for row in rows)
+    with pytest.raises(DataError, match="each = 5 solutions a problem do not divide n = 12 rows"):
+        WORLD.rows(12, each=5)

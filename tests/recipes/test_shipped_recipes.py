@@ -130,13 +130,11 @@ CUT_DOWN: dict[str, list[str]] = {
         *(f"stages.{exam}.max_tokens=16" for exam in ("exam_start", "exam_rft", "exam")),
     ],
     "mini/prm": [
-        *(f"data.{name}.n={n}" for name, n in
-          (("drill", 32), ("lessons", 64), ("problems", 24), ("exam", 12), ("contest", 6))),
-        *("data.quest.n=4", "data.repairs_more.n=8", "data.repairs_less.n=8"),
+        *(f"data.{name}.n={n}" for name, n in (("drill", 32), ("lessons", 64), ("problems", 24), ("exam", 12))),
+        *("data.contest.n=32", "data.quest.n=4", "data.repairs_more.n=8", "data.repairs_less.n=8"),
         *(f"stages.{name}.{key}" for name in ("drill", "start")
           for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
-        *(f"stages.{name}.max_tokens=40" for name in ("samples", "solutions", "candidates", "greedy")),
-        "stages.candidates.n=4",
+        *(f"stages.{name}.max_tokens=40" for name in ("trial", "greedy")),
         "stages.prm.max_steps=2",
         "stages.prm.solutions_per_step=4",
         "stages.exam.best_of.k=[2,4]",
