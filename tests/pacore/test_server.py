@@ -262,6 +262,7 @@ def test_a_budget_holds(client, upstream):
 
 def test_metrics_and_health(server, client, upstream):
     before = server.get("/metrics")
+    assert server.post(body())[0] == 401
     client.chat.completions.create(model="toy-pacore-low", messages=PROBLEM)
     page = server.get("/metrics")
 

@@ -57,12 +57,9 @@ def serve(
         MissingExtra: fastapi, uvicorn or prometheus-client is not installed.
         PacoreError, EndpointError: settings that cannot be; the upstream cannot be asked for its model.
     """
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn
-    except ImportError as problem:
-        raise MissingExtra(problem.name or "fastapi", "serve", "reasonrl pacore serve") from None
+    _require_extra()
+    import uvicorn
+
     from reasonrl.pacore.server.app import Limits, Service, make_app
     from reasonrl.pacore.server.asked import Offer
 
@@ -87,6 +84,15 @@ def serve(
         run_server(
             uvicorn.Server(config), listener, lambda where: say(f"serving {', '.join(offer.names())} at {where}")
         )
+
+
+def _require_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as problem:
+        raise MissingExtra(problem.name or "fastapi", "serve", "reasonrl pacore serve") from None
 
 
 def listening(host: str, port: int) -> socket.socket:
