@@ -147,9 +147,7 @@ def agreement_by_position(
     ]
 
 
-def _interval(
-    tables: Counter[Cells], confidence: float, seed: int, resamples: int
-) -> tuple[float, float] | None:
+def _interval(tables: Counter[Cells], confidence: float, seed: int, resamples: int) -> tuple[float, float] | None:
     """Percentiles of kappa over draws of solutions. Solutions with equal tables are drawn as one, which changes nothing
     but the cost: that depends on the number of different tables, not on the number of solutions.
     """
