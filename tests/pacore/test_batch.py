@@ -144,7 +144,7 @@ def test_wrong_keys_and_models_stop_the_run_at_once(upstream, tmp_path):
     upstream.set(fail=1.0, status=401)
     stopped = run(*command(upstream, problems_file(tmp_path, 30), tmp_path / "run"), "--set", "max_concurrency=2")
     assert stopped.exit_code == 1 and "401" in stopped.output
-    assert upstream.stats()["seen"] <= 4 and not rows(tmp_path / "run" / "results.jsonl")
+    assert upstream.stats()["seen"] <= 12 and not rows(tmp_path / "run" / "results.jsonl")
 
 
 def test_a_prompt_too_long_for_the_server_is_asked_again_with_less(upstream, tmp_path):
