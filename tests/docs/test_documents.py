@@ -137,6 +137,7 @@ def test_the_glossary_explains_only_names_that_exist():
             "reasonrl/pipeline",
             "rewards",
             "eval",
+            "prm",
         )
         for path in (TREE / room).rglob("*.py")
     )

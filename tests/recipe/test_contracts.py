@@ -122,4 +122,4 @@ def test_every_kind_has_a_stage_module():
     for kind, model in STAGES.items():
         assert model.model_fields["kind"].default == kind
         assert importlib.util.find_spec(f"reasonrl.pipeline.stages.{kind}") is not None
-        assert issubclass(model, TrainingStage) is (kind in ("sft", "ppo"))
+        assert issubclass(model, TrainingStage) is (kind in ("sft", "ppo", "dpo"))
