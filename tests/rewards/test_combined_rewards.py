@@ -226,6 +226,7 @@ def test_a_sum_of_two_rewards_of_one_name_logs_both() -> None:
 
 ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "model": "none"}
 LEAST: dict[str, dict[str, Any]] = {
+    "exact": {"pattern": "."},
     "length": {"max_tokens": 4, "buffer_tokens": 2},
     "overlong": {"max_tokens": 4, "buffer_tokens": 2},
     "length_band": {"max_tokens": 4},
