@@ -7,13 +7,14 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from reasonrl.endpoints import EndpointClient
@@ -27,6 +28,9 @@ from reasonrl.pacore.server.replies import Chunks, completion, event
 
 PING_SECONDS = 15.0
 """A stream that is silent for so long is given a comment, so that nobody on the way takes it for dead."""
+
+LET_GO_BYTES, LET_GO_SECONDS = 64 * 2**20, 5.0
+"""How much of a body that is too large is still read, and for how long."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,14 @@ class Service:
         too_large = ApiError(413, f"the body is larger than {most} bytes -> send less", code="body_too_large")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > most:
+            await _let_go(request.stream())
             raise too_large
         parts, size = [], 0
-        async for part in request.stream():
+        stream = request.stream()
+        async for part in stream:
             size += len(part)
             if size > most:
+                await _let_go(stream)
                 raise too_large
             parts.append(part)
         try:
@@ -125,6 +132,17 @@ class Service:
         if problem.status == 413:
             headers["Connection"] = "close"
         return JSONResponse(problem.body(), problem.status, headers)
+
+
+async def _let_go(stream: AsyncIterator[bytes]) -> None:
+    """Reads on, a little while: a client that is still sending would see a closed connection instead of the refusal."""
+    left = LET_GO_BYTES
+    with suppress(ClientDisconnect, TimeoutError):
+        async with asyncio.timeout(LET_GO_SECONDS):
+            async for part in stream:
+                left -= len(part)
+                if left < 0:
+                    return
 
 
 class _Reply(Response):
