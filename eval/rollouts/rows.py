@@ -52,6 +52,10 @@ def sample_row(problem: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[st
     """
     # Of the math verifier alone the reward is the verdict, and a sample that was cut off has not answered.
     exact = stored.get("grader") is not None and stored["correct"] is not None
+    reward = float(stored["correct"]) if exact else stored["score"]
+    if reward is not None and stored["finish_reason"] == "length":
+        # Whatever another reward found in it.
+        reward = min(reward, 0.0)
     return {
         "id": f"{stored['id']}#{stored['index']}",
         **problem,
@@ -59,7 +63,7 @@ def sample_row(problem: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[st
         "text": stored["text"],
         "correct": stored["correct"],
         "verdict": stored["verdict"],
-        "reward": float(stored["correct"]) if exact else stored["score"],
+        "reward": reward,
         "finish_reason": stored["finish_reason"],
         "length": stored["length"],
         IDS: unpacked(IDS, stored.get(IDS)),

@@ -158,7 +158,9 @@ def test_samples_that_cannot_be_scored_are_counted_and_not_taken_for_wrong(tmp_p
     hard = [row for row in rows if "too hard" in row["text"]]
     assert hard and all(row["correct"] is None and row["reward"] is None for row in hard)
     assert told["unscored"] == len(hard) == told["lengths"]["unscored"]["samples"]
-    assert {row["reward"] for row in rows if row not in hard} == {0.5}
+    scored = [row for row in rows if row not in hard]
+    assert all(row["reward"] == (0.0 if row["finish_reason"] == "length" else 0.5) for row in scored)
+    assert {row["reward"] for row in scored} == {0.0, 0.5}
     assert told["right"] == 0 and told["wrong"] == len(rows) - len(hard)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 UNIT = "samples"
 LOOKED_AT = 64
-FORMAT = 1
+FORMAT = 2
 """Of the rows; a newer one is made from the same samples."""
 
 
