@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from reasonrl.errors import RunError
 from reasonrl.observe import write_atomically
-from reasonrl.observe.records import RecordWriter, encode_record, iter_records, read_records
+from reasonrl.observe.records import RecordWriter, changed_settings, encode_record, iter_records, read_records
 
 Key: TypeAlias = tuple[str, str, int]
 """(problem id, `sample` or `greedy`, sample index)."""
@@ -195,13 +195,7 @@ class SampleStore:
         if path.exists() and any(
             (self.directory / name).exists() and (self.directory / name).stat().st_size for name in (SAMPLES, UNJUDGED)
         ):
-            found = read_settings(self.directory)
-            changed = [
-                f"{name}: there {found.get(name)!r}, now {settings.get(name)!r}"
-                for name in sorted({*found, *settings})
-                if found.get(name) != settings.get(name)
-            ]
-            if changed:
+            if changed := changed_settings(read_settings(self.directory), settings):
                 raise RunError(
                     f"{self.directory} holds samples made with other settings ({'; '.join(changed)})"
                     " and they must not be mixed -> restart the stage, or evaluate into another folder"

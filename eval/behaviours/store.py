@@ -13,7 +13,7 @@ from typing import Any
 from reasonrl.errors import DataError, RunError
 from reasonrl.eval.behaviours.responses import Key, Response
 from reasonrl.observe.metrics import write_atomically
-from reasonrl.observe.records import RecordWriter, iter_records
+from reasonrl.observe.records import RecordWriter, changed_settings, iter_records
 
 FOLDER = "behaviours"
 """In a suite's folder: `<coder>.jsonl` with the counts of a coder, `<coder>.json` with how they were made."""
@@ -160,11 +160,7 @@ class CountStore:
                 " another --name, or --restart to begin anew"
             )
         old, defined = there.get("settings", self._settings), there.get("behaviours", {})
-        changed = [
-            f"{name}: there {old.get(name)!r}, now {self._settings.get(name)!r}"
-            for name in sorted({*old, *self._settings})
-            if old.get(name) != self._settings.get(name)
-        ]
+        changed = changed_settings(old, self._settings)
         changed += [
             f"the definition of {name}" for name, mark in self._definitions.items() if defined.get(name, mark) != mark
         ]

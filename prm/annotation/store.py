@@ -26,7 +26,7 @@ from typing import Any
 
 from reasonrl.errors import RunError
 from reasonrl.observe.metrics import write_atomically
-from reasonrl.observe.records import RecordWriter, encode_record, iter_records
+from reasonrl.observe.records import RecordWriter, changed_settings, encode_record, iter_records
 from reasonrl.prm.annotation.mined import merged, nothing_mined, table_of
 from reasonrl.prm.label_agreement import kappa_of
 
@@ -104,13 +104,7 @@ class Folder:
                 write_atomically(file, f"{text}\n".encode("utf-8", "backslashreplace"))
                 return date
         there = json.loads(file.read_text(encoding="utf-8"))
-        old = there["settings"]
-        changed = [
-            f"{name}: there {json.dumps(old.get(name))[:200]}, now {json.dumps(wanted.get(name))[:200]}"
-            for name in sorted({*old, *wanted})
-            if old.get(name) != wanted.get(name)
-        ]
-        if changed:
+        if changed := changed_settings(there["settings"], wanted):
             raise RunError(
                 f"{self.path} holds labels made otherwise ({'; '.join(changed)}), and they must not be mixed -> take"
                 " another folder, or start anew"

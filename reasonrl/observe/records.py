@@ -24,6 +24,15 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
         return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
+def changed_settings(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between the settings that a folder's records were made with and those of now, in words."""
+    return [
+        f"{name}: there {there.get(name)!r:.200}, now {now.get(name)!r:.200}"
+        for name in sorted({*there, *now})
+        if there.get(name) != now.get(name)
+    ]
+
+
 def read_records(path: str | Path) -> list[dict[str, Any]]:
     """The whole lines of a file in order; none where there is no file. It may be growing.
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from reasonrl.errors import RunError
-from reasonrl.observe.records import RecordWriter, iter_records
+from reasonrl.observe.records import RecordWriter, changed_settings, iter_records
 from reasonrl.pacore.rounds import Answer, Call, Failure
 
 SETTINGS, CALLS, RESULTS = "settings.json", "calls.jsonl", "results.jsonl"
@@ -67,12 +67,7 @@ class CallStore:
                 there = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as problem:
                 raise RunError(f"{path} is damaged: {problem} -> run into another folder") from None
-            changed = [
-                f"{name}: there {there.get(name)!r}, now {settings.get(name)!r}"
-                for name in sorted({*there, *settings})
-                if there.get(name) != settings.get(name)
-            ]
-            if changed:
+            if changed := changed_settings(there, settings):
                 raise RunError(
                     f"{self.directory} holds calls made with other settings ({'; '.join(changed)}), and they must not"
                     " be mixed -> run into another folder"

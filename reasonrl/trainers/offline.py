@@ -23,7 +23,7 @@ from reasonrl.trainers.zero import layout_of
 
 
 @dataclass(frozen=True)
-class OfflineConfig:
+class OfflineConfig(ABC):
     """Settings of the training; names are transformers' where they exist.
 
     Attributes:
@@ -57,9 +57,9 @@ class OfflineConfig:
     save_total_limit: int = 2
 
     @property
+    @abstractmethod
     def rows_per_step(self) -> int:
         """Rows of one optimizer step, over all processes."""
-        raise NotImplementedError(f"{type(self).__name__} must say how many rows a step has")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """As transformers' arguments have it."""
