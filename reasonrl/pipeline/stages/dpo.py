@@ -12,9 +12,9 @@ from reasonrl.pipeline.stages.common import Watch, one_device, quiet_libraries, 
 from reasonrl.pipeline.stages.export import export_policy
 from reasonrl.pipeline.stages.logged import placed_rows
 from reasonrl.pipeline.stages.start import policy_to_train
-from reasonrl.pipeline.stages.trl_training import last_line, trainer_settings
+from reasonrl.pipeline.stages.trl_training import last_line, train_or_resume, trainer_settings
 from reasonrl.recipe import DPOStage
-from reasonrl.trainers.checkpoints import complete_checkpoints, latest_complete, prune, require_layout
+from reasonrl.trainers.checkpoints import complete_checkpoints
 
 if TYPE_CHECKING:
     from reasonrl.trainers.dpo import Pairs
@@ -29,12 +29,11 @@ def run(config: DPOStage, context: StageContext) -> StageResult:
     """Train, with checkpoints that a killed run resumes from; the final model stands in `model/`."""
     import torch
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import DPOConfig
 
     from reasonrl.trainers._trl import TokenisedDPO
     from reasonrl.trainers.sft import SFTCallback
-    from reasonrl.trainers.zero import layout_of, ready_for_deepspeed
+    from reasonrl.trainers.zero import ready_for_deepspeed
 
     quiet_libraries()
     output = context.directory / "checkpoints"
@@ -62,18 +61,7 @@ def run(config: DPOStage, context: StageContext) -> StageResult:
         callbacks=[callback],
         **adapter,
     )
-    trainer.remove_callback(PrinterCallback)
-    found = latest_complete(output) if context.resuming else None
-    watch.rewind(found[0] if found else 0)
-    if found is not None:
-        require_layout(found[1], **layout_of(trainer.accelerator))
-        callback.resume(found[1])
-    if context.is_main:
-        prune(output, keep_last=config.save_total_limit, keep=set())
-    trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
-    watch.close()
-    if callback.interrupted:
-        context.raise_if_stopping()
+    train_or_resume(trainer, callback, watch, context, output, config.save_total_limit)
     export_policy(trainer, tokenizer, context.directory, context.model_of(config.model), Lora.of(config.lora))
     counts = {"pairs": len(pairs.rows), "problems": pairs.problems, "problems_one_sided": pairs.one_sided}
     aside = {"samples": len(data.samples), "rows_set_aside": sum(data.set_aside.values())}

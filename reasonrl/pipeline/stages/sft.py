@@ -22,9 +22,9 @@ from reasonrl.pipeline.stages.common import (
 )
 from reasonrl.pipeline.stages.export import export_policy
 from reasonrl.pipeline.stages.start import policy_to_train
-from reasonrl.pipeline.stages.trl_training import last_line, trainer_settings
+from reasonrl.pipeline.stages.trl_training import last_line, train_or_resume, trainer_settings
 from reasonrl.recipe import Reference, SFTStage
-from reasonrl.trainers.checkpoints import best_of, complete_checkpoints, latest_complete, prune, require_layout
+from reasonrl.trainers.checkpoints import complete_checkpoints
 
 if TYPE_CHECKING:
     from reasonrl.trainers.sft import Examples
@@ -38,13 +38,12 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     """Train, with checkpoints that a killed run resumes from; the final model stands in `model/`."""
     import torch
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import SFTTrainer
 
     from reasonrl.trainers.checkpoint_names import LoadsByNames
     from reasonrl.trainers.picture_collator import PictureCollator
     from reasonrl.trainers.sft import SFTCallback
-    from reasonrl.trainers.zero import layout_of, ready_for_deepspeed
+    from reasonrl.trainers.zero import ready_for_deepspeed
 
     quiet_libraries()
     output = context.directory / "checkpoints"
@@ -75,21 +74,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         callbacks=[callback],
         **adapter,
     )
-    trainer.remove_callback(PrinterCallback)
-    found = latest_complete(output) if context.resuming else None
-    watch.rewind(found[0] if found else 0)
-    if found is not None:
-        require_layout(found[1], **layout_of(trainer.accelerator))
-        callback.resume(found[1])
-    if context.is_main:
-        prune(output, keep_last=config.save_total_limit, keep=best_of(output))
-    if found is not None and callback.out_of_budget():
-        # Killed after its last step: the checkpoint is loaded, and no step is left to make.
-        trainer.args.max_steps = found[0]
-    trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
-    watch.close()
-    if callback.interrupted:
-        context.raise_if_stopping()
+    train_or_resume(trainer, callback, watch, context, output, config.save_total_limit)
     saved = tokenizer if reader is None else reader.processor
     export_policy(trainer, saved, context.directory, context.model_of(config.model), Lora.of(config.lora))
     return StageResult(

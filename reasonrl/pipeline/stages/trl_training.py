@@ -10,7 +10,9 @@ from reasonrl.pipeline.context import StageContext
 from reasonrl.pipeline.stages.start import sharding
 
 if TYPE_CHECKING:
+    from reasonrl.pipeline.stages.common import Watch
     from reasonrl.recipe import DPOStage, SFTStage
+    from reasonrl.trainers.sft import SFTCallback
 
 
 def trainer_settings(config: SFTStage | DPOStage, context: StageContext, output: Path) -> dict[str, Any]:
@@ -42,6 +44,36 @@ def trainer_settings(config: SFTStage | DPOStage, context: StageContext, output:
     if config.epochs is not None:
         settings["num_train_epochs"] = config.epochs
     return settings
+
+
+def train_or_resume(
+    trainer: Any, callback: SFTCallback, watch: Watch, context: StageContext, output: Path, save_total_limit: int
+) -> None:
+    """Train to the end from the latest whole checkpoint, or from the start.
+
+    Raises:
+        Interrupted: asked to stop; what was reached is saved.
+    """
+    from transformers import PrinterCallback
+
+    from reasonrl.trainers.checkpoints import best_of, latest_complete, prune, require_layout
+    from reasonrl.trainers.zero import layout_of
+
+    trainer.remove_callback(PrinterCallback)
+    found = latest_complete(output) if context.resuming else None
+    watch.rewind(found[0] if found else 0)
+    if found is not None:
+        require_layout(found[1], **layout_of(trainer.accelerator))
+        callback.resume(found[1])
+    if context.is_main:
+        prune(output, keep_last=save_total_limit, keep=best_of(output))
+    if found is not None and callback.out_of_budget():
+        # Killed after its last step: the checkpoint is loaded, and no step is left to make.
+        trainer.args.max_steps = found[0]
+    trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    watch.close()
+    if callback.interrupted:
+        context.raise_if_stopping()
 
 
 def last_line(context: StageContext) -> dict[str, Any]:
