@@ -214,6 +214,8 @@ class Dispatcher(threading.Thread):
             self._workers_made += 1
             try:
                 worker = template.fork(self._workers_made)
+            except ConnectionError:  # it was killed a moment ago: the selector says so next, and a new one is made
+                return
             except OSError as problem:
                 raise RewardError(f"the reward pool cannot make a worker: {problem}") from problem
             self._workers[worker.number] = worker

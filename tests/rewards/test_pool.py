@@ -18,7 +18,8 @@ import pytest
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards.pool import RewardPool, close_shared_pools
-from reasonrl.rewards.pool_state import MOST_TEXT, VerdictCache
+from reasonrl.rewards.pool_dispatch import Dispatcher
+from reasonrl.rewards.pool_state import MOST_TEXT, PoolSettings, VerdictCache
 from reasonrl.rewards.verdict import Verdict
 
 HERE = Path(__file__).parent
@@ -304,6 +305,24 @@ def test_processes_that_others_kill_are_replaced(pool: RewardPool) -> None:
     for victim in victims:
         victim.kill()
     assert all(verdict.correct for verdict in pool.map([(str(i), str(i)) for i in range(50)]))
+
+
+def test_a_template_that_dies_just_before_it_is_asked_is_replaced() -> None:
+    """The moment between a kill and the dispatcher's hearing of it, held still: its thread is not started."""
+    dispatcher = Dispatcher(PoolSettings(1, LIMIT, 700, 100, 0, 10, OBEY, 60.0))
+    try:
+        dispatcher._start_template()
+        first = dispatcher._template
+        assert first is not None
+        assert wait_until(lambda: dispatcher._on_template() or first.ready, 60)
+        first.process.kill()
+        first.process.wait()
+        dispatcher._hire()
+        assert not dispatcher._workers
+        dispatcher._on_template()
+        assert dispatcher._template is not first
+    finally:
+        dispatcher._end()
 
 
 def test_what_a_worker_is_given(pool: RewardPool) -> None:
