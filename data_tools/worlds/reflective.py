@@ -20,9 +20,11 @@ from reasonrl.data_tools.worlds.arithmetic import SPLITS, split_of
 from reasonrl.data_tools.worlds.reflective_law import (
     LETTERS,
     MOVES,
+    OPERATIONS,
     Law,
     Trace,
     draw_chain,
+    operators_of,
     text_of,
     value_of,
 )
@@ -57,6 +59,7 @@ class ReflectiveWorld:
         recheck: float | None = None,
         teacher_seed: int = 0,
         each: int = 1,
+        operators: int = len(OPERATIONS),
     ) -> list[dict[str, Any]]:
         """Write `n` solutions, `each` of them to a problem.
 
@@ -74,6 +77,7 @@ class ReflectiveWorld:
             recheck: on a sound chain, probability at each turn of a needless redo.
             teacher_seed: of which facts are hard and what they are mistaken for.
             each: solutions of a problem, one after the other; n must be a multiple of it.
+            operators: of how many of the 21 operations problems are made: fewer mean fewer facts to know.
 
         Returns:
             Rows with `id`, `problem_id`, `problem`, `answer` (text), `solution` and `text` (the same), `steps`
@@ -92,13 +96,14 @@ class ReflectiveWorld:
             raise DataError(f"reflective: n = {n!r}, but at least 1 row must be asked for")
         if isinstance(each, bool) or not isinstance(each, int) or each < 1 or n % each:
             raise DataError(f"reflective: each = {each!r} solutions a problem do not divide n = {n} rows")
-        law = law_of(preset, {**given, "easy_slip": easy_slip}, teacher_seed)
+        law = law_of(preset, {**given, "easy_slip": easy_slip}, teacher_seed, operators)
+        among = operators_of(operators)
         draw = random.Random(f"reflective/{split}/{seed}")
         rows: list[dict[str, Any]] = []
         seen: set[str] = set()
         misses = 0
         while len(rows) < n:
-            chain = draw_chain(draw, draw.choice(lengths))
+            chain = draw_chain(draw, draw.choice(lengths), among)
             problem = text_of(chain)
             if split_of(problem) != split or (split != "train" and problem in seen):
                 misses += 1
@@ -115,12 +120,19 @@ class ReflectiveWorld:
         return rows
 
 
-def law_of(preset: str = "prm", shares: Mapping[str, float | None] | None = None, teacher_seed: int = 0) -> Law:
-    """The law of a preset, with some of its shares replaced (None leaves the preset's).
+def law_of(
+    preset: str = "prm",
+    shares: Mapping[str, float | None] | None = None,
+    teacher_seed: int = 0,
+    operators: int = len(OPERATIONS),
+) -> Law:
+    """The law of a preset, with some of its shares replaced (None leaves the preset's), over some of the operations.
 
     Raises:
-        DataError: an unknown preset or share, or a share outside 0 to 1.
+        DataError: an unknown preset or share, a share outside 0 to 1, or a number of operations that there are not.
     """
+    if isinstance(operators, bool) or not isinstance(operators, int) or not 1 <= operators <= len(OPERATIONS):
+        raise DataError(f"reflective: operators = {operators!r}, allowed are 1 to {len(OPERATIONS)}")
     if preset not in PRESETS:
         raise DataError(f"reflective: preset = {preset!r}, allowed are {', '.join(PRESETS)}")
     settings: dict[str, Any] = {**PRESETS[preset], "easy_slip": 0.02}
@@ -136,7 +148,7 @@ def law_of(preset: str = "prm", shares: Mapping[str, float | None] | None = None
             f"reflective: repair + false_repair = {settings['repair'] + settings['false_repair']:g}, but both are"
             " chances of one turn -> together at most 1"
         )
-    return Law(**settings, teacher_seed=teacher_seed)
+    return Law(**settings, teacher_seed=teacher_seed, operators=operators)
 
 
 def _lengths(operations: Any) -> list[int]:

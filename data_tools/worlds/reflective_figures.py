@@ -178,15 +178,17 @@ def measure(
     repair: float | None = None,
     false_repair: float | None = None,
     recheck: float | None = None,
+    operators: int = 21,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """`figures` of the rows, and the same of solutions that the law writes to the same problems, as many to each.
 
     Args:
         rows: as of `figures`.
-        preset, teacher_seed, hard_facts, slip, easy_slip, repair, false_repair, recheck: of the law, as of the world.
+        preset, teacher_seed, hard_facts, slip, easy_slip, repair, false_repair, recheck, operators: of the law, as of
+            the world.
     """
     given = {"hard_facts": hard_facts, "slip": slip, "easy_slip": easy_slip, "repair": repair}
-    law = law_of(preset, {**given, "false_repair": false_repair, "recheck": recheck}, teacher_seed)
+    law = law_of(preset, {**given, "false_repair": false_repair, "recheck": recheck}, teacher_seed, operators)
     kept = [{"problem": row.get("problem"), "text": row.get("text", row.get("solution"))} for row in rows]
     found = figures(kept, law)
     draw = random.Random(f"reflective/figures/{preset}/{teacher_seed}")

@@ -30,6 +30,16 @@ OPERATIONS = [*(("+", d) for d in range(1, 10)), *(("-", d) for d in range(1, 10
 FACTS = [(sign, left, right) for sign, right in OPERATIONS for left in range(MODULUS)]
 """The 210 facts that a step can need: sign, left, right."""
 
+
+def operators_of(operators: int) -> list[tuple[str, int]]:
+    """The first so many of the 21 operations, in a shuffled order: more of them hold those of fewer."""
+    if operators == len(OPERATIONS):
+        return list(OPERATIONS)
+    shuffled = list(OPERATIONS)
+    random.Random("reflective/operations").shuffle(shuffled)
+    return shuffled[:operators]
+
+
 MOVES = (
     "step",
     "slip",
@@ -88,9 +98,9 @@ def text_of(chain: Chain) -> str:
     return " ".join([str(chain[0][1]), *named])
 
 
-def draw_chain(draw: random.Random, operations: int) -> Chain:
-    """A problem of this many operations."""
-    return [("", draw.randrange(MODULUS)), *(draw.choice(OPERATIONS) for _ in range(operations))]
+def draw_chain(draw: random.Random, operations: int, among: Sequence[tuple[str, int]] = OPERATIONS) -> Chain:
+    """A problem of this many operations, of those named."""
+    return [("", draw.randrange(MODULUS)), *(draw.choice(among) for _ in range(operations))]
 
 
 def value_of(chain: Chain) -> int:
@@ -115,6 +125,7 @@ class Law:
         teacher_seed: decides which facts are hard and what they are mistaken for.
         steps_per_operation: cap of a solution's lines, the answer among them, in lines an operation. A redo after which
             the chain could not be finished within it is not begun.
+        operators: of how many of the 21 operations problems are made; the hard facts are a share of theirs.
     """
 
     def __init__(
@@ -127,12 +138,13 @@ class Law:
         easy_slip: float = 0.02,
         teacher_seed: int = 0,
         steps_per_operation: int = 3,
+        operators: int = len(OPERATIONS),
     ) -> None:
         self.slip, self.easy_slip = slip, easy_slip
         self.repair, self.false_repair, self.recheck = repair, false_repair, recheck
         self.steps_per_operation = steps_per_operation
         draw = random.Random(f"reflective/facts/{teacher_seed}")
-        facts = list(FACTS)
+        facts = [(sign, left, right) for sign, right in operators_of(operators) for left in range(MODULUS)]
         draw.shuffle(facts)
         self.mistaken = {
             fact: (apply(*fact, MODULUS) + draw.randrange(1, MODULUS)) % MODULUS

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Counts = tuple[list[int], Usage]
 """Of one solution: [K] completions from after each step that came to the right answer, and what they cost."""
 
-_LAW = ("preset", "shares", "teacher_seed")
+_LAW = ("preset", "shares", "teacher_seed", "operators")
 _MODEL = ("max_tokens", "temperature", "top_p", "engine", "batch_size", "system_prompt", "template", "verify")
 
 
@@ -46,8 +46,8 @@ class MonteCarloJudge:
     answer.
 
     Args:
-        world: `reflective`: the world's law completes (with `preset`, `shares`, `teacher_seed`, as `law_of`), and its
-            reader tells right answers. With a `model` the reader alone.
+        world: `reflective`: the world's law completes (with `preset`, `shares`, `teacher_seed`, `operators`, as
+            `law_of`), and its reader tells right answers. With a `model` the reader alone.
         model: folder or hub id of a policy that completes.
         max_tokens: of one completion; one that is cut is wrong.
         temperature, top_p: of the completions.
@@ -78,6 +78,7 @@ class MonteCarloJudge:
         preset: str | None = None,
         shares: Mapping[str, float] | None = None,
         teacher_seed: int | None = None,
+        operators: int | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -88,7 +89,7 @@ class MonteCarloJudge:
         verify: str | None = None,
         at_once: int = 32,
     ) -> None:
-        law = {"preset": preset, "shares": shares, "teacher_seed": teacher_seed}
+        law = {"preset": preset, "shares": shares, "teacher_seed": teacher_seed, "operators": operators}
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "engine": engine}
         asking = {"batch_size": batch_size, "system_prompt": system_prompt, "template": template, "verify": verify}
         given: dict[str, Any] = {
@@ -105,7 +106,7 @@ class MonteCarloJudge:
         self.at_once = at_once if model is not None else 1
         self._completer: Completer | None = None
         if model is None:
-            self._completer = LawCompleter(preset or "prm", shares, teacher_seed or 0)
+            self._completer = LawCompleter(preset or "prm", shares, teacher_seed or 0, operators or 21)
 
     @property
     def drawn_by(self) -> str:
@@ -169,11 +170,15 @@ class LawCompleter:
     at_once = 1
 
     def __init__(
-        self, preset: str = "prm", shares: Mapping[str, float | None] | None = None, teacher_seed: int = 0
+        self,
+        preset: str = "prm",
+        shares: Mapping[str, float | None] | None = None,
+        teacher_seed: int = 0,
+        operators: int = 21,
     ) -> None:
         from reasonrl.data_tools.worlds.reflective import law_of
 
-        self.law: Law = law_of(preset, shares, teacher_seed)
+        self.law: Law = law_of(preset, shares, teacher_seed, operators)
 
     def successes(self, solutions: Sequence[Solution], n: int, seed: str) -> list[Counts | DataError]:
         """As `Completer.successes`."""

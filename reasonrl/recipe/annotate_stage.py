@@ -31,8 +31,9 @@ JUDGES: dict[str, frozenset[str]] = {
     "noisy": frozenset({"kappa", "precision", "recall", "share", "seed", "votes", "column", "world"}),
     "monte_carlo": frozenset(
         {
-            *("world", "model", "completions", "least", "seed", "preset", "shares", "teacher_seed", "max_tokens"),
-            *("temperature", "top_p", "engine", "batch_size", "system_prompt", "template", "verify", "at_once"),
+            *("world", "model", "completions", "least", "seed", "preset", "shares", "teacher_seed", "operators"),
+            *("max_tokens", "temperature", "top_p", "engine", "batch_size", "system_prompt", "template", "verify"),
+            "at_once",
         }
     ),
     "prm": frozenset({"model", "threshold", "max_length", "tokens_per_microbatch", "at_once", "dtype"}),

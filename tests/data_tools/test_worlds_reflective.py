@@ -259,6 +259,22 @@ def test_hard_facts_slip_to_one_wrong_value_with_their_probability():
     assert law_of("prm", teacher_seed=0).mistaken == law.mistaken
 
 
+def test_a_world_of_fewer_facts():
+    world = get_world("reflective")
+    few = world.rows(200, operators=3)
+    used, more = (
+        {word[1:] for row in rows for word in row["problem"].split(" ")[1:]}
+        for rows in (few, world.rows(200, operators=5))
+    )
+    assert len(used) == 3 and len(more) == 5 and used < more
+    law = law_of("bcpg", operators=3)
+    assert len(law.mistaken) == round(0.45 * 30) and {f"{sign}{right}" for sign, _, right in law.mistaken} <= used
+    assert all(read_trace(row["problem"], row["text"]).labels == tuple(row["labels"]) for row in few)
+    assert world.rows(20, operators=21) == world.rows(20), "all of them: the world as it was"
+    with pytest.raises(DataError, match="operators = 22, allowed are 1 to 21"):
+        law_of(operators=22)
+
+
 def turns_of(law, count, seed):
     """(an error is open, move) at every turn that the cap leaves free."""
     for trace in traces(law, count, seed):
