@@ -13,6 +13,7 @@ import reasonrl
 from reasonrl.cli_eval import COMMANDS, reports_errors
 from reasonrl.cli_labels import labels
 from reasonrl.cli_pacore import pacore
+from reasonrl.cli_run import COMMANDS as RUN_COMMANDS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -230,7 +231,7 @@ def runs_compare(paths: tuple[Path, ...]) -> None:
     click.echo(compare_runs(list(paths)))
 
 
-for command in (*COMMANDS, labels, pacore):
+for command in (*COMMANDS, *RUN_COMMANDS, labels, pacore):
     main.add_command(command)
 
 if __name__ == "__main__":

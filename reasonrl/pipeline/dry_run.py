@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ReasonRLError, RunError
@@ -11,6 +10,7 @@ from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.directory import RunDirectory
 from reasonrl.pipeline.inspection import Inspection
 from reasonrl.pipeline.planning import Action, PlannedStage, plan_run
+from reasonrl.pipeline.requirements import installed
 from reasonrl.pipeline.stages import as_stage, stage_kind, stage_module
 
 if TYPE_CHECKING:
@@ -164,24 +164,7 @@ def batch_lines(config: Any) -> list[str]:
 
 def version_lines(errors: list[ReasonRLError], package: str = "reasonrl") -> list[str]:
     """Installed versions of what this package requires, against its ranges; what does not fit goes into `errors`."""
-    from packaging.requirements import Requirement
-
-    fitting: list[str] = []
-    for text in metadata.requires(package) or []:
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            found = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            errors.append(RunError(f"{requirement.name} is not installed -> pip install '{requirement}'"))
-            continue
-        if requirement.specifier.contains(found, prereleases=True):
-            fitting.append(f"{requirement.name} {found}")
-        else:
-            errors.append(
-                RunError(
-                    f"{requirement.name} {found} is outside {requirement.specifier} -> pip install '{requirement}'"
-                )
-            )
+    found = installed(package)
+    errors += [RunError(item.fault) for item in found if item.fault]
+    fitting = [f"{item.name} {item.found}" for item in found if item.fits]
     return [f"versions: {', '.join(fitting)}"] + [f"wrong: {error}" for error in errors]

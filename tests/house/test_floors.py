@@ -31,6 +31,7 @@ FLOORS = {
     "cli_eval": 6,
     "cli_labels": 7,
     "cli_pacore": 7,
+    "cli_run": 7,
     "cli": 8,
     "__main__": 9,
 }
