@@ -16,7 +16,7 @@ from reasonrl.errors import DataError
 
 HASHED_UP_TO = 64 * 2**20
 _FUNCTION = re.compile(r"(?P<file>.+\.py):[A-Za-z_]\w*")
-_MODEL_FIELDS = frozenset({"model", "critic_model", "policy"})
+_MODEL_FIELDS = frozenset({"model", "critic_model", "policy", "base"})
 
 
 def file_identity(path: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _named_files(key: str, value: str, base_directory: Path) -> dict[str, Path]:
         for folder in (base_directory, Path.cwd()):
             if (folder / function["file"]).is_file():
                 return {function["file"]: folder / function["file"]}
-    elif key.rpartition(".")[2] in _MODEL_FIELDS and Path(value).is_dir():
+    elif (key.rpartition(".")[2] in _MODEL_FIELDS or key.startswith("models.")) and Path(value).is_dir():
         return {f"{value}/{path.name}": path for path in Path(value).iterdir() if path.is_file()}
     elif key.endswith("args.prompt") and Path(value).is_file():
         return {value: Path(value)}

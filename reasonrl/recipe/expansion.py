@@ -147,10 +147,13 @@ class StageGraph:
                 + (f"; it makes {' and '.join(makes)}" if makes else ""),
                 f"stages that make {part}: {', '.join(able) or 'none'}",
             )
-        if reference.step == "all":
+        if reference.step == "all" and field != "models":
             raise ReferenceProblem(
                 f"{str(reference)!r} means several models, and {field} takes one", f"use ${{stage:{name}}} or @step=N"
             )
+        if field == "models" and part == "critic":
+            text = f"{str(reference)!r}: critics are not averaged"
+            raise ReferenceProblem(text, f"use {str(reference).replace('.critic', '')}")
         steps = (self.max_steps or {}).get(name)
         if isinstance(reference.step, int) and steps is not None and not 0 < reference.step <= steps:
             raise ReferenceProblem(

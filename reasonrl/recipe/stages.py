@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from reasonrl.recipe.annotate_stage import AnnotateStage
+from reasonrl.recipe.average_stage import AverageStage
 from reasonrl.recipe.bcpg_stage import BCPGStage
 from reasonrl.recipe.dpo_stage import DPOStage
 from reasonrl.recipe.endpoint_source import EndpointSource
@@ -43,6 +44,7 @@ AVAILABLE = (
     "prm",
     "bcpg",
     "dpo",
+    "average",
     "prm_eval",
     "eval",
     "gate",
@@ -50,7 +52,7 @@ AVAILABLE = (
 )
 EVALUATIONS = ("eval", "prm_eval")
 """Kinds whose results stand in comparisons."""
-LATER = ("curate", "average")
+LATER = ("curate",)
 
 
 class SFTStage(DataTraining, TrainingStage):
@@ -220,6 +222,7 @@ StageConfig = Annotated[
     | PRMStage
     | BCPGStage
     | DPOStage
+    | AverageStage
     | PRMEvalStage
     | EvalStage
     | GateStage
@@ -235,6 +238,7 @@ STAGES: dict[str, type[Stage]] = {
     "prm": PRMStage,
     "bcpg": BCPGStage,
     "dpo": DPOStage,
+    "average": AverageStage,
     "prm_eval": PRMEvalStage,
     "eval": EvalStage,
     "gate": GateStage,

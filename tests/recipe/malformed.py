@@ -113,8 +113,8 @@ KEYS = [
     swap(
         "a kind of a later version",
         "kind: ppo",
-        "kind: average",
-        "kind 'average' is not available in this version",
+        "kind: curate",
+        "kind 'curate' is not available in this version",
         "sft, ppo",
     ),
     swap("no kind", "    kind: ppo\n", "", "@13: stages.rl", "has no kind"),

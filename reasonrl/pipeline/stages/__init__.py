@@ -47,6 +47,7 @@ _KINDS: dict[str, StageKind] = {
     "prm": StageKind("reasonrl.pipeline.stages.prm", launched=True),
     "bcpg": StageKind("reasonrl.pipeline.stages.bcpg", launched=True),
     "dpo": StageKind("reasonrl.pipeline.stages.dpo", launched=True),
+    "average": StageKind("reasonrl.pipeline.stages.average", launched=False),
     "prm_eval": StageKind("reasonrl.pipeline.stages.prm_eval", launched=False),
     "eval": StageKind("reasonrl.pipeline.stages.eval", launched=False),
     "gate": StageKind("reasonrl.pipeline.stages.gate", launched=False),
