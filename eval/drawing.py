@@ -235,4 +235,5 @@ def verdict_fields(judgement: Judgement, ended: bool, version: int | None) -> di
         "correct": None if right is None else right and ended,
         "score": judgement.score,
         "grader": version,
+        **({} if judgement.items is None else {"items": judgement.items}),
     }

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from reasonrl.errors import DataError
+from reasonrl.eval.compound import BY_ITEM, item_values, items_of_problem
 from reasonrl.eval.estimates import (
     best_of_k,
     g_pass_at_k,
@@ -50,6 +51,8 @@ def metric_values(rows: Samples, metric: str | MetricName, problems: Problems | 
         DataError: a figure of groups without groups, or a score that is missing.
     """
     asked = parse_metric(metric) if isinstance(metric, str) else metric
+    if asked.family in BY_ITEM:
+        return item_values(rows, asked.family)
     found = by_problem(rows, "greedy" if asked.family == "greedy" else "sample")
     if asked.family in GROUPED:
         return _group_values(asked, found, problems or {})
@@ -107,9 +110,21 @@ def groups_of(problems: Problems) -> dict[str, str]:
     """Group by problem id; a problem without one is its own. Empty where no problem has one."""
     if not any(problem.get("group") is not None for problem in problems.values()):
         return {}
-    return {
+    groups = {
         key: f"alone:{key}" if problem.get("group") is None else str(problem["group"])
         for key, problem in problems.items()
+    }
+    # Problems of compound prompts belong to their block, as the prompts do.
+    return {**_blocks_of_items(problems), **groups}
+
+
+def _blocks_of_items(problems: Problems) -> dict[str, str]:
+    return {
+        item["id"]: str(problem["group"])
+        for problem in problems.values()
+        if problem.get("group") is not None
+        for item in items_of_problem(problem)
+        if item.get("scored", True)
     }
 
 

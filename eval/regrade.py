@@ -194,6 +194,7 @@ def verdict_record(row: Mapping[str, Any], judgement: Judgement, grader: Any) ->
         "correct": None if right is None else right and row["finish_reason"] == "stop",
         "score": judgement.score,
         "grader": grader,
+        **({} if judgement.items is None else {"items": judgement.items}),
     }
 
 

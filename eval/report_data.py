@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from reasonrl.errors import DataError, RunError
+from reasonrl.eval.compound import AGAINST_ALONE
 from reasonrl.eval.findings import ABOUT
 from reasonrl.eval.metrics import proportion_interval
 from reasonrl.eval.named_metrics import by_problem, groups_of, metric_values
@@ -121,7 +122,8 @@ def read_suite(name: str, directory: Path, verdicts: str | None = None) -> Suite
         rows = of_first(rows, stored["decoding"].get("n"))
     if verdicts is not None or stored is None or stored["n_samples"] != sum(row["metric"] == "sample" for row in rows):
         before = stored or {}
-        stored = figures(name, rows, settings, problems, list(before.get("metrics", {})))
+        named = [key for key in before.get("metrics", {}) if key not in AGAINST_ALONE]
+        stored = figures(name, rows, settings, problems, named)
         if before.get("n_problems") == len(problems):  # else that was told of other problems
             stored |= {key: before[key] for key in ABOUT if key in before}
     return SuiteView(name, directory, settings, problems, rows, stored, verdicts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class Judgement:
             `unscored`.
         extracted: the answer read from the text, if the grader tells.
         reason: why, in a few words, if the grader tells.
+        items: a verdict for each of the problems that the sample answers, where its prompt asks several
+            (`rewards.compound`); None elsewhere.
     """
 
     right: bool | None
@@ -48,6 +51,7 @@ class Judgement:
     verdict: str
     extracted: str | None
     reason: str | None = None
+    items: list[dict[str, Any]] | None = None
 
 
 Scorer: TypeAlias = Callable[[Sequence[Answer]], list[Judgement]]
@@ -188,7 +192,8 @@ def _judgement(verdict: Verdict) -> Judgement:
 def _score_with(function: Callable[..., Any], answers: Sequence[Answer]) -> list[Judgement]:
     """Calls a reward function on a batch; right means a score of at least 1.
 
-    A function that fills the `log_extra` columns `verdict` and `extracted` is taken at its word for them.
+    A function that fills the `log_extra` columns `verdict`, `extracted` and `item_verdicts` is taken at its word for
+    them.
     """
     extra: dict[str, list[Any]] = {}
     names = dict.fromkeys(name for answer in answers for name in answer.row if name not in ("prompt", "finish_reason"))
@@ -209,14 +214,16 @@ def _score_with(function: Callable[..., Any], answers: Sequence[Answer]) -> list
         )
     verdicts = _column(extra, "verdict", len(answers))
     extracted = _column(extra, "extracted", len(answers))
+    items = _column(extra, "item_verdicts", len(answers))
     return [
         Judgement(
             right=None if score is None else float(score) >= 1.0,
             score=None if score is None else float(score),
             verdict=str(verdict) if verdict is not None else ("unscored" if score is None else "scored"),
             extracted=None if text is None else str(text),
+            items=None if of_each is None else json.loads(of_each),
         )
-        for score, verdict, text in zip(scores, verdicts, extracted, strict=True)
+        for score, verdict, text, of_each in zip(scores, verdicts, extracted, items, strict=True)
     ]
 
 

@@ -33,6 +33,7 @@ BUILT_IN: dict[str, str] = {
     "boxes": "reasonrl.rewards.spatial:BoxesReward",
     "points": "reasonrl.rewards.spatial:PointsReward",
     "stop": "reasonrl.rewards.stop:StopReward",
+    "compound": "reasonrl.rewards.compound:CompoundReward",
     "gate": "reasonrl.rewards.gates:GateReward",
     "route": "reasonrl.rewards.routing:RouteReward",
     "llm_verifier": "reasonrl.rewards.judges:LLMVerifierReward",

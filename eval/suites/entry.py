@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from reasonrl.recipe.fields import Config, Count, Flag, Issue, NonNegative, PositiveFraction, Text
+from reasonrl.recipe.fields import Config, Count, Flag, Issue, NonNegative, NonNegativeCount, PositiveFraction, Text
 from reasonrl.recipe.sources import COLUMNS, RewardSpec
 
 UNVERIFIED = "unverified"
@@ -88,6 +88,38 @@ class SuiteSource(Config):
         ]
 
 
+class CompoundFrame(Config):
+    """Several problems of a suite in one prompt (`reasonrl.data_tools.compound`).
+
+    Attributes:
+        k: problems in a prompt.
+        framed: put even one problem into the frame; null: from k = 2 on.
+        rotations: cyclic orders of each block; null: all k.
+        seed: of the blocks.
+    """
+
+    k: Count
+    framed: Flag | None = None
+    rotations: Count | None = None
+    seed: NonNegativeCount = 0
+    hints: ClassVar[Mapping[str, str]] = {"size": "k", "frame": "framed", "orders": "rotations"}
+
+    @property
+    def in_frame(self) -> bool:
+        """Whether its prompts are worded by the frame."""
+        return self.k > 1 if self.framed is None else self.framed
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        k, rotations = given.get("k"), given.get("rotations")
+        issues = []
+        if isinstance(k, int) and isinstance(rotations, int) and rotations > k:
+            issues.append(Issue("rotations", f"is {rotations}, and a block of {k} has {k} orders", f"set {k}"))
+        if isinstance(k, int) and k > 1 and given.get("framed") is False:
+            issues.append(Issue("framed", f"is false, and {k} problems need a frame", "remove it"))
+        return issues
+
+
 class SuiteEntry(Config):
     """One suite.
 
@@ -121,6 +153,7 @@ class SuiteEntry(Config):
         rows_from: where the number is from; None with a verified `content`.
         content: SHA-256 of the rows (`rows.content_of`), or `unverified`.
         notes: what differs from the official evaluation.
+        compound: ask several of its problems in one prompt.
     """
 
     about: Text
@@ -157,6 +190,7 @@ class SuiteEntry(Config):
     rows_from: Text | None = None
     content: Annotated[Text, Field(pattern=r"^([0-9a-f]{64}|unverified)$")] = UNVERIFIED
     notes: Text | None = None
+    compound: CompoundFrame | None = None
 
     hints: ClassVar[Mapping[str, str]] = {
         "data": "source",
@@ -193,6 +227,9 @@ class SuiteEntry(Config):
         if given.get("answer") == "choice" and "options" in given and not (options or given.get("options_listed")):
             fix = "name the column, or set options_listed: true if the problem lists them"
             issues.append(Issue("options", "is needed by answer: choice", fix))
+        if given.get("compound") is not None and given.get("answer", "math") not in ("math", "choice"):
+            text = f"is given, and answers of type {given['answer']} have no numbered lines"
+            issues.append(Issue("compound", text, "remove it, or set answer: math or choice"))
         return issues
 
     @property
@@ -216,10 +253,15 @@ class SuiteEntry(Config):
         if self.answer == "mixed":
             by_kind = {kind: _judged(kind, self.policy) for kind in ("choice", "math")}
             return {"name": "route", "args": {"rewards": by_kind, "column": KIND}}
+        if self.compound is not None:
+            args: dict[str, Any] = {"kind": self.answer} | ({} if self.compound.in_frame else {"framed": False})
+            return {"name": "compound", "args": args | ({} if self.policy == "default" else {"policy": self.policy})}
         return _judged("choice" if self.answer == "choice" else "math", self.policy)
 
     def user_template(self) -> str | None:
         """The template of the user's message; None: the bare problem."""
+        if self.compound is not None and self.compound.in_frame:
+            return None
         if self.template is not None:
             return self.template
         if self.answer == "mixed":

@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ConfigDict, ValidationError
 
 from reasonrl.data_tools.loading import Rows
 from reasonrl.errors import DataError, Problem, RecipeError
-from reasonrl.eval.suites.entry import HEADLINES, SAMPLING, SuiteEntry
+from reasonrl.eval.suites.entry import HEADLINES, SAMPLING, CompoundFrame, SuiteEntry
 from reasonrl.eval.suites.files import read_models
 from reasonrl.eval.suites.protocols import Protocol, get_protocol
 from reasonrl.eval.suites.rows import RowCheck, suite_rows
@@ -34,7 +34,10 @@ returns one of them.
 """
 DATA_ROOT = "REASONRL_DATA"
 """The environment variable that names the folder of local data sets."""
+_IN_COMPOUND = re.compile(r"(?P<suite>.+)-cb(?P<k>[1-9]\d?)(?P<framed>-framed)?")
 _IN_FILE = re.compile(r"(?P<file>.+\.ya?ml)(?::(?P<one>[^:/]+))?")
+Entries: TypeAlias = dict[str, tuple[SuiteEntry | Mapping[str, Any], Path]]
+"""Entries by name, each with the folder that its relative paths start at."""
 OVERRIDES = (*SAMPLING, "reward", "metrics", "limit", "check", "template", "system_prompt")
 """What an override may set, for all suites or below a suite's name."""
 
@@ -89,6 +92,8 @@ class Suite(SuiteConfig):
                 f" {DATA_ROOT} the folder that holds {path}"
             )
         rows, found = suite_rows(self.name, self.entry, {**source, "base_dir": base_dir}, self.check)
+        if self.entry.compound is not None:
+            rows = _compound(self.entry, rows)
         if data.limit is not None and len(rows) > data.limit:
             rows.report.beyond_limit, rows.report.kept = len(rows) - data.limit, data.limit
             rows = Rows(rows[: data.limit], rows.report)
@@ -130,7 +135,7 @@ def resolve(
     """
     wanted = names.split(",") if isinstance(names, str) else list(names)
     chosen = get_protocol(protocol) if protocol is not None else None
-    entries: dict[str, tuple[SuiteEntry | Mapping[str, Any], Path]] = {}
+    entries: Entries = {}
     root = Path(data_root or os.environ.get(DATA_ROOT) or ".")
     problems: list[Problem] = []
     for name in filter(None, (item.strip() for item in wanted)):
@@ -178,11 +183,14 @@ def _there(path: Path) -> bool:
     return path.exists() or bool(glob.glob(str(path)))
 
 
-def _entries_of(name: str, root: Path, base: Path) -> dict[str, tuple[SuiteEntry | Mapping[str, Any], Path]]:
+def _entries_of(name: str, root: Path, base: Path) -> Entries:
     """Entries with the folder that their relative paths start at."""
     if of_file := _IN_FILE.fullmatch(name):
         path, one = base / Path(of_file["file"]).expanduser(), of_file["one"]
         entries = read_models(path, SuiteEntry)
+        of_compound = _IN_COMPOUND.fullmatch(one or "")
+        if of_compound and one not in entries and of_compound["suite"] in entries:
+            return _compound_entries(name, _IN_COMPOUND.fullmatch(name), root, base)
         if one and one not in entries:
             raise RecipeError([_unknown(one, entries, str(path))])
         kept = {one: entries[one]} if one else entries
@@ -194,6 +202,8 @@ def _entries_of(name: str, root: Path, base: Path) -> dict[str, tuple[SuiteEntry
     shipped = shipped_suites()
     if name in shipped:
         return {name: (shipped[name], root)}
+    if of_compound := _IN_COMPOUND.fullmatch(name):
+        return _compound_entries(name, of_compound, root, base)
     installed = load_entry_point(name, SUITES_GROUP, error=_PluginError)
     if installed is None:
         raise RecipeError([_unknown(name, [*shipped, *entry_point_names(SUITES_GROUP)], "")])
@@ -201,6 +211,50 @@ def _entries_of(name: str, root: Path, base: Path) -> dict[str, tuple[SuiteEntry
     if isinstance(given, Mapping) and "data" in given:
         return {name: (given, root)}
     return {name: (_validated(name, given, SuiteEntry), root)}
+
+
+def _compound_entries(name: str, parts: re.Match[str] | None, root: Path, base: Path) -> Entries:
+    """`math500-cb5` from `math500`: five problems in a prompt, in all orders; `-framed` puts one into the frame too."""
+    assert parts is not None
+    found = _entries_of(parts["suite"], root, base)
+    made: Entries = {}
+    for key, (entry, folder) in found.items():
+        own = key + name[len(parts["suite"]) :]
+        if not isinstance(entry, SuiteEntry) or entry.answer not in ("math", "choice") or entry.pictured:
+            message = f"{key!r} cannot be asked several problems at a time: that needs text with short answers"
+            raise RecipeError([Problem("suites", message, fix="name a suite of type math or choice without pictures")])
+        k = int(parts["k"])
+        compound = CompoundFrame(k=k, framed=True if parts["framed"] else None)
+        more = {"compound": compound, "rows": entry.rows, "group": None, **compound_sampling(k)}
+        made[own] = (entry.model_copy(update=more), folder)
+    return made
+
+
+def compound_sampling(k: int) -> dict[str, Any]:
+    """How prompts of k problems are sampled unless told otherwise; the paper's own settings are not known to us.
+
+    Open-Reasoner-Zero's practice, with room for k answers up to the released model's context.
+    """
+    return {
+        "n": 16,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": min(32768, 8192 * k),
+        "k": (1,),
+        "settings_from": "Open-Reasoner-Zero (T, top-p, 16 samples); room for k answers is ours",
+    }
+
+
+def _compound(entry: SuiteEntry, rows: Rows) -> Rows:
+    from reasonrl.data_tools.compound import compound_rows
+
+    asked = entry.compound
+    assert asked is not None
+    made = compound_rows(
+        rows, asked.k, seed=asked.seed, rotations=asked.rotations, framed=asked.in_frame, kind=entry.answer
+    )
+    rows.report.kept = len(made)
+    return Rows(made, rows.report)
 
 
 class _PluginError(RecipeError):
@@ -295,6 +349,8 @@ def _metrics(entry: SuiteEntry, protocol: Protocol | None, n: Any) -> list[str]:
     """The figures that the entry's headline and the protocol's votes ask for; votes only from a whole pool."""
     votes = protocol.self_consistency if protocol is not None else None
     wanted = list(HEADLINES[entry.metric])
+    if entry.compound is not None:
+        wanted += ["acc_item", "answered"]
     if votes is not None and isinstance(n, int) and n >= votes.pool and entry.answer not in ("code", "judge"):
         wanted += [f"self_consistency@{k}:{votes.resamplings}" for k in votes.k]
     return wanted

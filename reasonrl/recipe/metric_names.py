@@ -21,6 +21,8 @@ FAMILIES = {
 WHOLE = {
     "accuracy": "mean share of right samples",
     "greedy": "accuracy of the greedy sample",
+    "acc_item": "share of right problems, of prompts that ask several",
+    "answered": "share of answered problems, of prompts that ask several",
     "worst_case": "a group of variants is right if all are",
     "pairs": "a group of questions is right if all are",
     "we_math_strict": "We-Math's score; a composed problem is mastered if all its steps are right, too",

@@ -32,6 +32,7 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
 
 def evaluate(config: EvalStage, suites: Mapping[str, SuiteConfig], context: StageContext) -> StageResult:
     """`run` with these suites; of `config` the model and what draws its samples count."""
+    from reasonrl.eval.compound import flat_figures, write_compound
     from reasonrl.eval.run import run_suite
     from reasonrl.rewards.pool import close_shared_pools
     from reasonrl.rollout import SamplingParams
@@ -79,6 +80,8 @@ def evaluate(config: EvalStage, suites: Mapping[str, SuiteConfig], context: Stag
     finally:
         engine.close()
         close_shared_pools()
+    for name, figures in write_compound(context.directory).items():
+        metrics |= flat_figures(name, figures)
     return StageResult(metrics=metrics, data=context.directory / "results.json")
 
 

@@ -1,0 +1,173 @@
+"""Suites that ask several problems at once: equal to the plain suite at k = 1, figures against plain loops."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from reasonrl.data_tools.compound import compound_rows
+from reasonrl.errors import DataError, RecipeError
+from reasonrl.eval.compound import Against, CompoundSuite, compound_figures, item_values
+from reasonrl.eval.scoring import Answer, Judgement, build_scorer
+from reasonrl.eval.suites import resolve
+
+sys.path.insert(0, str(Path(__file__).parent))
+from suite_files import written
+
+needs_data = pytest.mark.skipif("REASONRL_DATA" not in os.environ, reason="REASONRL_DATA names no folder of data sets")
+TABLE = [{"id": f"p{n}", "problem": f"{n}?", "answer": str(n), "level": n % 2} for n in range(7)]
+
+
+def judged(suite: Any, rows: Sequence[Any], texts: Sequence[str]) -> list[Judgement]:
+    answers = [Answer(row, [], text, (1,)) for row, text in zip(rows, texts, strict=True)]
+    return build_scorer(suite.reward, rows=rows)(answers)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["aime24", "math500"])
+def test_one_plain_problem_is_the_plain_suite_on_the_real_files(name: str) -> None:
+    suites = resolve(f"{name},{name}-cb1")
+    plain, compound = suites[name], suites[f"{name}-cb1"]
+    rows, one = plain.load()[0], compound.load()[0]
+    assert [(row["id"], row["problem"]) for row in rows] == [(row["id"], row["problem"]) for row in one]
+    assert plain.data.template == compound.data.template
+    golds = [row["answer"] for row in rows]
+    shuffled = random.Random(0).sample(golds, len(golds))
+    for given in (golds, shuffled, [""] * len(golds)):
+        texts = [f"<think>Not \\boxed{{7}}.</think> I found it: \\boxed{{{gold}}}." for gold in given]
+        before, after = judged(plain, rows, texts), judged(compound, one, texts)
+        assert [found.right for found in before] == [found.right for found in after]
+        assert [found.verdict for found in before] == [found.verdict for found in after]
+        assert [found.extracted for found in before] == [(found.items or [{}])[0]["extracted"] for found in after]
+    assert all(found.right for found in judged(compound, one, [f"\\boxed{{{gold}}}" for gold in golds]))
+
+
+@needs_data
+@pytest.mark.parametrize(("name", "k", "prompts"), [("aime24", 3, 30), ("math500", 5, 500), ("gpqa_diamond", 9, 198)])
+def test_golds_fed_back_in_lines_are_all_right(name: str, k: int, prompts: int) -> None:
+    if name == "gpqa_diamond" and not list(Path(os.environ["REASONRL_DATA"]).glob("gpqa*")):
+        pytest.skip("GPQA is not among the data sets")
+    suite = resolve(f"{name}-cb{k}")[f"{name}-cb{k}"]
+    rows, check = suite.load()
+    assert len(rows) == prompts and check is not None and check.state == "verified"
+    assert suite.max_tokens == min(32768, 8192 * k) and suite.n == 16 and suite.temperature == 1.0
+    lines = [json.loads(row["answer"]) for row in rows]
+    texts = ["\n".join(f"{at}. \\boxed{{{gold}}}" for at, gold in enumerate(golds, 1)) for golds in lines]
+    assert all(found.right for found in judged(suite, rows, texts))
+    turned = ["\n".join(f"{at}. \\boxed{{{gold}}}" for at, gold in enumerate(g[1:] + g[:1], 1)) for g in lines]
+    assert sum(bool(found.right) for found in judged(suite, rows, turned)) < 0.05 * len(rows)
+
+
+def test_names_and_entries_of_compound_suites(tmp_path: Path) -> None:
+    path = written(tmp_path, TABLE)
+    found = resolve(f"{path}:mine-cb3,{path}:mine-cb1-framed,{path}:mine-cb1")
+    assert list(found) == ["mine-cb3", "mine-cb1-framed", "mine-cb1"]
+    assert [len(suite.load()[0]) for suite in found.values()] == [9, 7, 7]
+    assert found["mine-cb3"].metrics == ("acc_item", "answered") and found["mine-cb3"].data.template is None
+    assert len({suite.identity for suite in found.values()}) == 3
+    assert resolve(f"{path}:mine-cb3", overrides={"n": 2, "max_tokens": 8})["mine-cb3"].max_tokens == 8
+    own = resolve(written(tmp_path, TABLE, compound={"k": 2, "rotations": 1}))["mine"]
+    assert len(own.load()[0]) == 4
+    with pytest.raises(RecipeError, match="short answers"):
+        resolve("livecodebench_v6-cb3")
+    with pytest.raises(RecipeError, match="rotations"):
+        resolve(written(tmp_path, TABLE, compound={"k": 2, "rotations": 3}))
+
+
+def drawn(rows: Sequence[Any], seed: int, cut: float = 0.1) -> list[dict[str, Any]]:
+    """Two samples a prompt with random verdicts."""
+    draw, made = random.Random(seed), []
+    for row, index in product(rows, range(2)):
+        items = [
+            {
+                **item,
+                "scored": item.get("scored", True),
+                "verdict": draw.choice(["correct", "wrong", "no_answer"]),
+                "extracted": "1",
+            }
+            for item in json.loads(row["items"])
+        ]
+        ended = draw.random() > cut
+        made.append(
+            {"id": row["id"], "metric": "sample", "index": index, "items": items, "length": 10, "correct": False,
+             "finish_reason": "stop" if ended else "length"}
+        )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("k", [2, 3, 7])
+def test_figures_against_plain_loops(k: int) -> None:
+    rows = compound_rows(TABLE, k)
+    samples = drawn(rows, k)
+    suite = CompoundSuite(samples, {row["id"]: row for row in rows})
+    alone = {row["id"]: 0.5 + 0.05 * number for number, row in enumerate(TABLE)}
+    figures = compound_figures(suite, alone)
+
+    by_item: dict[str, list[float]] = {}
+    answered: dict[str, list[float]] = {}
+    for sample in samples:
+        for item in sample["items"]:
+            if item["scored"]:
+                right = item["verdict"] == "correct" and sample["finish_reason"] == "stop"
+                by_item.setdefault(item["id"], []).append(right)
+                answered.setdefault(item["id"], []).append(item["verdict"] != "no_answer")
+    assert len(by_item) == 7 and all(len(values) == 2 * k for values in by_item.values())
+    acc_item = fmean(fmean(values) for values in by_item.values())
+    assert figures["acc_item"]["value"] == pytest.approx(acc_item)
+    assert figures["answered"]["value"] == pytest.approx(fmean(fmean(values) for values in answered.values()))
+    assert figures["retention"]["value"] == pytest.approx(acc_item / fmean(alone.values()))
+    assert fmean(found["value"] for found in figures["by_position"]) == pytest.approx(acc_item)
+    assert figures["tokens_per_problem"] == pytest.approx(10 / k)
+
+    group = {row["id"]: row["group"] for row in rows}
+    whole: dict[str, list[bool]] = {}
+    members: dict[str, set[str]] = {}
+    for sample in samples:
+        counted = [item for item in sample["items"] if item["scored"]]
+        right = all(item["verdict"] == "correct" and sample["finish_reason"] == "stop" for item in counted)
+        whole.setdefault(group[sample["id"]], []).append(right)
+        members.setdefault(group[sample["id"]], set()).update(item["id"] for item in counted)
+    # (k/N) sum over groups, where the last group may be shorter.
+    acc_all = sum(len(members[block]) * fmean(values) for block, values in whole.items()) / 7
+    assert figures["acc_all"]["value"] == pytest.approx(acc_all)
+    gaps = []
+    for block, values in whole.items():
+        expected = 1.0
+        for item in members[block]:
+            expected *= alone[item]
+        gaps.append(fmean(values) - expected)
+    assert figures["independence_gap"]["value"] == pytest.approx(fmean(gaps))
+
+
+def test_truncated_samples_count_as_wrong_and_answered() -> None:
+    rows = compound_rows(TABLE[:2], 2)
+    samples = [
+        {**sample, "finish_reason": "length", "items": [{**item, "verdict": "correct"} for item in sample["items"]]}
+        for sample in drawn(rows, 0)
+    ]
+    assert set(item_values(samples, "acc_item").values()) == {0.0}
+    assert set(item_values(samples, "answered").values()) == {1.0}
+    with pytest.raises(DataError, match="reward: compound"):
+        item_values([{"id": "a", "metric": "sample", "correct": True}], "acc_item")
+
+
+def test_paired_differences_of_retention() -> None:
+    import numpy
+
+    draw = numpy.random.default_rng(0)
+    alone = draw.uniform(3, 5, size=200)
+    ours, theirs = (Against(numpy.stack([alone * share + noise, alone], axis=1))
+                    for share, noise in ((0.9, draw.normal(0, 0.1, 200)), (0.8, draw.normal(0, 0.1, 200))))  # fmt: skip
+    apart = ours.difference(theirs, "here")
+    assert apart.value == pytest.approx(0.1, abs=0.01) and apart.low is not None and apart.low > 0.08
+    assert ours.p_value(theirs, "here") < 0.01
+    assert ours.difference(ours, "here").value == 0 and ours.p_value(ours, "here") == 1.0
