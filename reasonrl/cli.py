@@ -163,26 +163,6 @@ def recipes_cp(name: str, destination: Path) -> None:
         click.echo(f"wrote {path}")
 
 
-@main.command(options_metavar="[OPTIONS]")
-@click.option("--rollout-log", required=True, type=click.Path(path_type=Path), help="A run, stage, parquet or JSONL.")
-@click.option("--servers", required=True, type=int, help="How many engines to plan for.")
-@click.option("--ptl", help="Seconds a decode step by batch, as 1:0.010,64:0.018; else fitted to the log's stamps.")
-@click.option("--max-batch", default=256, show_default=True, help="Most samples an engine decodes together.")
-@click.option("--prefill-seconds-per-token", default=0.0, show_default=True, help="Cost of an uncached prompt token.")
-@click.option("--prompts-per-step", type=int, help="Replay steps of so many prompts drawn from the log.")
-@click.option("--verify-seconds", type=float, help="Time of checking one answer; the log's if absent.")
-@click.option("--verify-workers", default=1, show_default=True, help="Checks at a time.")
-@click.option("--train-seconds", type=float, help="Training time of a step; the log's if absent.")
-@click.option("--seed", default=0, show_default=True, help="Of the resampling behind the intervals.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@reports_errors
-def plan(rollout_log: Path, as_json: bool, **options: Any) -> None:
-    """Replay a rollout log over a fleet of engines: makespan, idle time and gain of every dispatch policy."""
-    from reasonrl.rollout.simulate_table import plan_report
-
-    click.echo(plan_report(rollout_log, as_json=as_json, **options))
-
-
 @main.group()
 def runs() -> None:
     """Look at run directories."""

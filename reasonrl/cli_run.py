@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,4 +26,65 @@ def doctor(as_json: bool, self_test: bool, output: Path) -> None:
     sys.exit(report(examine(self_test=self_test, output=output), click.echo, as_json=as_json))
 
 
-COMMANDS: tuple[click.Command, ...] = (doctor,)
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("recipe", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--gpus", type=click.IntRange(min=1), help="Devices to plan a recipe for.")
+@click.option(
+    "--gpu", default="h100-80", show_default=True, help="Which: h100-80, a100-80, …, or NAME:GIB:TFLOPS:TB_PER_S."
+)
+@click.option("--arm", metavar="NAME", help="Lay one of the recipe's arms over it.")
+@click.option("--mean-length", type=float, help="Mean response tokens (default: half of what is allowed).")
+@click.option("--longest", type=float, help="Longest response of a batch (default: what is allowed).")
+@click.option("--prompt-tokens", default=256.0, show_default=True, help="Mean prompt tokens.")
+@click.option("--efficiency", metavar="NAME=SHARE,…", help="Of train, read, decode, transfer, usable.")
+@click.option("--stand-in", metavar="MODEL", help="Whose sizes to take for models that are not known here.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture of memory and time.")
+@click.option("--rollout-log", type=click.Path(path_type=Path), help="A run, stage, parquet or JSONL of samples.")
+@click.option("--servers", type=int, help="Without RECIPE: how many engines to replay the log over.")
+@click.option("--ptl", help="Seconds a decode step by batch, as 1:0.010,64:0.018; else fitted to the log's stamps.")
+@click.option("--max-batch", default=256, show_default=True, help="Most samples an engine decodes together.")
+@click.option("--prefill-seconds-per-token", default=0.0, show_default=True, help="Cost of an uncached prompt token.")
+@click.option("--prompts-per-step", type=int, help="Replay steps of so many prompts drawn from the log.")
+@click.option("--verify-seconds", type=float, help="Time of checking one answer; the log's if absent.")
+@click.option("--verify-workers", default=1, show_default=True, help="Checks at a time.")
+@click.option("--train-seconds", type=float, help="Training time of a step; the log's if absent.")
+@click.option("--seed", default=0, show_default=True, help="Of the resampling behind the intervals.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@reports_errors
+def plan(
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    gpus: int | None,
+    rollout_log: Path | None,
+    servers: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """What RECIPE needs on --gpus devices: memory by part, tokens, FLOPs, time, placement, and what does not fit.
+
+    Lengths come from --mean-length or --rollout-log. Without RECIPE, --rollout-log and --servers replay a log over a
+    fleet of engines: makespan, idle time and gain of every dispatch policy.
+    """
+    hardware = ("gpu", "arm", "mean_length", "longest", "prompt_tokens", "efficiency", "stand_in", "plot")
+    of_recipe = {name: options.pop(name) for name in hardware}
+    if recipe is None:
+        if rollout_log is None or servers is None:
+            raise click.UsageError("give RECIPE and --gpus, or --rollout-log and --servers")
+        from reasonrl.rollout.simulate_table import plan_report
+
+        click.echo(plan_report(rollout_log, as_json=as_json, servers=servers, **options))
+        return
+    if gpus is None:
+        raise click.UsageError("--gpus is missing: how many devices the recipe is planned for")
+    from reasonrl.plan.command import recipe_report
+
+    lengths = None
+    if rollout_log is not None:
+        from reasonrl.rollout.simulate_log import read_rollout_log
+
+        lengths = [one.length for step in read_rollout_log(rollout_log).steps.values() for one in step]
+    click.echo(recipe_report(recipe, overrides, gpus=gpus, lengths=lengths, as_json=as_json, **of_recipe))
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor, plan)

@@ -71,7 +71,8 @@ def installed(
 
 def python_range(package: str = "reasonrl") -> str:
     """The range of Python versions that `package` states; empty if it states none."""
-    return metadata.metadata(package).get("Requires-Python") or ""
+    stated = metadata.metadata(package)
+    return stated["Requires-Python"] if "Requires-Python" in stated else ""
 
 
 def _extra_of(text: str) -> str:

@@ -23,6 +23,7 @@ FLOORS = {
     "recipes": 0,
     "models": 1,
     "rollout": 2,
+    "plan": 2,
     "prm": 3,
     "pacore": 3,
     "trainers": 4,
@@ -35,7 +36,7 @@ FLOORS = {
     "cli": 8,
     "__main__": 9,
 }
-GROUND = {"errors", "expressions", "fingerprint", "plugins", "latex", "__init__"}
+GROUND = {"errors", "expressions", "fingerprint", "plugins", "latex", "plays", "__init__"}
 """Single modules below the rooms, of the standard library and small third parties: everybody may import them."""
 SAME_FLOOR = {("rewards", "endpoints")}
 """Judges are rewards that ask a server."""
