@@ -25,6 +25,7 @@ def rehearse(
     run: RunDirectory,
     say: Callable[[str], None],
     restart: Sequence[str] = (),
+    shown: dict[str, str] | None = None,
 ) -> None:
     """Say what a run would do: versions; for each stage its plan, batch arithmetic, tokenizer, first rows, memory.
 
@@ -34,6 +35,8 @@ def rehearse(
         run: the run directory; it may hold an earlier run, and need not exist.
         say: takes each line.
         restart: stages that would be made anew.
+        shown: of a study, product of each stage that an earlier run has shown -> that run's name; this run's are added.
+            Such a stage is named only.
 
     Raises the first error that the run itself would meet (a changed stage, data that cannot be read, a version out
     of range), after all stages were gone through.
@@ -46,9 +49,14 @@ def rehearse(
     planned = _plan(resolved, instances, run, restart, errors)
     finished = {stage.name: stage.done.result for stage in planned.values() if stage.done is not None}
     inspection = Inspection(instances, finished, resolved.recipe.seed)
+    shown = {} if shown is None else shown
     for number, instance in enumerate(instances, start=1):
         label = f"[{number}/{len(instances)}] {instance.name} ({instance.config.kind})"
         stage = planned.get(instance.name)
+        earlier = shown.setdefault(stage.identity.product(stage.attempt), run.path.name) if stage else run.path.name
+        if earlier != run.path.name:
+            say(f"{label}: as in {earlier}")
+            continue
         say(f"{label}: {_ACTIONS[stage.action] if stage else 'cannot be planned, see the end'}")
         context = _context(resolved, instance, run, finished)
         for line in _lines(instance, context, inspection, errors):

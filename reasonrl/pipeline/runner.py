@@ -75,6 +75,7 @@ def train(
     say: Say | None = None,
     command: str | None = None,
     stop: StopFlag | None = None,
+    shown: dict[str, str] | None = None,
 ) -> RunSummary:
     """Run a recipe, or carry on with what its run directory holds.
 
@@ -89,6 +90,7 @@ def train(
         command: what resumes this run, shown when it is stopped; default this process's command line without
             `--restart-stage`.
         stop: set when this run is asked to stop; a study has one for all its runs.
+        shown: of a study's dry run, the stages that earlier runs have shown (`dry_run.rehearse`).
 
     Raises RunError (nothing was started), Interrupted (asked to stop; everything is saved), StageFailed, or what a
     stage raised.
@@ -112,7 +114,7 @@ def train(
     if dry_run:
         from reasonrl.pipeline.dry_run import rehearse
 
-        rehearse(resolved, instances, run, say, restart_stages)
+        rehearse(resolved, instances, run, say, restart_stages, shown)
         return RunSummary(run.path)
     run.check_ours()
     if not run.exists():

@@ -71,6 +71,7 @@ def run_study(
         (arm, seed): load_recipe(path, overrides, arm=arm, seed=seed) for arm in plan.arms for seed in plan.seeds
     }
     runs: dict[tuple[str, int], RunSummary] = {}
+    shown: dict[str, str] = {}
     stop = StopFlag()
     with stop_on_signals(stop, say):
         for number, ((arm, seed), one) in enumerate(resolved.items(), start=1):
@@ -86,6 +87,7 @@ def run_study(
                 say=say,
                 command=command,
                 stop=stop,
+                shown=shown,
             )
     return StudySummary(directory, runs, () if dry_run else _compare(directory, study, resolved, runs, say))
 

@@ -54,6 +54,13 @@ def test_equal_stages_are_made_once_a_seed(study):
     assert sorted(study.log) == sorted(made)
 
 
+def test_dry_run_shows_equal_stages_once_a_seed(study):
+    out = study.ok("--study", "both", "--dry-run")
+    assert out.count("would be started") == 6
+    assert re.findall(r"\] first \(sft\): as in (\S+)", out) == RUNS[:2]
+    assert not study.output.exists()
+
+
 def test_killed_study_goes_on_with_the_run_it_was_in(study):
     assert study.run("--study", "both", DIE_AT="before:done.json").returncode == -9
     study.ok("--study", "both")
