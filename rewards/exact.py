@@ -21,6 +21,7 @@ class ExactReward:
         pattern: a regular expression of Python's `re` (`^` and `$` at lines, `\A` and `\Z` at the response); what its
             first group matches is the answer, the whole match without a group.
         gold: the column with the golds; None takes `answer`, or `solution` where there is no `answer`.
+        groups: `first`, or `all`: the answer is then what all groups match, one after the other.
 
     Raises:
         RewardError: the pattern is none.
@@ -29,14 +30,16 @@ class ExactReward:
     token_level = False
     instant = True
 
-    def __init__(self, pattern: str, gold: str | None = None) -> None:
+    def __init__(self, pattern: str, gold: str | None = None, groups: str = "first") -> None:
         try:
             self.pattern = re.compile(pattern, re.MULTILINE)
         except (re.error, TypeError) as problem:
             fix = "write a regular expression, such as '^#(\\d)\\Z'"
             raise RewardError(f"reward 'exact': pattern {pattern!r} is none: {problem} -> {fix}") from problem
+        if groups not in ("first", "all"):
+            raise RewardError(f"reward 'exact': groups = {groups!r} -> first or all")
         self.__name__ = "exact"
-        self.gold = gold
+        self.gold, self.groups = gold, groups
 
     def verdicts(self, completions: Sequence[Any], **columns: Any) -> list[Verdict]:
         """One verdict a completion."""
@@ -52,6 +55,8 @@ class ExactReward:
         if found is None:
             return Verdict("no_answer", 0.0, None, wanted, "the pattern matches nothing")
         answer = (found[1] if self.pattern.groups else found[0]) or ""
+        if self.groups == "all" and self.pattern.groups:
+            answer = "".join(found.groups(""))
         right = answer.strip() == wanted
         return Verdict("correct" if right else "wrong", float(right), answer.strip(), wanted, "compared as text")
 

@@ -14,6 +14,8 @@ from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
 from reasonrl.data_tools.worlds.reflective import ReflectiveWorld
 from reasonrl.data_tools.worlds.reflective_figures import measure as measure_reflective
 from reasonrl.data_tools.worlds.visual import VisualWorld
+from reasonrl.data_tools.worlds.worksheet import WorksheetWorld
+from reasonrl.data_tools.worlds.worksheet_figures import measure as measure_worksheet
 from reasonrl.errors import DataError
 
 
@@ -29,11 +31,12 @@ BUILT_IN: dict[str, Callable[[], Any]] = {
     "arithmetic": ArithmeticWorld,
     "reflective": ReflectiveWorld,
     "visual": VisualWorld,
+    "worksheet": WorksheetWorld,
 }
 
 Measure = Callable[..., Any]
 """From rows to figures by name; or to a pair, the figures and what they would be if all were as the world has it."""
-MEASURES: dict[str, Measure] = {"reflective": measure_reflective}
+MEASURES: dict[str, Measure] = {"reflective": measure_reflective, "worksheet": measure_worksheet}
 """Measures of rows by name, for stages of kind `gate`."""
 
 
@@ -47,4 +50,4 @@ def get_world(name: str) -> World:
     return world
 
 
-__all__ = ["BUILT_IN", "MEASURES", "ArithmeticWorld", "ReflectiveWorld", "VisualWorld", "World", "get_world"]
+__all__ = ["BUILT_IN", "MEASURES", "ArithmeticWorld", "ReflectiveWorld", "VisualWorld", "WorksheetWorld", "get_world"]

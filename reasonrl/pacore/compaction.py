@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from reasonrl.pacore.errors import PacoreError
@@ -52,9 +53,14 @@ def whole(text: str, reasoning: str | None = None) -> Compacted:
 COMPACTIONS: Mapping[str, Compaction] = {"after_think": after_think, "none": whole}
 
 
-def get_compaction(spec: str) -> Compaction:
-    """The compaction of this name: `after_think`, `none`, `after:TAG`, or `file.py:function`, a function from the text
-    of an answer (with the thinking before it, where the server has parted them) to the message.
+def get_compaction(spec: str, base_dir: str | Path | None = None) -> Compaction:
+    """The compaction of this name: `after_think`, `none`, `after:TAG`, `world:NAME` (a synthetic world's own), or
+    `file.py:function`, a function from the text of an answer (with the thinking before it, where the server has parted
+    them) to the message.
+
+    Args:
+        spec: the name.
+        base_dir: where a relative path starts; the working directory if None.
 
     Raises:
         PacoreError: there is none of this name.
@@ -63,9 +69,13 @@ def get_compaction(spec: str) -> Compaction:
         return COMPACTIONS[spec]
     if spec.startswith("after:") and len(spec) > len("after:"):
         return partial(after_think, tag=spec.removeprefix("after:"))
+    if spec.startswith("world:"):
+        from reasonrl.pacore.synthesis import world_part
+
+        return partial(_custom, world_part(spec, "message"), spec)
     if is_file_reference(spec):
-        return partial(_custom, load_from_file(spec, error=PacoreError), spec)
-    raise PacoreError(f"compaction {spec!r}{near(spec, COMPACTIONS)}, after:TAG, or file.py:function")
+        return partial(_custom, load_from_file(spec, base_dir, error=PacoreError), spec)
+    raise PacoreError(f"compaction {spec!r}{near(spec, COMPACTIONS)}, after:TAG, world:NAME, or file.py:function")
 
 
 def _custom(function: Callable[[str], str], spec: str, text: str, reasoning: str | None = None) -> Compacted:

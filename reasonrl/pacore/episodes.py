@@ -121,12 +121,14 @@ def episode_row(step: int, episode: Episode, prompt: SynthesisPrompt) -> dict[st
     """A row of training data: `prompt`, `answer`, and what the metrics need."""
     name = f"{episode.problem.id}@{episode.visit}"
     return {
+        **episode.problem.columns,
         "id": name,
-        "problem_id": episode.problem.id,
+        "pool_id": episode.problem.id,
+        "visit": episode.visit,
         "prompt": episode.conversation(prompt),
         "answer": episode.problem.gold,
         "step": step,
-        "messages": len(episode.chosen),
+        "shown": len(episode.chosen),
         "messages_right": episode.right(),
         "chosen": list(episode.chosen),
     }
@@ -143,7 +145,7 @@ class Rate:
 
 
 def emergent_correctness(rows: Iterable[Mapping[str, Any]]) -> Rate:
-    """P(right | every input message wrong) of rows with `messages_right`, `messages` and `correct` (arXiv 2601.05593,
+    """P(right | every input message wrong) of rows with `messages_right`, `shown` and `correct` (arXiv 2601.05593,
     figure 5). Rows without a message, with unscored ones or without a verdict do not count.
 
     The interval takes rows as independent; samples of one instance are not, so it is too narrow for them.
@@ -151,7 +153,7 @@ def emergent_correctness(rows: Iterable[Mapping[str, Any]]) -> Rate:
     right = [
         bool(row["correct"])
         for row in rows
-        if row["messages"] and row["messages_right"] == 0 and row["correct"] is not None
+        if row["shown"] and row["messages_right"] == 0 and row["correct"] is not None
     ]
     return _rate(sum(right), len(right))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from reasonrl.pacore.compaction import get_compaction
+from reasonrl.pacore.compaction import Compaction, get_compaction
 from reasonrl.pacore.episodes import Law, episode_row, schedule
 from reasonrl.pacore.errors import PacoreError
 from reasonrl.pacore.pools import (
@@ -53,9 +54,9 @@ def make_pool(
     """
     report = PoolReport()
     chosen = PoolFilter(_conditions(keep), column, least)
-    problems = graded(_read(path, report, compaction), by_verifier(policy, workers))
+    problems = graded(read_any_pool(path, report, get_compaction(compaction)), by_verifier(policy, workers))
     kept = [one for one in problems if chosen.wants(one, report)]
-    say(_told(path, report))
+    say(told(path, report))
     if not kept:
         raise PacoreError(f"{path}: no problem is left -> loosen --keep or --least")
     write_pool(out, kept)
@@ -104,14 +105,19 @@ def make_episodes(
     return len(rows)
 
 
-def _read(path: Path, report: PoolReport, compaction: str) -> Iterable[PoolProblem]:
+def read_any_pool(path: Any, report: PoolReport, compaction: Compaction) -> Iterable[PoolProblem]:
+    """A pool in the record format, or one made of the samples of a stage of kind `rollout`, whichever the rows are.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     from reasonrl.data_tools.files import BadRow, read_paths
 
     first = next((row for _, row in read_paths(path, None, None, None) if not isinstance(row, BadRow)), {})
     if "responses" in first or "problem_id" not in first:
-        return read_pool(path, report, get_compaction(compaction))
+        return read_pool(path, report, compaction)
     rows = [row for _, row in read_paths(path, None, None, None) if not isinstance(row, BadRow)]
-    pool = pool_of_samples(rows, get_compaction(compaction))
+    pool = pool_of_samples(rows, compaction)
     report.read = len(pool)
     report.responses_dropped = sum(one.dropped for one in pool)
     return pool
@@ -126,7 +132,8 @@ def _conditions(keep: tuple[str, ...]) -> str | dict[str, str]:
     return {kind.strip(): condition for kind, _, condition in pairs}
 
 
-def _told(path: Path, report: PoolReport) -> str:
+def told(path: Path | str, report: PoolReport) -> str:
+    """What became of a pool's problems, in words."""
     counts = {
         "kept": report.kept,
         "none right": report.none_right,

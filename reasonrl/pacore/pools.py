@@ -27,6 +27,30 @@ FIGURES = ("acc", "n", "n_right", "n_unscored")
 MATH, CODE = "0 < acc < 9/24", "0 < acc < 15/24"
 """The first stage's filters (section 3.1); code's lower bound is ours."""
 
+SAMPLE_COLUMNS = frozenset(
+    {
+        "id",
+        "problem_id",
+        "problem",
+        "answer",
+        "text",
+        "correct",
+        "verdict",
+        "reward",
+        "finish_reason",
+        "length",
+        "prompt_ids",
+        "completion_ids",
+        "logprobs_sampled",
+        "seed",
+        "index",
+        "extracted",
+        "pass_rate",
+        "prompt",
+    }
+)
+"""Columns of a rollout stage's rows that are a sample's, not its problem's own; a contract test holds them to it."""
+
 _FIELDS = ("conversation", "responses", "ground_truth", "id", "scores")
 
 
@@ -186,6 +210,7 @@ def pool_of_samples(rows: Iterable[Mapping[str, Any]], compaction: Compaction = 
         first = group[0]
         made = [(compaction(row["text"], None).text, row.get("correct")) for row in group]
         kept = [(text, None if right is None else float(right)) for text, right in made if text]
+        columns = {key: value for key, value in first.items() if key not in SAMPLE_COLUMNS and value is not None}
         found.append(
             PoolProblem(
                 name,
@@ -193,7 +218,8 @@ def pool_of_samples(rows: Iterable[Mapping[str, Any]], compaction: Compaction = 
                 tuple(text for text, _ in kept),
                 str(first["answer"]),
                 tuple(score for _, score in kept),
-                dropped=len(made) - len(kept),
+                columns,
+                len(made) - len(kept),
             )
         )
     return found

@@ -226,6 +226,11 @@ class Rounds:
         self._refits = 0
         self._prepare()
 
+    def show(self, messages: Sequence[str]) -> None:
+        """Show other messages in the present round: for controls."""
+        self.messages = list(messages)
+        self._prepare()
+
     def _check_failures(self, outcomes: Sequence[Answer | Failure], calls: int) -> None:
         failures = tuple(one.error for one in outcomes if isinstance(one, Failure))
         allowed = 0 if self.last else int(self.plan.tolerate * calls + 1e-9)

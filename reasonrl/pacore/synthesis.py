@@ -30,7 +30,7 @@ class SynthesisPrompt:
     """A template with the fields `problem` (exactly once) and `messages` (a list of texts), in Jinja.
 
     Args:
-        path: a file of the user's own; None takes ours.
+        path: a file of the user's own, or `world:NAME`, a synthetic world's; None takes ours.
 
     Raises:
         PacoreError: no such file, or it is no such template.
@@ -119,7 +119,24 @@ def texts_of(conversation: Sequence[Message]) -> tuple[list[str], int]:
     return texts, others
 
 
+def world_part(spec: str, part: str) -> Any:
+    """What the world of `world:NAME` says of rounds: its `message` (compaction) or its `synthesis` (prompt).
+
+    Raises:
+        PacoreError: the world has none.
+        DataError: there is no such world.
+    """
+    from reasonrl.data_tools.worlds import get_world
+
+    found = getattr(get_world(spec.removeprefix("world:")), part, None)
+    if found is None:
+        raise PacoreError(f"{spec}: this world has no {part} of its own -> world:worksheet has")
+    return found
+
+
 def _text(path: str | None) -> str:
+    if path is not None and path.startswith("world:"):
+        return str(world_part(path, "synthesis"))
     try:
         return (_OWN if path is None else Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:

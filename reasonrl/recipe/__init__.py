@@ -5,9 +5,11 @@ from reasonrl.recipe.batch import BatchPlan, plan_batch
 from reasonrl.recipe.bcpg_stage import BCPGStage
 from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
 from reasonrl.recipe.dpo_stage import DPOStage
+from reasonrl.recipe.episodes_stage import EpisodesStage
 from reasonrl.recipe.expansion import StageInstance, expand_stages
 from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
 from reasonrl.recipe.origins import Origin
+from reasonrl.recipe.pacore_eval_stage import PacoreEvalStage
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.printing import composed_yaml, print_config
 from reasonrl.recipe.prm_eval_stage import PRMEvalStage
@@ -27,6 +29,7 @@ __all__ = [
     "CompareStage",
     "DPOStage",
     "DataSource",
+    "EpisodesStage",
     "EvalStage",
     "LaunchConfig",
     "Loop",
@@ -34,6 +37,7 @@ __all__ = [
     "PPOStage",
     "PRMEvalStage",
     "PRMStage",
+    "PacoreEvalStage",
     "Recipe",
     "Reference",
     "ResolvedRecipe",

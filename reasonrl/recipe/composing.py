@@ -21,7 +21,10 @@ from reasonrl.recipe.overlay import Overlaid, lay_arm, lay_overrides, read_files
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.shipped import find_recipe
 from reasonrl.recipe.sources import TRAINING_OPTIONS
-from reasonrl.recipe.stages import STAGES, SUITE_DEFAULTS
+from reasonrl.recipe.stages import EVALUATIONS, STAGES, SUITE_DEFAULTS
+
+_NAME_THEIR_MODEL = ("prm_eval", "pacore_eval")
+"""Kinds that do not take the recipe's model: theirs is no policy, or none at all."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,10 @@ def _inherit(tree: dict[str, Any], origins: dict[str, Origin]) -> None:
         fields = STAGES[kind].model_fields
         for field in ("rollout", "launch"):
             if field in fields and isinstance(tree.get(field), dict):
-                left_out = TRAINING_OPTIONS if field == "rollout" and kind in ("eval", "prm_eval", "rollout") else ()
+                left_out = TRAINING_OPTIONS if field == "rollout" and kind in (*EVALUATIONS, "rollout") else ()
                 value = {key: item for key, item in tree[field].items() if key not in left_out}
                 _fill(stage, field, value, origins, f"stages.{name}", field)
-        if "model" in fields and tree.get("model") is not None and kind != "prm_eval":  # that is no policy
+        if "model" in fields and tree.get("model") is not None and kind not in _NAME_THEIR_MODEL:
             _fill(stage, "model", tree["model"], origins, f"stages.{name}", "model")
         data = tree.get("data")
         if "data" in fields and "data" not in stage and isinstance(data, dict) and "train" in data:

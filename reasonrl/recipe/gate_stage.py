@@ -16,7 +16,8 @@ from reasonrl.recipe.stage_base import Stage
 MEASURES: dict[str, frozenset[str]] = {
     "reflective": frozenset(
         {"preset", "teacher_seed", "hard_facts", "slip", "easy_slip", "repair", "false_repair", "recheck"}
-    )
+    ),
+    "worksheet": frozenset(),
 }
 """What measures rows, by name, and its arguments; a contract test holds them to `reasonrl.data_tools.worlds`."""
 

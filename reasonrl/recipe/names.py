@@ -28,7 +28,7 @@ _SPATIAL = frozenset({"measure", "tau", "gold", "frame", "gold_frame", "gold_lay
 REWARDS: dict[str, frozenset[str]] = {
     "math": frozenset({"policy", "gold", "workers", "time_limit"}),
     "choice": frozenset({"gold", "options", "policy"}),
-    "exact": frozenset({"pattern", "gold"}),
+    "exact": frozenset({"pattern", "gold", "groups"}),
     "format": frozenset({"style", "think_in_prompt"}),
     "length": frozenset({"max_tokens", "buffer_tokens"}),
     "overlong": frozenset({"max_tokens", "buffer_tokens"}),
@@ -85,6 +85,7 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
     ("boxes", "layout"): frozenset({"xyxy", "xywh"}),
     ("points", "measure"): frozenset({"step_gui", "gaussian", "linear", "inside"}),
     ("points", "frame"): frozenset({"pixels", "unit", "thousand"}),
+    ("exact", "groups"): frozenset({"first", "all"}),
     ("math", "policy"): frozenset({"strict", "default", "lenient"}),
 }
 WORLDS: dict[str, frozenset[str]] = {
@@ -104,6 +105,7 @@ WORLDS: dict[str, frozenset[str]] = {
         }
     ),
     "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),
+    "worksheet": frozenset({"slip", "room", "messages", "copies"}),
 }
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})
 # Of the shipped entries of eval/suites.

@@ -47,7 +47,8 @@ class PPOStage(TrainingStage):
     One step of `max_steps` is one rollout batch (`prompts_per_step` x `num_generations` samples) with its
     `critic_steps` critic steps and its
     `actor_steps` x `num_iterations` policy steps. With `max_staleness` 1 the next step's samples are drawn meanwhile;
-    `vllm_importance_sampling_correction` (null: exactly then) corrects for the weights that drew them.
+    `vllm_importance_sampling_correction` (null: exactly then) corrects for the weights that drew them. Every pass takes
+    the rows in a fresh order; `shuffle_dataset: false` keeps theirs, as a stage of kind `episodes` writes them.
     """
 
     kind: Literal["ppo"] = "ppo"
@@ -56,6 +57,7 @@ class PPOStage(TrainingStage):
     lora: LoraSettings | None = None
     critic_lora: LoraSettings | None = None
     data: Data
+    shuffle_dataset: Flag = True
     reward: RewardSpec
     process_reward: ProcessRewardConfig | None = None
     advantage: Advantage = "gae"

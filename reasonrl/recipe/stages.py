@@ -12,6 +12,7 @@ from reasonrl.recipe.average_stage import AverageStage
 from reasonrl.recipe.bcpg_stage import BCPGStage
 from reasonrl.recipe.dpo_stage import DPOStage
 from reasonrl.recipe.endpoint_source import EndpointSource
+from reasonrl.recipe.episodes_stage import EpisodesStage
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
     Config,
@@ -24,6 +25,7 @@ from reasonrl.recipe.fields import (
 )
 from reasonrl.recipe.gate_stage import GateStage
 from reasonrl.recipe.metric_names import metric_faults
+from reasonrl.recipe.pacore_eval_stage import PacoreEvalStage
 from reasonrl.recipe.ppo_stage import PPOStage
 from reasonrl.recipe.prm_eval_stage import PRMEvalStage
 from reasonrl.recipe.prm_stage import PRMStage
@@ -39,6 +41,7 @@ AVAILABLE = (
     "sft",
     "ppo",
     "rollout",
+    "episodes",
     "segment",
     "annotate",
     "prm",
@@ -46,11 +49,12 @@ AVAILABLE = (
     "dpo",
     "average",
     "prm_eval",
+    "pacore_eval",
     "eval",
     "gate",
     "compare",
 )
-EVALUATIONS = ("eval", "prm_eval")
+EVALUATIONS = ("eval", "prm_eval", "pacore_eval")
 """Kinds whose results stand in comparisons."""
 LATER = ("curate",)
 
@@ -217,6 +221,7 @@ StageConfig = Annotated[
     SFTStage
     | PPOStage
     | RolloutStage
+    | EpisodesStage
     | SegmentStage
     | AnnotateStage
     | PRMStage
@@ -224,6 +229,7 @@ StageConfig = Annotated[
     | DPOStage
     | AverageStage
     | PRMEvalStage
+    | PacoreEvalStage
     | EvalStage
     | GateStage
     | CompareStage,
@@ -233,6 +239,7 @@ STAGES: dict[str, type[Stage]] = {
     "sft": SFTStage,
     "ppo": PPOStage,
     "rollout": RolloutStage,
+    "episodes": EpisodesStage,
     "segment": SegmentStage,
     "annotate": AnnotateStage,
     "prm": PRMStage,
@@ -240,6 +247,7 @@ STAGES: dict[str, type[Stage]] = {
     "dpo": DPOStage,
     "average": AverageStage,
     "prm_eval": PRMEvalStage,
+    "pacore_eval": PacoreEvalStage,
     "eval": EvalStage,
     "gate": GateStage,
     "compare": CompareStage,

@@ -87,7 +87,6 @@ _PPO_HINTS: dict[str, str] = {
     "use_vllm": "set rollout.engine",
     "reward_weights": "write the reward as a list of {name, weight}",
     "log_completions": "completions are always on disk; set log_completions_steps",
-    "shuffle_dataset": "use shuffle in the data source",
     "gradient_checkpointing_kwargs": "set gradient_checkpointing",
     "label_smoothing_factor": "the loss is PPO's",
     "use_liger_kernel": "the loss is PPO's",

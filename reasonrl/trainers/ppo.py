@@ -313,6 +313,7 @@ class PPOTrainer(RolloutHooks):
             num_generations=self.args.num_generations,
             steps=self.args.max_steps,
             seed=self.args.seed,
+            shuffle=self.args.shuffle_dataset is not False,
         )
 
     # The prompt stream replaces TRL's sampler: its shuffles restart at every resumed epoch.

@@ -13,11 +13,13 @@ from torch.utils.data import Sampler
 class PromptStream(Sampler[int]):
     """Indices of rows for `steps` rollout batches, each prompt repeated `num_generations` times in a row.
 
-    Pass e over the data is a permutation seeded by (seed, e); batches run across the ends of passes, so no row is
-    left out and no batch is short. A longer stream starts with the shorter one.
+    Pass e over the data is a permutation seeded by (seed, e), or, unshuffled, the rows' own order; batches run across
+    the ends of passes, so no row is left out and no batch is short. A longer stream starts with the shorter one.
     """
 
-    def __init__(self, rows: int, *, prompts_per_step: int, num_generations: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, rows: int, *, prompts_per_step: int, num_generations: int, steps: int, seed: int, shuffle: bool = True
+    ) -> None:
         if rows < 1:
             raise ValueError("PromptStream: there is no row to draw from")
         self.rows, self.prompts, self.samples, self.steps, self.seed = (
@@ -27,6 +29,7 @@ class PromptStream(Sampler[int]):
             steps,
             seed,
         )
+        self.shuffle = shuffle
 
     def __len__(self) -> int:
         return self.steps * self.prompts * self.samples
@@ -46,7 +49,8 @@ class PromptStream(Sampler[int]):
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(self.rows))
-        random.Random(f"prompts/{self.seed}/{epoch}").shuffle(order)
+        if self.shuffle:
+            random.Random(f"prompts/{self.seed}/{epoch}").shuffle(order)
         return order
 
     def __iter__(self) -> Iterator[int]:

@@ -19,6 +19,7 @@ from reasonrl.trainers._trl import Collected
 from reasonrl.trainers.batch import RolloutBatch
 from reasonrl.trainers.completion_rows import cached_tokens, column_of
 from reasonrl.trainers.meter import Meter
+from reasonrl.trainers.synthesis_metrics import add_synthesis_sums
 from reasonrl.trainers.targets import Targets
 
 
@@ -143,6 +144,7 @@ def _add_sums(
         flags = zip(seen.verdicts, seen.finished.tolist(), scored.tolist(), strict=True)
         right = sum(verdict == "correct" and stopped for verdict, stopped, counts in flags if counts)
         meter.add("accuracy", float(right), float(scored.sum()))
+    add_synthesis_sums(meter, seen, scored.tolist(), accelerator.num_processes)
     if targets.kl is not None:
         meter.add("kl", targets.kl.sum(), float(targets.mask.sum()))
     drawn = float(sum(batch.lengths) - sum(batch.prompt_lengths))

@@ -140,19 +140,19 @@ def test_rows_of_episodes():
     assert [text.count(f"message {place}\n") for place in range(24)] == [
         int(place in row["chosen"]) for place in range(24)
     ]
-    assert (row["answer"], row["messages"], row["messages_right"], row["step"]) == ("42", 4, 4, 5)
+    assert (row["answer"], row["shown"], row["messages_right"], row["step"]) == ("42", 4, 4, 5)
     shown = [text.index(f"\nmessage {place}\n") for place in row["chosen"]]
     assert shown == sorted(shown)
 
 
 def test_emergent_correctness():
-    rows = [{"messages": 4, "messages_right": 0, "correct": k < 3} for k in range(10)]
-    rows += [{"messages": 4, "messages_right": 1, "correct": True}] * 5
+    rows = [{"shown": 4, "messages_right": 0, "correct": k < 3} for k in range(10)]
+    rows += [{"shown": 4, "messages_right": 1, "correct": True}] * 5
     rows += [
-        {"messages": 0, "messages_right": 0, "correct": True},
-        {"messages": 4, "messages_right": None, "correct": True},
+        {"shown": 0, "messages_right": 0, "correct": True},
+        {"shown": 4, "messages_right": None, "correct": True},
     ]
-    rows += [{"messages": 4, "messages_right": 0, "correct": None}]
+    rows += [{"shown": 4, "messages_right": 0, "correct": None}]
     found = emergent_correctness(rows)
     assert (found.value, found.count) == (0.3, 10)
     assert (found.low, found.high) == pytest.approx((0.1078, 0.6032), abs=1e-4)  # Wilson's, by hand
@@ -191,4 +191,4 @@ def test_the_commands(tmp_path: Path):
     assert done.exit_code == 0 and "12 episodes of 2 problems, 6.00 passes" in done.output, done.output
     found = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     assert len({row["id"] for row in found}) == 12 and {row["answer"] for row in found} == {"2", "3"}
-    assert all(2 <= row["messages"] <= 6 for row in found)
+    assert all(2 <= row["shown"] <= 6 for row in found)
