@@ -28,6 +28,10 @@ SOLUTIONS = [
     }
     for n, row in enumerate(ROWS)
 ]
+PROGRAMS = [
+    {"problem": f"Print {n} times the number.", "tests": {"inputs": ["2\n"], "outputs": [f"{2 * n}\n"]}}
+    for n in range(4)
+]
 DRAWN = [
     {
         "problem_id": str(n // 2),
@@ -118,6 +122,21 @@ CUT_DOWN: dict[str, list[str]] = {
         *(f"stages.exam_{name}.{key}" for name in ("start", "rft", "dpo", "train") for key in
           ("suites={held: {data: {path: rows.jsonl, columns: {problem: question}}}}", "protocol=null", "max_tokens=8")),
     ],
+    "bcpg_nsa_code": [
+        "data.train.path=programs.jsonl",
+        "model=tiny:qwen2",
+        *("rollout.engine=transformers", "rollout.start=null", "rollout.max_model_len=null"),
+        "rollout.enable_prefix_caching=null",
+        *("stages.sample.n=8", "stages.sample.max_tokens=40", "stages.sample.keep=null"),
+        *("stages.sample.temperature=1.0", "stages.sample.reward.args.requires_isolation=false"),
+        "stages.label.segment={method: rules, shortest: 1, longest: 20}",
+        f"stages.label.judges=[{{name: '{TREE}/tests/recipes/step_judge.py:alternating'}}]",
+        *("stages.train.num_train_epochs=1", "stages.train.samples_per_step=16"),
+        *("stages.train.bf16=false", "stages.train.gradient_checkpointing=false"),
+        "stages.train.launch={num_processes: 1, deepspeed: null}",
+        *(f"stages.exam_{name}.{key}" for name in ("start", "train") for key in
+          ("suites={held: {data: {path: programs.jsonl}}}", "protocol=null", "max_tokens=8", "reward=code")),
+    ],
     "mini/bcpg_nsa": [
         *(f"data.{name}.n={n}" for name, n in (("lessons", 64), ("problems", 6), ("exam", 6))),
         "stages.start.max_steps=3",
@@ -165,7 +184,10 @@ CUT_DOWN: dict[str, list[str]] = {
 
 
 # The big recipes whose stages another one has too run to their end by hand.
-RUN = [pytest.param(name, marks=pytest.mark.slow if name in ("bcpg_nsa", "prm") else ()) for name in CUT_DOWN]
+RUN = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("bcpg_nsa", "bcpg_nsa_code", "prm") else ())
+    for name in CUT_DOWN
+]
 
 
 def reasonrl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -193,9 +215,10 @@ def stages_of(name: str, folder: Path) -> list[str]:
 
 
 def write_rows(folder: Path) -> None:
-    """Questions with answers, labelled solutions, and samples."""
-    for name, rows in (("rows.jsonl", ROWS), ("solutions.jsonl", SOLUTIONS), ("drawn.jsonl", DRAWN)):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """Questions with answers, labelled solutions, samples, and programming problems."""
+    written = {"rows": ROWS, "solutions": SOLUTIONS, "drawn": DRAWN, "programs": PROGRAMS}
+    for name, rows in written.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def files_in(folder: Path) -> set[str]:
