@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import Interrupted, RunError
+from reasonrl.observe.phases import step_done
 from reasonrl.pipeline.progress import SilentProgress, StageClock
 from reasonrl.pipeline.signals import StopFlag
 
@@ -146,6 +147,7 @@ class StageContext:
         it, at the same
         places (a `TrainerCallback` does), and never between the first and last sample of a rollout.
         """
+        step_done()  # a trainer asks once a step
         asked = self.stop.is_set()
         return _any_rank(asked) if self.world_size > 1 else asked
 

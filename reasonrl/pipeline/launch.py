@@ -8,25 +8,35 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
-
-import psutil
 
 from reasonrl.errors import Interrupted, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.files import read_json, write_json, write_text
 from reasonrl.pipeline.keys import digest, plain
 from reasonrl.pipeline.lock import process_record
+from reasonrl.pipeline.machines import (
+    close_watch,
+    end_others,
+    failed_machine,
+    limits_of,
+    open_watch,
+    start_others,
+    variables_of,
+)
+from reasonrl.pipeline.node import kill_family
 from reasonrl.pipeline.signals import STOP_FILE
 from reasonrl.pipeline.stages import stage_kind
+from reasonrl.pipeline.watch import Watch
 
 ORDER = "launch.json"
 RESULT = "result.json"
 LOG = "launch.log"
 FAILURE = "failure.rank"
 TAIL_LINES = 30
+POLL = 0.1
 _running: list[subprocess.Popen[str]] = []
 
 
@@ -64,26 +74,55 @@ def launch_stage(config: Any, context: StageContext, say: Callable[[str], None],
         "parent": process_record(),
     }
     write_json(directory / ORDER, order)
-    say(f"{context.name}: waiting for {processes} processes to start (log: {directory / LOG})")
-    child = subprocess.Popen(
-        launch_command(context.run_directory, context.name, processes),
-        env=_environment(processes, deepspeed=config.launch.deepspeed is not None),
+    watch = open_watch(config.launch)
+    watch.begin(processes, limits_of(config.launch))
+    fine = False
+    try:
+        run = (context.name, context.run_directory)
+        address, port = start_others(watch, config.launch, *run, say, context.stop.is_set)
+        say(f"{context.name}: waiting for {processes} processes to start (log: {directory / LOG})")
+        child = _start(config, context, watch, address, port)
+        _running.append(child)
+        try:
+            write_json(record, process_record(child.pid))
+            tail, lost = _look_after(child, context, say, watch)
+        finally:
+            if child.poll() is None:
+                kill_children()
+                child.wait(timeout=30)
+            _running.remove(child)
+            record.unlink(missing_ok=True)
+        fine = child.returncode == 0 and lost is None
+    finally:
+        end_others(watch, config.launch, kill=not fine)
+        close_watch(watch)
+    if lost is not None:
+        raise StageFailed(f"stage {context.name!r}: {lost} (log: {directory / LOG})")
+    return _outcome(child, context, tail)
+
+
+def _start(config: Any, context: StageContext, watch: Watch, address: str, port: int) -> subprocess.Popen[str]:
+    """This machine's share of the processes."""
+    launch = config.launch
+    command = launch_command(
+        context.run_directory,
+        context.name,
+        launch.num_processes,
+        machines=launch.num_machines,
+        address=address,
+        port=port,
+    )
+    variables = variables_of(watch, launch)
+    share = launch.num_processes // launch.num_machines
+    return subprocess.Popen(
+        command,
+        env=worker_environment(share, deepspeed=launch.deepspeed is not None, variables=variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,  # Ctrl-C in the terminal is for this process alone, which then asks the workers
     )
-    _running.append(child)
-    try:
-        write_json(record, process_record(child.pid))
-        tail = _look_after(child, context, say)
-    finally:
-        if child.poll() is None:
-            kill_children()
-        _running.remove(child)
-        record.unlink(missing_ok=True)
-    return _outcome(child, context, tail)
 
 
 def config_digest(config: Any) -> str:
@@ -93,20 +132,36 @@ def config_digest(config: Any) -> str:
     return digest(plain([identity_of(config), extensible_of(config)]))
 
 
-def _look_after(child: subprocess.Popen[str], context: StageContext, say: Callable[[str], None]) -> deque[str]:
-    """Relay the workers' lines until they end; pass a stop on."""
+def _look_after(
+    child: subprocess.Popen[str], context: StageContext, say: Callable[[str], None], watch: Watch
+) -> tuple[deque[str], str | None]:
+    """Relay the workers' lines until they end; pass a stop on. Gives their last lines, and who was lost, if anybody."""
     assert child.stdout is not None
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     relay = threading.Thread(target=_relay, args=(child.stdout, context.directory / LOG, tail, say), daemon=True)
     relay.start()
-    asked = False
+    asked, lost = False, None
     while child.poll() is None:
         if not asked and context.stop.is_set():
             asked = True
             write_text(context.directory / STOP_FILE, "")
-        time.sleep(0.1)
+        lost = watch.look() or failed_machine(watch, context.launch)
+        if lost is not None:
+            # The processes are told too, and say it in their own words; who does not hear it is killed.
+            _wait(child, 2 * POLL + 3.0)
+            break
+        time.sleep(POLL)
+    if child.poll() is None:
+        kill_children()
     relay.join(timeout=10)
-    return tail
+    return tail, lost
+
+
+def _wait(child: subprocess.Popen[str], seconds: float) -> None:
+    try:
+        child.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return
 
 
 def _relay(stream: IO[str], log: Path, tail: deque[str], say: Callable[[str], None]) -> None:
@@ -137,22 +192,48 @@ def _outcome(child: subprocess.Popen[str], context: StageContext, tail: deque[st
     )
 
 
-def launch_command(run_directory: Path, stage: str, processes: int) -> list[str]:
-    """The command that starts the workers.
+def launch_command(
+    run_directory: Path,
+    stage: str,
+    processes: int,
+    *,
+    machines: int = 1,
+    machine: int = 0,
+    address: str = "127.0.0.1",
+    port: int = 0,
+) -> list[str]:
+    """The command that starts one machine's share of the workers.
 
     Everything that accelerate would else ask its user's own config file for is given.
+
+    Args:
+        run_directory, stage: what they work on.
+        processes: over all machines.
+        machines, machine: how many machines there are, and which this is.
+        address, port: where all processes meet; port 0 takes a free one, on one machine.
     """
+    place = ["--main_process_port", str(port)]
+    if machines > 1:
+        place += ["--main_process_ip", address]
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),  # not `accelerate launch`: it imports all its commands
         "--multi_gpu",  # also on a host without GPUs: the only way of accelerate's to more than one process without MPI
-        *("--num_processes", str(processes), "--num_machines", "1", "--machine_rank", "0", "--main_process_port", "0"),
+        *("--num_processes", str(processes), "--num_machines", str(machines), "--machine_rank", str(machine), *place),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--gpu_ids", "all"),
         *("-m", "reasonrl.pipeline.worker", str(run_directory), stage),
     ]
 
 
-def _environment(processes: int, *, deepspeed: bool = False) -> dict[str, str]:
-    """The workers' environment: gloo on a host without GPUs, the cores shared out unless the user has said how."""
+def worker_environment(
+    processes: int, *, deepspeed: bool = False, variables: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The workers' environment: gloo on a host without GPUs, the cores shared out unless the user has said how.
+
+    Args:
+        processes: on this machine.
+        deepspeed: whether they run under it.
+        variables: further ones, which win.
+    """
     import torch
 
     environment = dict(os.environ)
@@ -161,18 +242,10 @@ def _environment(processes: int, *, deepspeed: bool = False) -> dict[str, str]:
         environment |= {"DS_ACCELERATOR": "cpu"} if deepspeed else {"ACCELERATE_USE_CPU": "true"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
-    return environment
+    return environment | dict(variables or {})
 
 
 def kill_children() -> None:
     """Kill the launched processes at once, workers included (they lead sessions of their own)."""
     for child in list(_running):
-        try:
-            family = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
-        except psutil.NoSuchProcess:
-            continue
-        for process in family:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        kill_family(child.pid)

@@ -71,8 +71,8 @@ def installed(
 
 def python_range(package: str = "reasonrl") -> str:
     """The range of Python versions that `package` states; empty if it states none."""
-    stated = metadata.metadata(package)
-    return stated["Requires-Python"] if "Requires-Python" in stated else ""
+    stated = metadata.metadata(package).json
+    return str(stated.get("requires_python", ""))
 
 
 def _extra_of(text: str) -> str:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import Interrupted, ReasonRLError, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
@@ -20,6 +20,7 @@ from reasonrl.pipeline.environment import versions
 from reasonrl.pipeline.files import write_text
 from reasonrl.pipeline.launch import kill_children, launch_stage, needs_launch
 from reasonrl.pipeline.lock import run_lock, wait_for_orphans
+from reasonrl.pipeline.machines import dismiss_machines
 from reasonrl.pipeline.planning import ANEW, CARRIED_ON, Action, Peers, PlannedStage, plan_run
 from reasonrl.pipeline.progress import LineProgress, StageClock, duration, logs_said
 from reasonrl.pipeline.signals import StopFlag, stop_on_signals
@@ -173,15 +174,21 @@ class _Walk:
         anew = [stage.name for stage in planned if stage.action in ANEW]
         if anew:
             self.say(f"to be made anew: {', '.join(anew)} (restarted, or reading what changes); the old are kept")
+        status = 1
         with stop_on_signals(self.stop, self.say, kill_children), logs_said(self.say):
             try:
                 for number, stage in enumerate(planned, start=1):
                     self._stage(stage, f"[{number}/{len(planned)}] {stage.name} ({stage.kind})")
                     if self.stop.is_set() and number < len(planned):
                         raise self.stop.interrupted(f"after stage {stage.name!r}", self.command)
-            except ReasonRLError:
+            except ReasonRLError as error:
+                status = error.exit_status
                 self._report()  # of what is there: a run that stopped is looked at more, not less
                 raise
+            finally:
+                if len(self.summaries) == len(planned) and not self.stop.is_set():
+                    status = 0
+                dismiss_machines(status)
             report = self._report()
         self.say(f"done in {duration(time.monotonic() - began)}: {self.run.path}")
         return RunSummary(self.run.path, tuple(self.summaries), report)
@@ -257,7 +264,7 @@ class _Walk:
         failure.unlink(missing_ok=True)
         try:
             if needs_launch(config):
-                return launch_stage(config, context, self.say, context.directory / LAUNCHER)
+                return self._launch(config, context, label)
             return as_stage(stage_module(stage.kind)).run(config, context)
         except Interrupted as error:
             context.clock.save()
@@ -272,6 +279,19 @@ class _Walk:
                 f"stage {stage.name!r} failed: {type(error).__name__}: {error} (traceback in {failure}) "
                 f"-> once it is mended, carry on with: {self.command}"
             ) from error
+
+    def _launch(self, config: Any, context: StageContext, label: str) -> StageResult:
+        """Run a launched stage, again up to `launch.max_restarts` times when it fails."""
+        for attempt in range(config.launch.max_restarts + 1):
+            try:
+                return launch_stage(config, context, self.say, context.directory / LAUNCHER)
+            except StageFailed as error:
+                if attempt == config.launch.max_restarts or self.stop.is_set():
+                    raise
+                self.say(f"{label}: {str(error).splitlines()[0]}")
+            self.say(f"{label}: restart {attempt + 1} of {config.launch.max_restarts} (launch.max_restarts)")
+            context = replace(context, resuming=True)
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _report(self) -> Path:
         report = self.run.path / REPORT

@@ -20,6 +20,7 @@ from reasonrl.errors import Interrupted, ReasonRLError, RunError
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.directory import CLOCK, CONFIG, RunDirectory
 from reasonrl.pipeline.files import read_json, write_json
+from reasonrl.pipeline.heartbeat import start_heartbeat
 from reasonrl.pipeline.launch import FAILURE, ORDER, RESULT, config_digest
 from reasonrl.pipeline.lock import is_alive
 from reasonrl.pipeline.progress import LineProgress, StageClock, logs_said
@@ -36,6 +37,7 @@ def main(run_directory: str, stage: str) -> None:
     directory = run.stage(stage).path
     order = read_json(directory / ORDER)
     end_with(order["parent"])
+    heartbeat = start_heartbeat(int(os.environ["RANK"]))
     stop = StopFlag(directory / STOP_FILE)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: _asked(stop, number, frame))
@@ -52,6 +54,8 @@ def main(run_directory: str, stage: str) -> None:
         raise
     finally:
         _leave_group()
+    if heartbeat is not None:
+        heartbeat.finish()
     if context.is_main:
         write_json(directory / RESULT, result.to_json(directory))
 

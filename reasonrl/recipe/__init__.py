@@ -8,6 +8,7 @@ from reasonrl.recipe.dpo_stage import DPOStage
 from reasonrl.recipe.episodes_stage import EpisodesStage
 from reasonrl.recipe.expansion import StageInstance, expand_stages
 from reasonrl.recipe.identity import extensible_of, identity_key, identity_of
+from reasonrl.recipe.launching import LaunchConfig
 from reasonrl.recipe.origins import Origin
 from reasonrl.recipe.pacore_eval_stage import PacoreEvalStage
 from reasonrl.recipe.ppo_stage import PPOStage
@@ -18,7 +19,7 @@ from reasonrl.recipe.references import Reference
 from reasonrl.recipe.rollout_stage import RolloutStage
 from reasonrl.recipe.schema import Recipe
 from reasonrl.recipe.shipped import find_recipe, shipped_recipes
-from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
+from reasonrl.recipe.sources import DataSource, Loop, RewardTerm, RolloutConfig, Study
 from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.stages import CompareStage, EvalStage, SFTStage, StageConfig, SuiteConfig
 

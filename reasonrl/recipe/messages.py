@@ -8,8 +8,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from reasonrl.recipe.fields import Config, near
+from reasonrl.recipe.launching import LaunchConfig
 from reasonrl.recipe.schema import Recipe
-from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RewardTerm, RolloutConfig, Study
+from reasonrl.recipe.sources import DataSource, Loop, RewardTerm, RolloutConfig, Study
 from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.stages import AVAILABLE, LATER, STAGES, SuiteConfig
 from reasonrl.recipe.trl_args import owned_args, passing_args
@@ -146,6 +147,12 @@ def _choice(
     detail: Any, key: str, name: str, model: type[BaseModel] | None, tree: Mapping[str, Any]
 ) -> tuple[str, str]:
     context, value = detail.get("ctx", {}), detail["input"]
+    if detail["type"] == "union_tag_invalid" and str(context["tag"]).startswith("@"):
+        steps = [one.strip("'@ ") for one in str(context["expected_tags"]).split(",")]
+        given = value.get("step") if isinstance(value, Mapping) else None
+        match = near(str(given), steps)
+        said = f"unknown step {given!r}" if given is not None else "has no step"
+        return f"{said}; steps: {', '.join(steps)}", f"did you mean {match!r}?" if match else "write {step: rules, …}"
     if detail["type"] == "union_tag_not_found":
         if not isinstance(value, Mapping):
             return f"is {_shown(value)}; allowed: a mapping with a kind", "write {kind: sft, …}"

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from reasonrl.recipe.fields import Config, Name, NonNegativeCount, Text
-from reasonrl.recipe.sources import DataSource, LaunchConfig, Loop, RolloutConfig, Study
+from reasonrl.recipe.launching import LaunchConfig
+from reasonrl.recipe.sources import DataSource, Loop, RolloutConfig, Study
 from reasonrl.recipe.stages import StageConfig
 
 TRACKERS = ("tensorboard", "wandb", "trackio")

@@ -244,37 +244,6 @@ SERVERS_OPTIONS = (
 )
 
 
-class LaunchConfig(Config):
-    """How a stage's processes are started.
-
-    Attributes:
-        deepspeed: `zero1`, `zero2` or `zero3` split optimizer states, gradients and weights over the processes of a
-            training stage; or a file of DeepSpeed's settings (JSON). None: every process holds all (DDP).
-    """
-
-    num_processes: Annotated[Count, OPERATIONAL] = 1
-    deepspeed: Annotated[Text | None, OPERATIONAL] = None
-    hints: ClassVar[Mapping[str, str]] = {"zero": "deepspeed", "nproc": "num_processes"}
-
-    @classmethod
-    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        name = given.get("deepspeed")
-        if name is None:
-            return []
-        issues = []
-        if name not in ZERO_NAMES and not name.endswith(".json"):
-            text = f"is {name!r}; allowed: {', '.join(ZERO_NAMES)}, or a file ending in .json"
-            issues.append(Issue("deepspeed", text, "use zero3"))
-        if given.get("num_processes") == 1:
-            text = f"is {name}, but one process has nothing to share out"
-            issues.append(Issue("deepspeed", text, "raise launch.num_processes, or remove launch.deepspeed"))
-        return issues
-
-
-#: Names of `launch.deepspeed` that stand for a stage of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054).
-ZERO_NAMES = ("zero1", "zero2", "zero3")
-
-
 class RewardTerm(Config):
     """One reward of a weighted sum."""
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from reasonrl.recipe.fields import Config
-from reasonrl.recipe.sources import LaunchConfig
+from reasonrl.recipe.launching import LaunchConfig
 from reasonrl.recipe.trl_args import split_trl_args
 
 Scheduler = Literal[

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 
+from reasonrl.observe.phases import phase
+
 
 class Meter:
     """Collects weighted sums and wall times of one step."""
@@ -41,7 +43,8 @@ class Meter:
         """Add the wall time of a block, in seconds."""
         started = time.perf_counter()
         try:
-            yield
+            with phase(name.rpartition("/")[2]):
+                yield
         finally:
             self.times[name] += time.perf_counter() - started
 
