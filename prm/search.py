@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from reasonrl.data_tools.prompts import as_messages, prompt_ids
 from reasonrl.errors import DataError
@@ -102,6 +102,39 @@ class SearchResult:
     drawn_tokens: int
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One next step that is asked for.
+
+    Attributes:
+        problem: number of the problem.
+        chain: what the step comes after.
+        step, place, turn: steps taken, the chain's place among those of its problem, the candidate's place.
+    """
+
+    problem: int
+    chain: Chain
+    step: int
+    place: int
+    turn: int
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The chain with the step that was written, and how many tokens were drawn for it."""
+
+    chain: Chain
+    tokens: int
+
+
+class StepWriter(Protocol):
+    """Writes next steps."""
+
+    def write(self, wanted: Sequence[Wanted]) -> Sequence[Grown]:
+        """A step each, in order; the same ones whenever the same are asked for."""
+        ...
+
+
 def guided_search(
     engine: RolloutEngine,
     tokenizer: Any,
@@ -127,39 +160,79 @@ def guided_search(
         A result a problem, in order. The same arguments give the same results.
     """
     settings = settings or SearchSettings()
-    prompts = [tuple(prompt_ids(tokenizer, messages(problem))) for problem in problems]
+    writer = EngineWriter(engine, tokenizer, problems, settings, seed=seed, messages=messages)
+    return search_with(writer, scorer, problems, settings)
+
+
+def search_with(
+    writer: StepWriter, scorer: Scorer, problems: Sequence[Mapping[str, Any]], settings: SearchSettings
+) -> list[SearchResult]:
+    """`guided_search` among the steps of any writer."""
     kept: list[list[Chain]] = [[Chain()] for _ in problems]
     drawn = [0] * len(problems)
-    params = SamplingParams(settings.max_step_tokens, settings.temperature, settings.top_p)
     for step in range(settings.max_steps):
-        asked: dict[str, tuple[int, Chain]] = {}
-        requests = []
-        for number, chains in enumerate(kept):
-            live = [chain for chain in chains if not chain.finished]
-            for place, chain in enumerate(live):
-                # Before the first step there is one chain, which gets all candidates.
-                for turn in range(settings.candidates // (settings.width if step else 1)):
-                    name = f"{number}/{place}/{turn}"
-                    asked[name] = number, chain
-                    drawing = sample_seed("search", seed, str(problems[number].get("id", number)), step, place, turn)
-                    requests.append(Request(name, (*prompts[number], *chain.ids), drawing))
-        if not requests:
+        wanted = [
+            Wanted(number, chain, step, place, turn)
+            for number, chains in enumerate(kept)
+            for place, chain in enumerate(chain for chain in chains if not chain.finished)
+            # Before the first step there is one chain, which gets all candidates.
+            for turn in range(settings.candidates // (settings.width if step else 1))
+        ]
+        if not wanted:
             break
-        with _stopping_at(engine, tokenizer, settings.separator):
-            samples = {sample.request.id: sample for sample in engine.stream(requests, params)}
         grown: list[tuple[int, Chain]] = []
-        for name, (number, chain) in asked.items():
-            drawn[number] += samples[name].length
-            grown.append((number, _grow(chain, samples[name], tokenizer, settings.separator)))
+        for one, written in zip(wanted, writer.write(wanted), strict=True):
+            drawn[one.problem] += written.tokens
+            grown.append((one.problem, written.chain))
         rivals_of: dict[int, list[Chain]] = {}
-        for number, one in _scored(grown, problems, scorer, settings.aggregation):
-            rivals_of.setdefault(number, []).append(one)
+        for number, chain in _scored(grown, problems, scorer, settings.aggregation):
+            rivals_of.setdefault(number, []).append(chain)
         for number, chains in enumerate(kept):
             rivals = [chain for chain in chains if chain.finished] + rivals_of.get(number, [])
             # Sorting is stable: of equal scores, who was there or drawn first.
             kept[number] = sorted(rivals, key=lambda chain: -chain.score)[: settings.width]
     ordered = [sorted(chains, key=lambda chain: (not chain.finished, -chain.score)) for chains in kept]
     return [SearchResult(chains[0], tuple(chains), tokens) for chains, tokens in zip(ordered, drawn, strict=True)]
+
+
+class EngineWriter:
+    """Steps by a model behind a rollout engine.
+
+    Args:
+        engine, tokenizer, problems, settings, seed, messages: as of `guided_search`.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        tokenizer: Any,
+        problems: Sequence[Mapping[str, Any]],
+        settings: SearchSettings,
+        *,
+        seed: int = 0,
+        messages: Messages = as_messages,
+    ) -> None:
+        self.engine, self.tokenizer, self.settings, self.seed = engine, tokenizer, settings, seed
+        self.names = [str(problem.get("id", number)) for number, problem in enumerate(problems)]
+        self.prompts = [tuple(prompt_ids(tokenizer, messages(problem))) for problem in problems]
+        self.params = SamplingParams(settings.max_step_tokens, settings.temperature, settings.top_p)
+
+    def write(self, wanted: Sequence[Wanted]) -> list[Grown]:
+        """All of them in one stream of the engine."""
+        asked: dict[str, Wanted] = {}
+        requests = []
+        for one in wanted:
+            name = f"{one.problem}/{one.place}/{one.turn}"
+            asked[name] = one
+            seed = sample_seed("search", self.seed, self.names[one.problem], one.step, one.place, one.turn)
+            requests.append(Request(name, (*self.prompts[one.problem], *one.chain.ids), seed))
+        separator = self.settings.separator
+        with _stopping_at(self.engine, self.tokenizer, separator):
+            samples = {sample.request.id: sample for sample in self.engine.stream(requests, self.params)}
+        return [
+            Grown(_grow(one.chain, samples[name], self.tokenizer, separator), samples[name].length)
+            for name, one in asked.items()
+        ]
 
 
 def _grow(chain: Chain, sample: Sample, tokenizer: Any, separator: str) -> Chain:

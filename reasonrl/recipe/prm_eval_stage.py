@@ -21,6 +21,7 @@ from reasonrl.recipe.fields import (
     PositiveFraction,
     Text,
 )
+from reasonrl.recipe.references import Reference, is_reference
 from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig
 from reasonrl.recipe.stage_base import Stage
 
@@ -66,11 +67,35 @@ class BestOfExam(Config):
     hints: ClassVar[Mapping[str, str]] = {"n": "k", "aggregation": "aggregations", "samples": "data"}
 
 
+class WorldWriter(Config):
+    """Steps that a synthetic world writes by its law.
+
+    Attributes:
+        world: its name; `reflective` writes.
+        args: of its law: `preset`, `shares`, `teacher_seed`, `operators`.
+    """
+
+    world: Name
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+def _policy_tag(value: Any) -> str:
+    if isinstance(value, (Mapping, WorldWriter)):
+        return "@world"
+    return "@reference" if is_reference(value) else "@value"
+
+
+Policy = Annotated[
+    Annotated[Text, Tag("@value")] | Annotated[Reference, Tag("@reference")] | Annotated[WorldWriter, Tag("@world")],
+    Discriminator(_policy_tag),
+]
+
+
 class SearchExam(Config):
     """Guided search: several continuations of a step, the best by the model's scores are kept.
 
     Attributes:
-        policy: writes the steps.
+        policy: writes the steps: a model, or a synthetic world (`world`, `args`).
         data: problems with answers.
         candidates: continuations of a step, drawn for each problem; each number is a search of its own, 1 keeps the
             policy alone.
@@ -80,7 +105,7 @@ class SearchExam(Config):
         reward: what says whether a solution is right.
     """
 
-    policy: ModelSource
+    policy: Policy
     data: Data
     candidates: Annotated[tuple[Count, ...], Field(min_length=1), EXTENSIBLE] = (8,)
     width: Count = 1

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from reasonrl.eval.exams.scores import Scored
     from reasonrl.pipeline.stages.common import Source
     from reasonrl.prm.scoring import StepScorer
-    from reasonrl.recipe import PRMEvalStage
-    from reasonrl.recipe.prm_eval_stage import BenchmarksExam, BestOfExam, SearchExam, StepsExam
+    from reasonrl.recipe import PRMEvalStage, Reference
+    from reasonrl.recipe.prm_eval_stage import BenchmarksExam, BestOfExam, SearchExam, StepsExam, WorldWriter
 
 
 def run(config: PRMEvalStage, context: StageContext) -> StageResult:
@@ -115,6 +115,7 @@ class Desk:
         """Guided search."""
         from reasonrl.eval.exams.search import examine_search, search_rows
         from reasonrl.prm.search import SearchSettings
+        from reasonrl.recipe.prm_eval_stage import WorldWriter
 
         source = self.source(exam.data, required_columns(exam.reward))
         rows = list(source.rows)
@@ -122,7 +123,8 @@ class Desk:
             raise DataError(f"{suite}: problems have pictures, which steps are not searched for yet -> leave them out")
         names = ("width", "max_steps", "max_step_tokens", "temperature", "top_p", "aggregation")
         given = {name: getattr(exam, name) for name in names}
-        engine = _LateEngine(self, exam)
+        policy = exam.policy
+        engine = _LateWorld(self, policy) if isinstance(policy, WorldWriter) else _LateEngine(self, exam, policy)
         try:
             found = search_rows(
                 rows,
@@ -135,7 +137,8 @@ class Desk:
             )
         finally:
             engine.close()
-        about = {**given, "policy": str(exam.policy), "step_end": exam.step_end, "candidates": list(exam.candidates)}
+        named = policy.model_dump() if isinstance(policy, WorldWriter) else str(policy)
+        about = {**given, "policy": named, "step_end": exam.step_end, "candidates": list(exam.candidates)}
         return examine_search(rows, found, lambda some: judged(exam.reward, some, self.context.base_directory), about)
 
     def benchmarks(self) -> dict[str, Examined]:
@@ -212,8 +215,8 @@ def benchmark_files(exam: BenchmarksExam) -> dict[str, Path]:
 class _LateEngine:
     """The policy's engine, loaded when the first search asks for it."""
 
-    def __init__(self, desk: Desk, exam: SearchExam) -> None:
-        self.desk, self.exam = desk, exam
+    def __init__(self, desk: Desk, exam: SearchExam, policy: str | Reference) -> None:
+        self.desk, self.exam, self.policy = desk, exam, policy
         self._made: tuple[Any, Any, Any] | None = None
 
     def search(self, rows: Sequence[Mapping[str, Any]], settings: Any, messages: Any) -> Sequence[Any]:
@@ -223,7 +226,7 @@ class _LateEngine:
 
         if self._made is None:
             config, context = self.desk.config, self.desk.context
-            name = context.model_of(self.exam.policy)
+            name = context.model_of(self.policy)
             engine, tokenizer = evaluation_engine(config.rollout, name, self.exam.max_step_tokens, context.directory)
             self._made = engine, tokenizer, SharedPrefixScorer(self.desk.model)
         engine, tokenizer, scorer = self._made
@@ -234,6 +237,29 @@ class _LateEngine:
         """Give the engine back."""
         if self._made is not None:
             self._made[0].close()
+
+
+class _LateWorld:
+    """A world's law in the place of a policy; the model is loaded when the first search asks for it."""
+
+    def __init__(self, desk: Desk, policy: WorldWriter) -> None:
+        self.desk, self.policy = desk, policy
+        self._scorer: Any = None
+
+    def search(self, rows: Sequence[Mapping[str, Any]], settings: Any, messages: Any) -> Sequence[Any]:
+        """`search_with` the law's lines, the shared prefixes read once."""
+        from reasonrl.prm.search import search_with
+        from reasonrl.prm.search_worlds import world_writer
+        from reasonrl.prm.shared_prefix import SharedPrefixScorer
+
+        writer = world_writer(self.policy.world, rows, settings, self.desk.context.seed, self.policy.args)
+        if self._scorer is None:
+            self._scorer = SharedPrefixScorer(self.desk.model)
+        self._scorer.scorer.encoder.messages = messages
+        return search_with(writer, self._scorer, rows, settings)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 def judged(reward: Any, rows: Sequence[Mapping[str, Any]], base_dir: Path) -> Sequence[Any]:
