@@ -87,4 +87,19 @@ def plan(
     click.echo(recipe_report(recipe, overrides, gpus=gpus, lengths=lengths, as_json=as_json, **of_recipe))
 
 
-COMMANDS: tuple[click.Command, ...] = (doctor, plan)
+@click.command()
+@click.argument("address", metavar="HOST:PORT")
+@click.option("--rank", required=True, type=click.IntRange(min=1), help="Of this machine; the head is 0.")
+@click.option("--patience", default=600.0, show_default=True, help="Seconds to look for the head.")
+@reports_errors
+def node(address: str, rank: int, patience: float) -> None:
+    """Work as one machine of a run whose head is at HOST:PORT, until the run ends; see `reasonrl launch`.
+
+    The exit status is the run's.
+    """
+    from reasonrl.pipeline.node import join_run
+
+    sys.exit(join_run(address, rank, patience, click.echo))
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor, node, plan)

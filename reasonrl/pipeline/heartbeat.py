@@ -43,7 +43,7 @@ class Heartbeat:
             try:
                 with socket.create_connection(self._address, timeout=self._silence / 3) as connection:
                     stream = connection.makefile("rb")
-                    hello = {"key": self._key, "role": "rank", "rank": self._rank, "host": socket.gethostname()}
+                    hello = {"key": self._key, "role": "rank", "rank": self._rank, "host": _place()}
                     say_line(connection, hello)
                     while not self._last.is_set():
                         heard = self._beat(connection, stream)
@@ -78,6 +78,12 @@ class Heartbeat:
         sys.stderr.write(f"rank {self._rank} stops: {why}\n")
         sys.stderr.flush()
         os._exit(LOST)
+
+
+def _place() -> str:
+    """This machine, by its name and, where there are several, its number."""
+    several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    return socket.gethostname() + (f" (machine {os.environ.get('GROUP_RANK', '?')})" if several else "")
 
 
 def start_heartbeat(rank: int) -> Heartbeat | None:

@@ -30,6 +30,7 @@ from reasonrl.pipeline.node import kill_family
 from reasonrl.pipeline.signals import STOP_FILE
 from reasonrl.pipeline.stages import stage_kind
 from reasonrl.pipeline.watch import Watch
+from reasonrl.pipeline.wire import interface_of
 
 ORDER = "launch.json"
 RESULT = "result.json"
@@ -114,9 +115,10 @@ def _start(config: Any, context: StageContext, watch: Watch, address: str, port:
     )
     variables = variables_of(watch, launch)
     share = launch.num_processes // launch.num_machines
+    own = address if launch.num_machines > 1 else ""
     return subprocess.Popen(
         command,
-        env=worker_environment(share, deepspeed=launch.deepspeed is not None, variables=variables),
+        env=worker_environment(share, deepspeed=launch.deepspeed is not None, variables=variables, address=own),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -225,7 +227,7 @@ def launch_command(
 
 
 def worker_environment(
-    processes: int, *, deepspeed: bool = False, variables: Mapping[str, str] | None = None
+    processes: int, *, deepspeed: bool = False, variables: Mapping[str, str] | None = None, address: str = ""
 ) -> dict[str, str]:
     """The workers' environment: gloo on a host without GPUs, the cores shared out unless the user has said how.
 
@@ -233,6 +235,8 @@ def worker_environment(
         processes: on this machine.
         deepspeed: whether they run under it.
         variables: further ones, which win.
+        address: of this machine, where there are several: gloo would else listen at what its name resolves to, which
+            often is the loopback address.
     """
     import torch
 
@@ -242,6 +246,9 @@ def worker_environment(
         environment |= {"DS_ACCELERATOR": "cpu"} if deepspeed else {"ACCELERATE_USE_CPU": "true"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    interface = interface_of(address) if address else None
+    if interface is not None:
+        environment.setdefault("GLOO_SOCKET_IFNAME", interface)
     return environment | dict(variables or {})
 
 

@@ -12,6 +12,7 @@ from reasonrl.errors import RunError, StageFailed
 from reasonrl.pipeline.watch import LAST, Limits, Watch
 from reasonrl.pipeline.wire import ADDRESS, KEY, SILENCE, WATCH, free_port, job_key, parse_address
 
+SLACK = 5.0
 _head: list[Watch] = []
 
 
@@ -81,7 +82,7 @@ def start_others(
         return "127.0.0.1", 0
     wanted = range(1, launch.num_machines)
     began, said = time.monotonic(), False
-    while missing := [rank for rank in wanted if rank not in watch.machines or watch.machines[rank].gone]:
+    while missing := [rank for rank in wanted if not _is_there(watch, rank, launch.limits.silence)]:
         if not said and time.monotonic() - began > 2:
             said = True
             say(f"{stage}: waiting for machines {', '.join(map(str, missing))} at {watch.address}")
@@ -107,6 +108,11 @@ def start_others(
     return watch.host, port
 
 
+def _is_there(watch: Watch, rank: int, silence: float) -> bool:
+    machine = watch.machines.get(rank)
+    return machine is not None and not machine.gone and time.monotonic() - machine.heard < silence
+
+
 def failed_machine(watch: Watch, launch: Any) -> str | None:
     """Which machine's processes have failed, or that cannot be heard any more; None while all is well."""
     for rank in range(1, launch.num_machines):
@@ -114,7 +120,8 @@ def failed_machine(watch: Watch, launch: Any) -> str | None:
         if machine.ended:
             return f"the processes on machine {rank} ({machine.host}) ended with status {machine.ended}"
         quiet = time.monotonic() - machine.heard
-        if machine.ended is None and quiet > launch.limits.silence:
+        # A little later than a process of it is missed: that one's name says more.
+        if machine.ended is None and quiet > launch.limits.silence + SLACK:
             return f"nothing heard of machine {rank} ({machine.host}) for {quiet:.0f} s"
     return None
 

@@ -35,6 +35,7 @@ class Node:
         self._address, self._rank, self._patience, self._say = parse_address(address), rank, patience, say
         self._child: subprocess.Popen[bytes] | None = None
         self._silence = SILENT
+        self._own = ""
         self._lock = threading.Lock()
 
     def work(self) -> int:
@@ -67,6 +68,7 @@ class Node:
         """Carry out what the head says; gives the run's exit status, or None when the head is lost."""
         hello = {"key": job_key(), "role": "machine", "rank": self._rank, "host": socket.gethostname()}
         say_line(connection, hello)
+        self._own = str(connection.getsockname()[0])
         stop = threading.Event()
         threading.Thread(target=self._report, args=(connection, stop), daemon=True).start()
         connection.settimeout(self._silence)
@@ -115,7 +117,8 @@ class Node:
             port=int(order["port"]),
         )
         self._say(f"machine {self._rank}: starting {processes // machines} of {processes} ({order['stage']})")
-        environment = worker_environment(processes // machines, deepspeed=bool(order["deepspeed"]), variables=variables)
+        zero = bool(order["deepspeed"])
+        environment = worker_environment(processes // machines, deepspeed=zero, variables=variables, address=self._own)
         log = Path(order["run_directory"]) / "stages" / order["stage"] / f"launch-{self._rank}.log"
         with log.open("ab") as file, self._lock:
             self._child = subprocess.Popen(

@@ -45,6 +45,20 @@ def free_port(host: str) -> int:
         return int(server.getsockname()[1])
 
 
+def interface_of(address: str) -> str | None:
+    """The network interface that holds this address (or name); None if none does."""
+    import psutil
+
+    try:
+        wanted = socket.gethostbyname(address)
+    except OSError:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.family == socket.AF_INET and one.address == wanted for one in addresses):
+            return str(name)
+    return None
+
+
 def job_key() -> str:
     """The job's key from the environment; empty if there is none."""
     return os.environ.get(KEY, "")
