@@ -15,7 +15,7 @@ from reasonrl.recipe.stage_base import Stage
 
 MEASURES: dict[str, frozenset[str]] = {
     "reflective": frozenset(
-        {"preset", "teacher_seed", "hard_facts", "slip", "easy_slip", "repair", "false_repair", "recheck"}
+        {"preset", "teacher_seed", "operators", "hard_facts", "slip", "easy_slip", "repair", "false_repair", "recheck"}
     ),
     "worksheet": frozenset(),
 }

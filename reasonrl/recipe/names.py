@@ -94,6 +94,7 @@ WORLDS: dict[str, frozenset[str]] = {
         {
             "preset",
             "operations",
+            "operators",
             "hard_facts",
             "slip",
             "easy_slip",
