@@ -153,12 +153,61 @@ CUT_DOWN: dict[str, list[str]] = {
         *("data.contest.n=32", "data.quest.n=4", "data.repairs_more.n=8", "data.repairs_less.n=8"),
         *(f"stages.{name}.{key}" for name in ("drill", "start")
           for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
-        *(f"stages.{name}.max_tokens=40" for name in ("trial", "greedy")),
         "stages.prm.max_steps=2",
         "stages.prm.solutions_per_step=4",
         "stages.exam.best_of.k=[2,4]",
         "stages.exam.search.candidates=[1,2]",
         "stages.exam.search.max_steps=3",
+    ],
+    "pacore": [
+        *("data.contests.path=rows.jsonl", "data.programs.path=rows.jsonl", "data.exam.path=rows.jsonl"),
+        "data.integers.n=4",
+        "model=tiny:qwen2",
+        *(f"rollout.{key}=null" for key in ("start", "max_model_len", "enable_prefix_caching")),
+        *("rollout.engine=transformers", "stages.checkable.steps=[]"),
+        *("stages.pool.n=3", "stages.tried.n=2", "stages.tried.keep=null", "stages.cached.n=3"),
+        # A random policy is right about nothing, but it ends now and then.
+        *(f"stages.{name}.reward=stop" for name in ("pool", "tried", "stage1", "stage2")),
+        *(f"stages.{name}.max_tokens=16" for name in ("pool", "tried", "cached", "before", "after", "ablations")),
+        *(f"stages.{name}.{key}" for name in ("episodes1", "episodes2") for key in ("steps=2", "prompts_per_step=2")),
+        *(f"stages.{name}.{key}" for name in ("episodes1", "once", "episodes2")
+          for key in ("least=1", "messages=0..1")),
+        "stages.episodes1.keep=null",
+        *(f"stages.{name}.{key}" for name in ("stage1", "stage2") for key in (
+            "prompts_per_step=2", "num_generations=2", "max_steps=2", "critic_steps=2", "save_steps=1", "bf16=false",
+            "max_completion_length=12", "max_prompt_length=1200", "tokens_per_microbatch=2048",
+            "gradient_checkpointing=false", "launch={num_processes: 1, deepspeed: null}")),
+        "stages.tried.model=${stage:stage1@step=1}",
+        *(f"stages.{name}.{key}" for name in ("before", "after", "ablations")
+          for key in ("majority=[2]", "pass_k=[2]")),
+        *(f"stages.{name}.runs={{low: {{rounds: [2]}}, medium: {{rounds: [3]}}, high: {{rounds: [2, 2]}}}}"
+          for name in ("before", "after")),
+        'stages.ablations.runs={"[32,2]": {rounds: [2, 2]}, "[32,4]": {rounds: [2, 3]}, "[32,8]": {rounds: [1]},'
+        ' "[4]": {rounds: [3]}, "[4] no compaction": {rounds: [3]}}',
+    ],
+    "rlvr_8b": [
+        "data.train.path=rows.jsonl",
+        *("model=tiny:qwen2", "stages.rl.reward=math"),
+        *(f"stages.rl.rollout.{key}=null" for key in ("start", "max_model_len")),
+        *("stages.rl.rollout.engine=transformers", "stages.rl.launch={num_processes: 1, deepspeed: null}"),
+        *("stages.rl.bf16=false", "stages.rl.gradient_checkpointing=false", "stages.rl.max_steps=2"),
+        *("stages.rl.prompts_per_step=4", "stages.rl.num_generations=2", "stages.rl.max_completion_length=16"),
+        "stages.rl.save_steps=null",
+    ],
+    "mini/pacore": [
+        *(f"data.{name}.n={n}" for name, n in (("lessons", 64), ("frame", 32), ("problems", 8), ("pool_problems", 6))),
+        *("data.quiz.n=4", "data.test.n=4"),
+        *(f"stages.{name}.{key}" for name in ("start", "warmup")
+          for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
+        *(f"stages.{name}.{key}" for name in ("solo", "synthesis")
+          for key in ("max_steps=2", "prompts_per_step=2", "num_generations=2", "max_completion_length=12")),
+        *("stages.pool.n=2", "stages.pool.max_tokens=12", "stages.episodes.keep=null", "stages.episodes.least=1"),
+        # An untrained policy writes no last line.
+        *("stages.episodes.compaction=after_think", "stages.episodes.messages=0..1"),
+        *("stages.episodes.steps=2", "stages.episodes.prompts_per_step=2"),
+        *(f"stages.{name}.max_tokens=12" for name in ("trial", "greedy", "cached", "before", "after")),
+        *("stages.trial.n=2", "stages.cached.n=8"),
+        *(f"stages.{name}.majority=[2]" for name in ("before", "after")),
     ],
     "text_rl": ["data.train.path=rows.jsonl", "stages.rl.prompts_per_step=2", "stages.rl.max_completion_length=16"],
     "visual_rl": [
@@ -184,8 +233,9 @@ CUT_DOWN: dict[str, list[str]] = {
 
 
 # The big recipes whose stages another one has too run to their end by hand.
+BIG = ("bcpg_nsa", "bcpg_nsa_code", "mini/pacore", "pacore", "prm")
 RUN = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("bcpg_nsa", "bcpg_nsa_code", "prm") else ())
+    pytest.param(name, marks=pytest.mark.slow if name in BIG else ())
     for name in CUT_DOWN
 ]
 
