@@ -8,7 +8,7 @@ All of it takes time linear in the response's length.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from reasonrl.latex import bare_content, box_spans
 from reasonrl.rewards.extract_text import after_thinking
@@ -19,8 +19,7 @@ LABEL = re.compile(
 """What begins a numbered line: `1.`, `1)`, `(1):`, `**Problem 1:**`, `- 1:`."""
 
 
-@dataclass(frozen=True)
-class AnswerLine:
+class AnswerLine(NamedTuple):
     """A numbered line with an answer.
 
     Attributes:
@@ -32,8 +31,7 @@ class AnswerLine:
     answer: str
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """What was found.
 
     Attributes:
@@ -74,11 +72,13 @@ def find_answers(region: str, line: re.Pattern[str] | None = None) -> Answers:
         return Answers(tuple(AnswerLine(int(found["number"]), found["answer"]) for found in line.finditer(region)))
     lines: list[AnswerLine] = []
     loose: list[str] = []
-    start, behind, last_start = 0, 0, -1
+    start, behind, last_start, labelled = 0, 0, -1, -1
+    label: re.Match[str] | None = None
     for box in box_spans(region):
         start = region.rfind("\n", behind, box.start) + 1 or start
         behind = box.start
-        label = LABEL.match(region, start, box.start)
+        if start != labelled:
+            label, labelled = LABEL.match(region, start, box.start), start
         content = bare_content(box.content).strip()
         if label is None:
             loose.append(content)

@@ -85,7 +85,7 @@ class CompoundReward:
         self.__name__ = "compound"
         self.score, self.kind, self.tag, self.framed, self.policy = score, kind, tag, framed, policy
         self.workers, self.time_limit = workers, time_limit
-        self.line = _line_form(line)
+        self.line = line_form(line, "compound")
 
     def __call__(
         self,
@@ -237,17 +237,18 @@ def _metrics(found: Sequence[Sequence[Verdict]]) -> dict[str, float]:
     return metrics
 
 
-def _line_form(line: str | None) -> re.Pattern[str] | None:
+def line_form(line: str | None, owner: str) -> re.Pattern[str] | None:
+    """A line's form, compiled; raises RewardError, naming the reward that owns it, if it has not both groups."""
     if line is None:
         return None
     try:
         form = re.compile(line, re.MULTILINE)
     except (re.error, TypeError) as problem:
-        raise RewardError(f"reward 'compound': line {line!r} is no regular expression: {problem}") from problem
+        raise RewardError(f"reward {owner!r}: line {line!r} is no regular expression: {problem}") from problem
     missing = {"number", "answer"} - set(form.groupindex)
     if missing:
         raise RewardError(
-            f"reward 'compound': line {line!r} has no group {min(missing)!r} -> such as"
+            f"reward {owner!r}: line {line!r} has no group {min(missing)!r} -> such as"
             r" '^(?P<number>\d)=(?P<answer>\d)$'"
         )
     return form

@@ -34,6 +34,7 @@ BUILT_IN: dict[str, str] = {
     "points": "reasonrl.rewards.spatial:PointsReward",
     "stop": "reasonrl.rewards.stop:StopReward",
     "compound": "reasonrl.rewards.compound:CompoundReward",
+    "play": "reasonrl.rewards.play:PlayReward",
     "gate": "reasonrl.rewards.gates:GateReward",
     "route": "reasonrl.rewards.routing:RouteReward",
     "llm_verifier": "reasonrl.rewards.judges:LLMVerifierReward",

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
+from reasonrl.data_tools.worlds.compound_chain import CompoundChainWorld
+from reasonrl.data_tools.worlds.compound_reader import measure as measure_compound_chain
 from reasonrl.data_tools.worlds.reflective import ReflectiveWorld
 from reasonrl.data_tools.worlds.reflective_figures import measure as measure_reflective
 from reasonrl.data_tools.worlds.visual import VisualWorld
@@ -29,6 +31,7 @@ class World(Protocol):
 
 BUILT_IN: dict[str, Callable[[], Any]] = {
     "arithmetic": ArithmeticWorld,
+    "compound_chain": CompoundChainWorld,
     "reflective": ReflectiveWorld,
     "visual": VisualWorld,
     "worksheet": WorksheetWorld,
@@ -36,7 +39,11 @@ BUILT_IN: dict[str, Callable[[], Any]] = {
 
 Measure = Callable[..., Any]
 """From rows to figures by name; or to a pair, the figures and what they would be if all were as the world has it."""
-MEASURES: dict[str, Measure] = {"reflective": measure_reflective, "worksheet": measure_worksheet}
+MEASURES: dict[str, Measure] = {
+    "compound_chain": measure_compound_chain,
+    "reflective": measure_reflective,
+    "worksheet": measure_worksheet,
+}
 """Measures of rows by name, for stages of kind `gate`."""
 
 
@@ -50,4 +57,14 @@ def get_world(name: str) -> World:
     return world
 
 
-__all__ = ["BUILT_IN", "MEASURES", "ArithmeticWorld", "ReflectiveWorld", "VisualWorld", "WorksheetWorld", "get_world"]
+__all__ = [
+    "BUILT_IN",
+    "MEASURES",
+    "ArithmeticWorld",
+    "CompoundChainWorld",
+    "ReflectiveWorld",
+    "VisualWorld",
+    "WorksheetWorld",
+    "World",
+    "get_world",
+]

@@ -51,6 +51,22 @@ REWARDS: dict[str, frozenset[str]] = {
     "boxes": _SPATIAL | {"layout"},
     "points": _SPATIAL,
     "stop": frozenset({"eos_token_ids", "max_tokens"}),
+    "compound": frozenset({"score", "kind", "line", "tag", "framed", "policy", "workers", "time_limit"}),
+    "play": frozenset(
+        {
+            "rules",
+            "score",
+            "play",
+            "answer",
+            "scene",
+            "speaker",
+            "environment",
+            "line",
+            "voices",
+            "turns",
+            "fresh",
+        }
+    ),
     "gate": frozenset({"parts", "begin_all"}),
     "route": frozenset({"rewards", "column", "default"}),
     "llm_verifier": _JUDGE | {"vote_rule", "gold", "reject_unsupported", "rule_first"},
@@ -79,6 +95,10 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
     ("length_band", "unit"): frozenset({"tokens", "words", "characters"}),
     ("repetition", "unit"): frozenset({"words", "tokens"}),
     ("cosine", "unit"): frozenset({"tokens", "words", "characters"}),
+    ("compound", "score"): frozenset({"mean", "all"}),
+    ("compound", "kind"): frozenset({"math", "choice", "exact"}),
+    ("compound", "policy"): frozenset({"strict", "default", "lenient"}),
+    ("play", "score"): frozenset({"gate", "share"}),
     ("code", "score"): frozenset({"all", "pass_rate"}),
     ("boxes", "measure"): frozenset({"iou", "step_gui"}),
     ("boxes", "frame"): frozenset({"pixels", "unit", "thousand"}),
@@ -90,6 +110,7 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
 }
 WORLDS: dict[str, frozenset[str]] = {
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"}),
+    "compound_chain": frozenset({"k", "shares", "scenes", "voices", "checks", "slip"}),
     "reflective": frozenset(
         {
             "preset",

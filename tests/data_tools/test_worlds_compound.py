@@ -1,0 +1,128 @@
+"""The world of compound chains: exact answers, four layouts over the same lines, a reader that finds planted faults."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from reasonrl.data_tools.worlds import MEASURES, get_world
+from reasonrl.data_tools.worlds.compound_chain import read_chain, read_prompt, solution_of
+from reasonrl.data_tools.worlds.compound_reader import measure
+from reasonrl.errors import DataError
+from reasonrl.rewards import get_reward
+
+MARKS = {"play": "p", "answer": "a", "scene": r"\[[^\n]*\]", "speaker": "(?P<name>[AB]):", "turns": 1}
+LINE = r"^(?P<number>\d)=(?P<answer>\d)$"
+CONTROL = ["tags", "nested", "single", "complete", "extra", "numbering"]
+
+
+def rows(n: int, **args: Any) -> list[dict[str, Any]]:
+    return get_world("compound_chain").rows(n, **args)
+
+
+def test_both_procedures() -> None:
+    assert read_chain("L3+4*2-5").steps() == [(3, "+", 4, 7), (7, "*", 2, 4), (4, "-", 5, 9)]
+    assert read_chain("R3+4*2-5").steps() == [(2, "-", 5, 7), (4, "*", 7, 8), (3, "+", 8, 1)]
+    for row in rows(200, k=[1, 5]):
+        for item, chain in zip(json.loads(row["items"]), read_prompt(row["problem"]), strict=True):
+            digits, operators = chain.digits, chain.operators
+            if chain.procedure == "L":
+                value = eval(
+                    f"(({digits[0]}{operators[0]}{digits[1]}){operators[1]}{digits[2]}){operators[2]}{digits[3]}"
+                )
+            else:
+                value = eval(
+                    f"{digits[0]}{operators[0]}({digits[1]}{operators[1]}({digits[2]}{operators[2]}{digits[3]}))"
+                )
+            assert item["answer"] == str(value % 10) and item["id"] == chain.text
+    for wrong in ("3+4*2-5", "L3+4", "L3+4*2/5", "Lx+4*2-5"):
+        with pytest.raises(DataError, match="no problem"):
+            read_chain(wrong)
+
+
+@pytest.mark.parametrize("scenes", [False, True])
+@pytest.mark.parametrize("voices", [False, True])
+def test_layouts_hold_the_same_lines_and_keep_their_rules(scenes: bool, voices: bool) -> None:
+    plain = rows(60, k=[1, 2, 3, 5], slip=0.1)
+    made = rows(60, k=[1, 2, 3, 5], slip=0.1, scenes=scenes, voices=voices)
+    assert [row["problem"] for row in plain] == [row["problem"] for row in made]
+    rules = CONTROL + ["scenes"] * scenes + ["voices", "spoken"] * voices
+    keeps = get_reward({"name": "play", "args": {**MARKS, "line": LINE, "rules": rules}})
+    right = get_reward({"name": "compound", "args": {"kind": "exact", "tag": "a", "line": LINE}})
+    for before, row in zip(plain, made, strict=True):
+        bare = [line.removeprefix("A:").removeprefix("B:") for line in row["solution"].split("\n")]
+        assert "\n".join(line for line in bare if not line.startswith("[")) == before["solution"]
+        assert keeps(completions=[row["solution"]], k=[row["k"]]) == [1.0]
+        assert right(completions=[row["solution"]], items=[row["items"]]) == [1.0]
+        if scenes or voices:
+            every = get_reward(
+                {"name": "play", "args": {**MARKS, "line": LINE, "rules": [*CONTROL, "scenes", "voices"]}}
+            )
+            assert every(completions=[before["solution"]], k=[row["k"]]) == [0.0]
+    figures = measure(made)
+    assert figures["right"] == figures["well_formed"] == 1 and figures["intrusion"] == figures["extra_switches"] == 0
+    assert figures["perseveration"] == 0 and 0.03 < figures["wrong_facts"] < 0.2
+    assert measure is MEASURES["compound_chain"]
+
+
+def test_the_long_monologue_is_as_long_as_the_dialogue() -> None:
+    dialogue, long = rows(50, k=5, scenes=True, voices=True), rows(50, k=5, checks=6)
+    ratio = sum(len(row["solution"]) for row in long) / sum(len(row["solution"]) for row in dialogue)
+    assert 0.97 < ratio < 1.05
+
+
+def test_splits_share_no_problem_and_every_k_asks_the_same_ones() -> None:
+    test = {
+        k: {item["id"] for row in rows(60, split="test", k=k) for item in json.loads(row["items"])} for k in (1, 2, 5)
+    }
+    assert len(test[1]) == 60 and test[1] == test[2] == test[5]
+    train = {item["id"] for row in rows(2000, k=3) for item in json.loads(row["items"])}
+    assert not train & test[1]
+    assert rows(5, k=3) == rows(5, k=3) != rows(5, k=3, seed=1)
+    places = [
+        (item["id"], at) for row in rows(60, split="test", k=5) for at, item in enumerate(json.loads(row["items"]))
+    ]
+    assert len(set(places)) == 300
+
+
+def test_the_reader_finds_kept_on_procedures() -> None:
+    """A writer that works the second problem as the first."""
+    kept = []
+    for row in rows(300, k=2):
+        chains = read_prompt(row["problem"])
+        kept.append(
+            {
+                "problem": row["problem"],
+                "text": solution_of([chains[0], chains[1]._replace(procedure=chains[0].procedure)]),
+            }
+        )
+    assert measure(kept)["perseveration"] == 1.0
+
+
+def test_the_reader_finds_lines_of_other_problems() -> None:
+    first, second = read_chain("L1+2+3+4"), read_chain("L9*8*7*6")
+    swapped = measure([{"problem": f"{first.text};{second.text}", "text": solution_of([second, first])}])
+    assert swapped["intrusion"] == 1.0 and swapped["right"] == 0.0
+    # The same with headings, which say whose turn it is and do not help.
+    assert (
+        measure([{"problem": f"{first.text};{second.text}", "text": solution_of([second, first], scenes=True)}])[
+            "intrusion"
+        ]
+        == 1
+    )
+    text = solution_of([first, second]).replace("3+3=6", "9*8=2")
+    jumped = measure([{"problem": f"{first.text};{second.text}", "text": text}])
+    assert jumped["intrusion"] == pytest.approx(1 / 6) and jumped["extra_switches"] == 2
+    broken = solution_of([first, second]).replace("3+3=6\n", "")
+    assert measure([{"problem": f"{first.text};{second.text}", "text": broken}])["well_formed"] == 0
+
+
+@pytest.mark.parametrize(
+    "args",
+    [{"k": 0}, {"k": []}, {"k": [1, 10]}, {"split": "exam"}, {"checks": -1}, {"slip": 0.5}, {"split": "test", "k": 3}],
+)
+def test_arguments_out_of_range_are_refused(args: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="compound_chain"):
+        rows(10, **args)
