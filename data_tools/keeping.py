@@ -24,7 +24,7 @@ def keep_rows(rows: Sequence[dict[str, Any]], keep: str, report: RowReport) -> l
     Raises:
         ExpressionError: the expression cannot be read, names no numeric column, or cannot be evaluated.
     """
-    numbers = [_numbers(row) for row in rows]
+    numbers = [numbers_of(row) for row in rows]
     expression = Expression(keep, frozenset(name for values in numbers for name in values))
     kept = []
     for row, values in zip(rows, numbers, strict=True):
@@ -38,7 +38,8 @@ def keep_rows(rows: Sequence[dict[str, Any]], keep: str, report: RowReport) -> l
     return kept
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numeric columns of a row; text that spells a number counts, what is not finite does not."""
     values: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, (bool, int, float)):

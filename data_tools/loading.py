@@ -85,7 +85,7 @@ def load_rows(
     """
     _check(path, hub, world, columns, limit)
     if world is not None:
-        source, placed = f"world {world!r}", _world_rows(world, args, split, n, seed)
+        source, placed = f"world {world!r}", world_rows(world, args, split, n, seed)
     elif hub is not None:
         source, placed = f"hub dataset {hub!r}", _hub_rows(hub, name, split, revision)
     else:
@@ -208,9 +208,10 @@ def content_hash(row: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _world_rows(
+def world_rows(
     world: str, args: Mapping[str, Any] | None, split: str | None, n: int | None, seed: int
 ) -> Iterator[PlacedRow]:
+    """The raw rows of a synthetic world; the arguments are `load_rows`'. Raises DataError if they do not fit it."""
     from reasonrl.data_tools.worlds import get_world
 
     if n is None:

@@ -131,34 +131,55 @@ def find_overlaps(
     """
     if words < 2 or not 0 < share <= 1:
         raise DataError(f"words={words}, share={share:g}: allowed are at least 2 words and a share above 0, at most 1")
-    index: dict[int, list[int]] = {}
-    texts: dict[str, list[int]] = {}
-    sizes, short = [], 0
-    for place, row in enumerate(second):
-        tokens = words_of(problem_text(row))
-        grams = _grams(tokens, words)
-        sizes.append(len(grams))
-        short += not grams
-        if tokens:
-            texts.setdefault(" ".join(tokens), []).append(place)
-        for gram in grams:
-            index.setdefault(gram, []).append(place)
-    pairs: list[tuple[bool, float, int, int]] = []
-    for number, row in enumerate(first):
-        tokens = words_of(problem_text(row))
-        equal = texts.get(" ".join(tokens), ()) if tokens else ()
-        pairs += [(False, 1.0, number, place) for place in equal]
-        met: Counter[int] = Counter()
-        for gram in _grams(tokens, words):
-            met.update(index.get(gram, ()))
-        pairs += [
-            (True, hits / sizes[place], number, place)
-            for place, hits in met.items()
-            if hits >= share * sizes[place] and place not in equal
-        ]
+    index = OverlapIndex(second, words=words)
+    pairs = [
+        (kind == "ngrams", much, number, place)
+        for number, row in enumerate(first)
+        for kind, much, place in index.hits(row, share)
+    ]
     pairs.sort(key=lambda pair: (pair[0], -pair[1], pair[3], pair[2]))
     found = tuple(_overlap(first[one], second[other], grams, much) for grams, much, one, other in pairs)
-    return Overlaps(found, len(first), len(second), len({pair[3] for pair in pairs}), short, words, share)
+    return Overlaps(found, len(first), len(second), len({pair[3] for pair in pairs}), index.short, words, share)
+
+
+class OverlapIndex:
+    """The words and n-grams of some rows, to look others up in.
+
+    Args:
+        rows: with `problem` or `prompt`.
+        words: of an n-gram.
+
+    Attributes:
+        short: rows that are too short for one, and are compared as whole texts only.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], *, words: int = WORDS) -> None:
+        self.words, self.short = words, 0
+        self._grams: dict[int, list[int]] = {}
+        self._texts: dict[str, list[int]] = {}
+        self._sizes: list[int] = []
+        for place, row in enumerate(rows):
+            tokens = words_of(problem_text(row))
+            grams = _grams(tokens, words)
+            self._sizes.append(len(grams))
+            self.short += not grams
+            if tokens:
+                self._texts.setdefault(" ".join(tokens), []).append(place)
+            for gram in grams:
+                self._grams.setdefault(gram, []).append(place)
+
+    def hits(self, row: Mapping[str, Any], share: float = SHARE) -> list[tuple[str, float, int]]:
+        """(`text` or `ngrams`, share, number of the row) of each row that overlaps with this one, equal texts first."""
+        tokens = words_of(problem_text(row))
+        equal = self._texts.get(" ".join(tokens), []) if tokens else []
+        met: Counter[int] = Counter()
+        for gram in _grams(tokens, self.words):
+            met.update(self._grams.get(gram, ()))
+        return [("text", 1.0, place) for place in equal] + [
+            ("ngrams", hits / self._sizes[place], place)
+            for place, hits in met.items()
+            if hits >= share * self._sizes[place] and place not in equal
+        ]
 
 
 def _grams(tokens: Sequence[str], words: int) -> set[int]:

@@ -10,11 +10,13 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from reasonrl.recipe.annotate_stage import AnnotateStage
 from reasonrl.recipe.average_stage import AverageStage
 from reasonrl.recipe.bcpg_stage import BCPGStage
+from reasonrl.recipe.curate_stage import CurateStage
 from reasonrl.recipe.dpo_stage import DPOStage
 from reasonrl.recipe.endpoint_source import EndpointSource
 from reasonrl.recipe.episodes_stage import EpisodesStage
 from reasonrl.recipe.fields import (
     EXTENSIBLE,
+    OPERATIONAL,
     Config,
     Count,
     Flag,
@@ -32,12 +34,13 @@ from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.rollout_stage import RolloutStage
 from reasonrl.recipe.segment_stage import SegmentStage
-from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds
+from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds, read_system_prompt, system_prompt_issues
 from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
 AVAILABLE = (
+    "curate",
     "sft",
     "ppo",
     "rollout",
@@ -56,7 +59,7 @@ AVAILABLE = (
 )
 EVALUATIONS = ("eval", "prm_eval", "pacore_eval")
 """Kinds whose results stand in comparisons."""
-LATER = ("curate",)
+LATER: tuple[str, ...] = ()
 
 
 class SFTStage(DataTraining, TrainingStage):
@@ -138,6 +141,7 @@ class EvalStage(Stage):
     Attributes:
         suites: suites by name, or a list of names (of shipped suites, or `my.yaml`), whose own settings hold.
         protocol: whose sampling settings the named suites are sampled with.
+        system_prompt: first message of the named suites; system_prompt_file names a file with it, or one of ours.
         endpoint: a server that answers instead of a rollout engine; `model` and `rollout` mean nothing then.
     """
 
@@ -150,6 +154,8 @@ class EvalStage(Stage):
         Discriminator(lambda value: "@list" if isinstance(value, (list, tuple)) else "@mapping"),
     ]
     protocol: Text | None = None
+    system_prompt: str | None = None
+    system_prompt_file: Annotated[Text | None, OPERATIONAL] = None
     n: Annotated[Count | None, EXTENSIBLE] = None
     temperature: NonNegative | None = None
     top_p: PositiveFraction | None = None
@@ -166,7 +172,7 @@ class EvalStage(Stage):
 
     @classmethod
     def prepare(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        suites = raw.get("suites")
+        suites = read_system_prompt(raw).get("suites")
         if isinstance(suites, Mapping):
             own = {key: raw[key] for key in SUITE_DEFAULTS if raw.get(key) is not None}
             raw["suites"] = {
@@ -177,6 +183,11 @@ class EvalStage(Stage):
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         rollout = given.get("rollout", {})
+        if issues := system_prompt_issues(given):
+            return issues
+        if given.get("system_prompt") is not None and isinstance(given.get("suites"), Mapping):
+            text = "belongs to suites that are named: [math500, aime24]"
+            return [Issue("system_prompt", text, "give it to the suites' data, or name the suites in a list")]
         if given.get("endpoint") is None and given.get("model") is None and {"model", "endpoint"} <= given.keys():
             return [Issue("model", "is missing", "add model: NAME, or endpoint: {base_url: …, model: …}")]
         if given.get("protocol") is not None and isinstance(given.get("suites"), Mapping):
@@ -228,6 +239,7 @@ StageConfig = Annotated[
     | BCPGStage
     | DPOStage
     | AverageStage
+    | CurateStage
     | PRMEvalStage
     | PacoreEvalStage
     | EvalStage
@@ -246,6 +258,7 @@ STAGES: dict[str, type[Stage]] = {
     "bcpg": BCPGStage,
     "dpo": DPOStage,
     "average": AverageStage,
+    "curate": CurateStage,
     "prm_eval": PRMEvalStage,
     "pacore_eval": PacoreEvalStage,
     "eval": EvalStage,

@@ -25,6 +25,7 @@ class Question:
         read: the verdict in a reply, or `Unreadable`.
         vote: which of several equal questions.
         extra: further fields of its requests, beside those of the sampling.
+        media: parts of the conversation's first turn that stand before the text, such as pictures.
     """
 
     place: int
@@ -32,6 +33,12 @@ class Question:
     read: Callable[[str], Any]
     vote: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    media: tuple[Mapping[str, Any], ...] = ()
+
+    def turn(self) -> dict[str, Any]:
+        """What the judge is told first."""
+        text = {"type": "text", "text": self.prompt}
+        return {"role": "user", "content": [*self.media, text] if self.media else self.prompt}
 
 
 @dataclass(frozen=True)
@@ -104,12 +111,12 @@ def ask_all(
 
 def first_request(client: EndpointClient, question: Question, sampling: Sampling) -> Request:
     """What a question is begun with, written already: whoever calls this spares the endpoints' loop that work."""
-    request = _request([{"role": "user", "content": question.prompt}], question, sampling, 1)
+    request = _request([question.turn()], question, sampling, 1)
     request.written(client.config.model, client.config.extra_body)
     return request
 
 
-def _request(turns: list[dict[str, str]], question: Question, sampling: Sampling, attempt: int) -> Request:
+def _request(turns: list[dict[str, Any]], question: Question, sampling: Sampling, attempt: int) -> Request:
     from reasonrl.endpoints import chat
 
     return chat(
@@ -126,7 +133,7 @@ async def ask(client: EndpointClient, question: Question, sampling: Sampling, fi
     """The answer to one question, in the endpoints' loop; the errors are those of `ask_all`."""
     from reasonrl.endpoints import BudgetSpent, EndpointError, EndpointSettingsError, Rejected
 
-    turns: list[dict[str, str]] = [{"role": "user", "content": question.prompt}]
+    turns: list[dict[str, Any]] = [question.turn()]
     said, failure, used = "", "", [0, 0]
     for attempt in range(1, sampling.re_asks + 2):
         begun = first if attempt == 1 and first is not None else None

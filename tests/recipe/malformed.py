@@ -110,13 +110,6 @@ KEYS = [
     swap("typo at the top", "seed: 0", "sed: 0", "@2: sed", "did you mean 'seed'?"),
     line("an alien key", "colour: red", "unknown key 'colour'", "allowed: ", "prompts_per_step", "remove colour"),
     swap("typo in the kind", "kind: ppo", "kind: pop", "@14", "unknown kind 'pop'", "did you mean 'ppo'?"),
-    swap(
-        "a kind of a later version",
-        "kind: ppo",
-        "kind: curate",
-        "kind 'curate' is not available in this version",
-        "sft, ppo",
-    ),
     swap("no kind", "    kind: ppo\n", "", "@13: stages.rl", "has no kind"),
     swap("typo in a data source", "made: {world:", "made: {wrld:", "@6", "did you mean 'world'?"),
     swap("typo in a suite", "n: 4, k:", "m: 4, k:", "@27", "unknown key 'm'", problems=2),

@@ -48,6 +48,7 @@ _KINDS: dict[str, StageKind] = {
     "prm": StageKind("reasonrl.pipeline.stages.prm", launched=True),
     "bcpg": StageKind("reasonrl.pipeline.stages.bcpg", launched=True),
     "dpo": StageKind("reasonrl.pipeline.stages.dpo", launched=True),
+    "curate": StageKind("reasonrl.pipeline.stages.curate", launched=False),
     "average": StageKind("reasonrl.pipeline.stages.average", launched=False),
     "prm_eval": StageKind("reasonrl.pipeline.stages.prm_eval", launched=False),
     "pacore_eval": StageKind("reasonrl.pipeline.stages.pacore_eval", launched=False),
