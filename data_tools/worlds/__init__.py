@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
+from reasonrl.data_tools.worlds.big_integers import BigIntegerWorld
 from reasonrl.data_tools.worlds.compound_chain import CompoundChainWorld
 from reasonrl.data_tools.worlds.compound_reader import measure as measure_compound_chain
 from reasonrl.data_tools.worlds.reflective import ReflectiveWorld
@@ -31,6 +32,7 @@ class World(Protocol):
 
 BUILT_IN: dict[str, Callable[[], Any]] = {
     "arithmetic": ArithmeticWorld,
+    "big_integers": BigIntegerWorld,
     "compound_chain": CompoundChainWorld,
     "reflective": ReflectiveWorld,
     "visual": VisualWorld,
@@ -61,6 +63,7 @@ __all__ = [
     "BUILT_IN",
     "MEASURES",
     "ArithmeticWorld",
+    "BigIntegerWorld",
     "CompoundChainWorld",
     "ReflectiveWorld",
     "VisualWorld",

@@ -52,6 +52,8 @@ class EpisodesStage(Stage):
         messages: of an episode, uniform from fewest to most, without replacement.
         steps, prompts_per_step: of the training, whose episodes are written; or
         visits: passes over all problems, each once a pass.
+        problems_data: the problems' own rows (by `id`): their columns go into the episodes, such as a program's tests,
+            which samples do not carry.
         only_data: rows that name the problems to keep (`pool_id`, `problem_id` or `id`), such as a rollout stage's that
             keeps problems by their synthesis accuracy.
         compaction, prompt: as of `reasonrl pacore`; `world:NAME` takes a world's.
@@ -67,6 +69,7 @@ class EpisodesStage(Stage):
     steps: Annotated[Count | None, EXTENSIBLE] = None
     prompts_per_step: Count | None = None
     visits: Annotated[Count | None, EXTENSIBLE] = None
+    problems_data: Data | None = None
     only_data: Data | None = None
     compaction: Text = "after_think"
     prompt: Text | None = None

@@ -109,6 +109,7 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
     ("math", "policy"): frozenset({"strict", "default", "lenient"}),
 }
 WORLDS: dict[str, frozenset[str]] = {
+    "big_integers": frozenset({"kinds", "low", "high", "modulus"}),
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"}),
     "compound_chain": frozenset({"k", "shares", "scenes", "voices", "checks", "slip"}),
     "reflective": frozenset(

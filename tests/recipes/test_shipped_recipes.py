@@ -138,10 +138,9 @@ CUT_DOWN: dict[str, list[str]] = {
           ("suites={held: {data: {path: programs.jsonl}}}", "protocol=null", "max_tokens=8", "reward=code")),
     ],
     "mini/bcpg_nsa": [
-        *(f"data.{name}.n={n}" for name, n in (("lessons", 64), ("problems", 6), ("exam", 6))),
-        "stages.start.max_steps=3",
-        "stages.start.per_device_train_batch_size=8",
-        "stages.start.logging_steps=1",
+        *(f"data.{name}.n={n}" for name, n in (("drill", 32), ("lessons", 64), ("problems", 6), ("exam", 6))),
+        *(f"stages.{name}.{key}" for name in ("drill", "start")
+          for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
         *("stages.sample.n=4", "stages.sample.max_tokens=40", "stages.sample.keep=null"),
         "stages.rft.data.keep=not correct",
         *("stages.rft.per_device_train_batch_size=8", "stages.rft.num_train_epochs=1", "stages.rft.logging_steps=1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,25 @@ def _problems(config: EpisodesStage, context: StageContext) -> tuple[list[PoolPr
     least = Law.read(config.messages).high if config.least is None else config.least
     keep = "0 <= acc <= 1" if config.keep is None else config.keep
     chosen = PoolFilter(keep, config.column, least)
-    named = _only(config, context)
-    return [one for one in pool if (named is None or one.id in named) and chosen.wants(one, report)], report
+    named, columns = _only(config, context), _columns(config, context)
+    found = []
+    for one in pool:
+        one = replace(one, columns={**columns.get(one.id, {}), **one.columns})
+        if (named is None or one.id in named) and chosen.wants(one, report):
+            found.append(one)
+    return found, report
+
+
+def _columns(config: EpisodesStage, context: StageContext) -> dict[str, dict[str, Any]]:
+    """By id what `problems_data` knows of a problem beside what samples carry."""
+    if config.problems_data is None:
+        return {}
+    from reasonrl.pacore.pools import SAMPLE_COLUMNS
+    from reasonrl.pipeline.stages.common import load_source
+
+    rows = load_source(config.problems_data, context, ("problem",)).rows
+    left_out = {*SAMPLE_COLUMNS, "solution"}
+    return {str(row["id"]): {key: value for key, value in row.items() if key not in left_out} for row in rows}
 
 
 def _only(config: EpisodesStage, context: StageContext) -> set[str] | None:
@@ -116,7 +134,10 @@ def dry_run(config: EpisodesStage, context: StageContext) -> list[str]:
         else f"{config.steps:,} steps x {config.prompts_per_step:,} = "
         f"{(config.steps or 0) * (config.prompts_per_step or 0):,} episodes"
     )
-    kept = "all problems" if config.keep is None else f"problems with {config.keep}"
+    kept = "all problems"
+    if config.keep is not None:
+        conditions = {"": config.keep} if isinstance(config.keep, str) else config.keep
+        kept = "problems with " + "; ".join(f"{name}: {text}" if name else text for name, text in conditions.items())
     there = context.is_available(config.data)
     lines = [f"{size}, |M| ~ U({config.messages}) messages without replacement; {kept}; seed {context.seed}"]
     if there:
