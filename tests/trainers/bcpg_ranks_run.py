@@ -5,6 +5,7 @@ zero2, zero3 or none; settings are JSON: `lora`, `double` (float64), `fault`, `r
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,7 +55,8 @@ def run_in(out, settings, accelerator):
 def main():
     zero = None if sys.argv[1] == "none" else sys.argv[1]
     config = SimpleNamespace(bf16=False, max_grad_norm=0.5, launch=SimpleNamespace(deepspeed=zero))
-    accelerator = accelerator_for(config, SimpleNamespace(base_directory=Path()))
+    context = SimpleNamespace(base_directory=Path(), name="ranks", world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    accelerator = accelerator_for(config, context)
     assert zero_stage(accelerator) == (int(zero[-1]) if zero else 0)
     for folder, settings in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
         run_in(Path(folder), json.loads(settings), accelerator)

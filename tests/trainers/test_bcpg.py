@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import movement_gap
 from logged_world import TINY, make, oracle, plain_run, read, sample_rows
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reasonrl.algorithms import bcpg as objective
 from reasonrl.models import load_policy, load_tokenizer
@@ -156,6 +157,48 @@ def test_lora_trains_the_adapter_alone(tmp_path, tokenizer) -> None:
         if name in before:
             assert torch.equal(tensor, before[name]), name
     assert whole_state(trainer.model).keys() == load_policy(TINY)[0].state_dict().keys() - {"lm_head.weight"}  # tied
+
+
+class _Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation makes."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.found = max(self.found, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("plainly", [False, True])
+def test_no_tensor_holds_a_vocabulary_for_every_token(tmp_path, tokenizer, monkeypatch, plainly) -> None:
+    """Neither the reference's reading nor a step makes logits of a whole row; read plainly, both do."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from reasonrl.models import lm_head
+
+    rows = sample_rows(tokenizer, problems=4, steps=24)
+    data = read([{**row, "finish_reason": "stop"} for row in rows], tokenizer)
+    vocabulary, tokens = 1 << 15, sum(len(sample.completion_ids) for sample in data.samples)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, num_key_value_heads=1, **sizes))
+    assert tokens * vocabulary > 1.5 * lm_head.PLAIN_LOGITS
+    if plainly:
+        monkeypatch.setattr(lm_head, "PLAIN_LOGITS", 1 << 40)
+    config = trainers_bcpg.BCPGConfig(samples_per_step=16, max_steps=1, tokens_per_microbatch=1 << 20, tau=0.1)
+    trainer = trainers_bcpg.BCPGTrainer(model, tokenizer, config, data, reference=tmp_path)
+    with _Largest() as reference:
+        trainer.make_reference()
+    trainer.engine.start(1)
+    with _Largest() as step:
+        trainer.one_step(range(len(data.samples)))
+    for largest in (reference.found, step.found):
+        if plainly:
+            assert largest >= tokens * vocabulary
+        else:
+            assert largest <= 0.5 * tokens * vocabulary
 
 
 def test_lines_tell_right_and_wrong_steps_apart(tmp_path, tokenizer) -> None:
