@@ -38,7 +38,7 @@ _IN_COMPOUND = re.compile(r"(?P<suite>.+)-cb(?P<k>[1-9]\d?)(?P<framed>-framed)?"
 _IN_FILE = re.compile(r"(?P<file>.+\.ya?ml)(?::(?P<one>[^:/]+))?")
 Entries: TypeAlias = dict[str, tuple[SuiteEntry | Mapping[str, Any], Path]]
 """Entries by name, each with the folder that its relative paths start at."""
-OVERRIDES = (*SAMPLING, "reward", "metrics", "limit", "check", "template", "system_prompt")
+OVERRIDES = (*SAMPLING, "reward", "metrics", "limit", "check", "template", "system_prompt", "system_prompt_file")
 """What an override may set, for all suites or below a suite's name."""
 
 
@@ -322,7 +322,7 @@ def _suite(
 ) -> Suite:
     settings = dict(given)
     limit, check = settings.pop("limit", None), settings.pop("check", True)
-    asked = {key: settings.pop(key) for key in ("template", "system_prompt") if key in settings}
+    asked = {key: settings.pop(key) for key in ("template", "system_prompt", "system_prompt_file") if key in settings}
     if not isinstance(entry, SuiteEntry):
         data = {**entry["data"], **asked, **({} if limit is None else {"limit": limit})}
         return _validated(name, {**entry, **settings, "data": data, "name": name}, Suite)

@@ -30,6 +30,8 @@ from reasonrl.recipe.sources import COLUMNS
 
 Finding = tuple[str, str, str]  # key, message, fix
 # A file of suites, and one of them: my.yaml, my.yaml:name
+_COMPOUND = re.compile(r"-cb[1-9][0-9]?(?:-framed)?$")
+"""Behind a suite's name: several of its problems in one prompt."""
 _SUITE_FILE = re.compile(r"(.+\.ya?ml)(?::[^:/]+)?")
 _PEEK_ROWS = 50
 _PEEK_BYTES = 4_000_000
@@ -70,7 +72,7 @@ def _stage(key: str, stage: Mapping[str, Any], folder: Path) -> Iterator[Finding
                 if not Path(file[1]).expanduser().is_file():
                     fix = f"relative paths start at the working directory, {Path.cwd()}"
                     yield f"{key}.suites.{index}", f"there is no file {file[1]!r}", fix
-            elif isinstance(name, str) and name not in known:
+            elif isinstance(name, str) and _COMPOUND.sub("", name) not in known:
                 fix = _hint(name, known, "suites") + "; or write suites as a mapping {NAME: {data: …}}"
                 yield f"{key}.suites.{index}", f"there is no suite {name!r}", fix
     protocol = stage.get("protocol")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, PlainValidator, Tag
@@ -22,6 +23,7 @@ from reasonrl.recipe.fields import (
 )
 from reasonrl.recipe.references import Reference, is_reference
 
+PACKAGE = Path(__file__).resolve().parents[1]
 COLUMNS = ("problem", "answer", "solution", "prompt", "id", "reward", "images")
 
 
@@ -54,6 +56,54 @@ def _expression(value: Any) -> Any:
     return value
 
 
+class CompoundSource(Config):
+    """Prompts of several of the rows' problems, for training (`reasonrl.data_tools.compound`).
+
+    Attributes:
+        k: numbers of problems in a prompt; each prompt draws one of them.
+        framed: word even a single problem as several are worded.
+        kind: of the answers.
+    """
+
+    k: Annotated[tuple[Count, ...], BeforeValidator(lambda value: (value,) if isinstance(value, int) else value)] = (1,)
+    framed: Flag = True
+    kind: Literal["math", "choice"] = "math"
+    hints: ClassVar[Mapping[str, str]] = {"train_k": "k", "sizes": "k", "frame": "framed"}
+
+
+SYSTEM_PROMPTS = ("dialogue", "monologue")
+"""Shipped system prompts, `data_tools/<name>_prompt.md`."""
+
+
+def system_prompt_path(name: str) -> Path:
+    """The file of a shipped system prompt, or the file that is named; it need not be there."""
+    return PACKAGE / "data_tools" / f"{name}_prompt.md" if name in SYSTEM_PROMPTS else Path(name).expanduser()
+
+
+def read_system_prompt(raw: dict[str, Any]) -> dict[str, Any]:
+    """Put the text of `system_prompt_file` under `system_prompt`, where there is such a file and no other text."""
+    name = raw.get("system_prompt_file")
+    if isinstance(name, str) and raw.get("system_prompt") is None:
+        path = system_prompt_path(name)
+        if path.is_file():
+            raw["system_prompt"] = path.read_text(encoding="utf-8").strip()
+    return raw
+
+
+def system_prompt_issues(given: Mapping[str, Any]) -> list[Issue]:
+    """What is wrong with `system_prompt_file`."""
+    name = given.get("system_prompt_file")
+    if not isinstance(name, str):
+        return []
+    path = system_prompt_path(name)
+    if not path.is_file():
+        text = f"there is no file {name!r}; relative paths start at the working directory, {Path.cwd()}"
+        return [Issue("system_prompt_file", text, f"a file, or one of ours: {', '.join(SYSTEM_PROMPTS)}")]
+    if given.get("system_prompt") not in (None, path.read_text(encoding="utf-8").strip()):
+        return [Issue("system_prompt_file", "is given, and system_prompt too", "keep one of them")]
+    return []
+
+
 class DataSource(Config):
     """Rows from files, from the hub, or from a synthetic world; exactly one of `path`, `hub` and `world`.
 
@@ -64,7 +114,9 @@ class DataSource(Config):
         world: a synthetic world's name, with its `args`, `split` and `n` rows.
         format: jsonl, json, csv, parquet, an installed reader, or `file.py:function`; None tells from the ending.
         columns: our column -> their column; ours are problem, answer, solution, prompt, id, reward, images.
-        system_prompt: the first message of every prompt.
+        system_prompt: the first message of every prompt; system_prompt_file names a file with it, or one of ours
+            (`dialogue`, `monologue`).
+        compound: several rows' problems in one prompt, for training.
         template: the user's message with column fields, such as `{problem}`; None takes the problem as it is.
         keep: a condition over numeric columns that a row has to meet, such as `0 < pass_rate < 1`.
         limit: at most so many rows, after `keep`.
@@ -84,6 +136,8 @@ class DataSource(Config):
         default_factory=dict
     )
     system_prompt: str | None = None
+    system_prompt_file: Annotated[Text | None, OPERATIONAL] = None
+    compound: CompoundSource | None = None
     template: Text | None = None
     keep: Annotated[Text, BeforeValidator(_expression)] | None = None
     limit: Count | None = None
@@ -91,8 +145,12 @@ class DataSource(Config):
     shuffle: Flag = False
 
     @classmethod
+    def prepare(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        return read_system_prompt(raw)
+
+    @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues: list[Issue] = []
+        issues = system_prompt_issues(given)
         if given.keys() >= {"path", "hub", "world"}:
             used = [key for key in ("path", "hub", "world") if given[key] is not None]
             if len(used) != 1:

@@ -60,6 +60,13 @@ def load_source(source: DataSource | Reference, context: StageContext, require: 
         require=require,
         base_dir=context.base_directory,
     )
+    if source.compound is not None:
+        from reasonrl.data_tools.compound import mixed_rows
+
+        asked = source.compound
+        made = mixed_rows(rows, asked.k, seed=context.seed, framed=asked.framed, kind=asked.kind)
+        rows.report.kept = len(made)
+        rows = Rows(made, rows.report)
     return Source(rows, source.system_prompt, source.template)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from reasonrl.pipeline.stages.common import Source
     from reasonrl.recipe import EvalStage, RolloutStage, SuiteConfig
 
-_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy", "metrics")
+_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy", "metrics", "system_prompt")
 
 
 def run(config: EvalStage, context: StageContext) -> StageResult:
