@@ -102,4 +102,37 @@ def node(address: str, rank: int, patience: float) -> None:
     sys.exit(join_run(address, rank, patience, click.echo))
 
 
-COMMANDS: tuple[click.Command, ...] = (doctor, node, plan)
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--slurm", "form", flag_value="slurm", help="An sbatch script, with requeue and resume.")
+@click.option("--torchrun", "form", flag_value="torchrun", help="A shell script a machine.")
+@click.option("--ray", "form", flag_value="ray", help="A Python file for `ray job submit`.")
+@click.option("--arm", metavar="NAME", help="Lay one of the recipe's arms over it.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("launch"), show_default=True, help="A folder.")
+@click.option("--address", metavar="HOST:PORT", help="Of machine 0, for --torchrun (default: its variable HEAD).")
+@click.option("--submit", is_flag=True, help="Hand the job to the scheduler.")
+@reports_errors
+def launch(
+    recipe: str,
+    overrides: tuple[str, ...],
+    form: str | None,
+    arm: str | None,
+    out: Path,
+    address: str | None,
+    submit: bool,
+) -> None:
+    """Write what starts RECIPE on `launch.num_machines` machines: for Slurm, for any shell, or for Ray.
+
+    On one machine `reasonrl train RECIPE` starts the processes itself.
+    """
+    if form is None:
+        raise click.UsageError("give --slurm, --torchrun or --ray")
+    from reasonrl.pipeline.launch_scripts import job_of, write_job
+    from reasonrl.recipe import load_recipe
+
+    job = job_of(load_recipe(recipe, overrides, arm=arm), recipe, overrides, arm)
+    write_job(job, form, out, click.echo, submit=submit, address=address)
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor, launch, node, plan)

@@ -30,14 +30,23 @@ def open_watch(launch: Any) -> Watch:
     if launch.num_machines == 1:
         return Watch()
     if not _head:
-        if ADDRESS not in os.environ or not job_key():
-            raise RunError(
-                f"launch.num_machines is {launch.num_machines}, but {ADDRESS} and {KEY} are not set -> start every"
-                " machine by what `reasonrl launch RECIPE --torchrun` (or --slurm, --ray) writes"
-            )
-        host, port = parse_address(os.environ[ADDRESS])
-        _head.append(Watch(host, port, job_key(), everywhere=True))
+        raise RunError(
+            f"launch.num_machines is {launch.num_machines}, but {ADDRESS} and {KEY} are not set -> start every"
+            " machine by what `reasonrl launch RECIPE --torchrun` (or --slurm, --ray) writes"
+        )
     return _head[0]
+
+
+def welcome_machines() -> None:
+    """Listen for machines from the beginning of a run to its end, where the environment says at which address."""
+    if ADDRESS in os.environ and job_key() and not _head:
+        host, port = parse_address(os.environ[ADDRESS])
+        try:
+            _head.append(Watch(host, port, job_key(), everywhere=True))
+        except OSError as error:
+            raise RunError(
+                f"{ADDRESS}={host}:{port} cannot be listened at: {error.strerror} -> another port"
+            ) from error
 
 
 def close_watch(watch: Watch) -> None:

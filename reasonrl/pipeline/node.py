@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -151,4 +152,7 @@ def join_run(address: str, rank: int, patience: float, say: Callable[[str], None
     """Work for the run at `address` as machine `rank` until it ends; gives its exit status."""
     if os.environ.get("REASONRL_KEY", "") == "":
         raise StageFailed("REASONRL_KEY is not set -> export the key that `reasonrl launch` wrote, on every machine")
+    if threading.current_thread() is threading.main_thread():
+        # A scheduler says TERM to all machines: the head saves, and then says that the run has ended.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
     return Node(address, rank, patience, say).work()

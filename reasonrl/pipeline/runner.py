@@ -20,7 +20,7 @@ from reasonrl.pipeline.environment import versions
 from reasonrl.pipeline.files import write_text
 from reasonrl.pipeline.launch import kill_children, launch_stage, needs_launch
 from reasonrl.pipeline.lock import run_lock, wait_for_orphans
-from reasonrl.pipeline.machines import dismiss_machines
+from reasonrl.pipeline.machines import dismiss_machines, welcome_machines
 from reasonrl.pipeline.planning import ANEW, CARRIED_ON, Action, Peers, PlannedStage, plan_run
 from reasonrl.pipeline.progress import LineProgress, StageClock, duration, logs_said
 from reasonrl.pipeline.signals import StopFlag, stop_on_signals
@@ -175,6 +175,7 @@ class _Walk:
         if anew:
             self.say(f"to be made anew: {', '.join(anew)} (restarted, or reading what changes); the old are kept")
         status = 1
+        welcome_machines()
         with stop_on_signals(self.stop, self.say, kill_children), logs_said(self.say):
             try:
                 for number, stage in enumerate(planned, start=1):
