@@ -8,14 +8,22 @@ stands in one place. docs/algorithms.md says what each option is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from reasonrl.plugins import entry_point_names
 from reasonrl.recipe.fields import Issue
 
-Advantage = Literal["gae", "group", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+ADVANTAGES_GROUP = "reasonrl.advantages"
+"""Entry points of functions from (P, G) total rewards of P prompts' G samples, NaN where a sample does not count, to
+(P, G) advantages."""
+PLUGINS = entry_point_names(ADVANTAGES_GROUP)
+if TYPE_CHECKING:
+    Advantage = Literal["gae", "group", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+else:
+    Advantage = Literal[("gae", "group", "rloo", "reinforce_pp", "reinforce_pp_baseline", *PLUGINS)]
 ScaleRewards = Literal["group", "batch", "none"]
 
-GROUPED = ("group", "rloo", "reinforce_pp_baseline")
+GROUPED = ("group", "rloo", "reinforce_pp_baseline", *PLUGINS)
 """Advantages that compare the samples of one prompt."""
 NORMALIZED = ("gae", "reinforce_pp", "reinforce_pp_baseline")
 """Advantages that `normalize_advantages` is about."""

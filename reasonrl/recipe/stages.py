@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -36,6 +36,7 @@ from reasonrl.recipe.rollout_stage import RolloutStage
 from reasonrl.recipe.segment_stage import SegmentStage
 from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds, read_system_prompt, system_prompt_issues
 from reasonrl.recipe.stage_base import Stage, TrainingStage
+from reasonrl.recipe.stage_plugins import stage_plugins
 from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
@@ -265,3 +266,9 @@ STAGES: dict[str, type[Stage]] = {
     "gate": GateStage,
     "compare": CompareStage,
 }
+if PLUGINS := stage_plugins():
+    # Kinds of installed packages join before the recipe's own model is made of these.
+    STAGES |= {kind: plugin.config for kind, plugin in PLUGINS.items()}
+    AVAILABLE += tuple(PLUGINS)
+    if not TYPE_CHECKING:
+        StageConfig = Annotated[Union[tuple(STAGES.values())], Field(discriminator="kind")]  # noqa: UP007

@@ -17,7 +17,8 @@ from reasonrl.algorithms.advantages import (
     rewards_to_go,
     terminal_rewards,
 )
-from reasonrl.recipe.advantage_rules import NORMALIZED
+from reasonrl.recipe.advantage_rules import NORMALIZED, PLUGINS
+from reasonrl.trainers.advantage_plugins import plugin_advantages
 from reasonrl.trainers.batch import RolloutBatch
 from reasonrl.trainers.loss_masks import high_entropy_tokens, loss_masks, reads_engine_ratio
 from reasonrl.trainers.passes import Passes
@@ -213,6 +214,8 @@ class TargetMaker(Passes):
         """(B,) advantages of the total rewards of whole groups, as `advantage` and `scale_rewards` say."""
         kinds: dict[str, GroupKind] = {"group": "group", "rloo": "rloo", "reinforce_pp_baseline": "mean"}
         args = self.args
+        if args.advantage in PLUGINS:
+            return plugin_advantages(args.advantage, total, args.num_generations)
         return group_advantages(total, args.num_generations, kind=kinds[args.advantage], scale=args.scale_rewards)  # type: ignore[arg-type]
 
     def _group_baseline(self, total: torch.Tensor) -> torch.Tensor:

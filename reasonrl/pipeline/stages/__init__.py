@@ -69,6 +69,10 @@ def register_stage(kind: str, module: str, *, launched: bool = False) -> None:
 
 def stage_kind(kind: str) -> StageKind:
     """The registered kind. Raises RunError naming the kinds there are."""
+    from reasonrl.recipe.stages import PLUGINS
+
+    if kind not in _KINDS and kind in PLUGINS:
+        register_stage(kind, PLUGINS[kind].module, launched=PLUGINS[kind].launched)
     if kind not in _KINDS:
         near = get_close_matches(kind, _KINDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "register it with reasonrl.pipeline.stages.register_stage"
