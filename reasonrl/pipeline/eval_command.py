@@ -9,12 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from reasonrl.errors import Interrupted, Problem, RecipeError
 from reasonrl.recipe import EvalStage, LaunchConfig
-from reasonrl.recipe.messages import explain
-from reasonrl.recipe.yaml_files import parse_value
+from reasonrl.recipe.alone import read_settings, stage_alone
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.progress import ProgressReporter
@@ -87,17 +84,8 @@ def _overrides(tokens: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[s
     """Settings of `rollout` and `endpoint`, and those of suites."""
     groups: dict[str, dict[str, Any]] = {"rollout": {}, "endpoint": {}}
     suites: dict[str, Any] = {}
-    problems = []
-    for token in tokens:
-        key, equals, text = token.partition("=")
-        if not equals or not key:
-            problems.append(Problem(token, "is no setting", fix="write KEY=VALUE, such as temperature=0.6"))
-            continue
-        try:
-            value = parse_value(text)
-        except ValueError as error:
-            problems.append(Problem(key, f"its value {text!r} cannot be read: {error}", fix="quote it as in YAML"))
-            continue
+    problems: list[Problem] = []
+    for key, value in read_settings(tokens, "temperature=0.6", problems):
         # The name of a suite may hold dots, that of its setting holds none.
         above, _, name = key.rpartition(".")
         group, _, rest = key.partition(".")
@@ -143,12 +131,7 @@ def _config(
             raw["rollout"]["engine"] = engine
         if model is not None:
             raw["model"] = model
-    try:
-        return EvalStage.model_validate(raw)
-    except ValidationError as error:
-        raise RecipeError(
-            [Problem(key or "eval", message, fix=fix) for key, message, fix in explain(error, raw, EvalStage)]
-        ) from error
+    return stage_alone(EvalStage, raw, "eval")
 
 
 def _named(config: EvalStage) -> str:

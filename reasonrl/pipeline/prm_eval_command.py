@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from reasonrl.errors import Problem, RecipeError, RunError
 from reasonrl.recipe import LaunchConfig, PRMEvalStage
-from reasonrl.recipe.messages import explain
-from reasonrl.recipe.yaml_files import parse_value
+from reasonrl.recipe.alone import read_settings, stage_alone
 
 Say = Callable[[str], None]
 ABOUT = "exam.json"
@@ -116,17 +113,8 @@ def _numbers(option: str, text: str | None) -> list[int] | None:
 
 
 def _config(tree: dict[str, Any], overrides: Sequence[str]) -> PRMEvalStage:
-    problems = []
-    for token in overrides:
-        key, equals, text = token.partition("=")
-        if not equals or not key:
-            problems.append(Problem(token, "is no setting", fix="write KEY=VALUE, such as segment.method=lines"))
-            continue
-        try:
-            value = parse_value(text)
-        except ValueError as error:
-            problems.append(Problem(key, f"its value {text!r} cannot be read: {error}", fix="quote it as in YAML"))
-            continue
+    problems: list[Problem] = []
+    for key, value in read_settings(overrides, "segment.method=lines", problems):
         *above, last = key.split(".")
         place: Any = tree
         for part in above:
@@ -137,12 +125,7 @@ def _config(tree: dict[str, Any], overrides: Sequence[str]) -> PRMEvalStage:
             problems.append(Problem(key, "goes below a value that is no mapping", fix="check the dots"))
     if problems:
         raise RecipeError(problems)
-    try:
-        return PRMEvalStage.model_validate(tree)
-    except ValidationError as error:
-        raise RecipeError(
-            [Problem(key or "prm-eval", message, fix=fix) for key, message, fix in explain(error, tree, PRMEvalStage)]
-        ) from error
+    return stage_alone(PRMEvalStage, tree, "prm-eval")
 
 
 def _context(folder: Path, seed: int) -> Any:
