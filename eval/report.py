@@ -26,7 +26,9 @@ from reasonrl.eval.report_data import (
     suite_folders,
 )
 from reasonrl.eval.report_plots import plot_groups, plot_lengths, plot_solve_rates
+from reasonrl.eval.trace_tables import suite_traces, traces_table
 from reasonrl.observe import write_atomically
+from reasonrl.observe.compound import compound_tables
 from reasonrl.observe.plots import plot_eval_accuracy, plot_pass_at_k
 from reasonrl.observe.report import interval_text
 
@@ -153,6 +155,8 @@ def report_markdown(title: str, views: Sequence[SuiteView], data: Mapping[str, A
     lines = [f"# {title}", "", _subtitle(views), ""]
     lines += markdown_table(figures_table({view.name: view.result for view in views}))
     lines += [f"- {line}" for line in _warnings(data)]
+    for table in _compound(views):
+        lines += ["", *markdown_table(table)]
     for name, suite in data["suites"].items():
         for table in _group_tables(suite):
             lines += ["", f"## {name}: {table['title']}", "", *markdown_table(table)]
@@ -191,7 +195,7 @@ def _html(title: str, views: Sequence[SuiteView], data: Mapping[str, Any], embed
     html = environment.get_template("eval_report.html.j2").render(
         title=title,
         subtitle=_subtitle(views),
-        tables=[figures_table({view.name: view.result for view in views})],
+        tables=[figures_table({view.name: view.result for view in views}), *_compound(views)],
         warnings=_warnings(data),
         pictures=pictures,
         suites=[
@@ -240,6 +244,17 @@ def _encoded(made: Sequence[tuple[str, Path | None]]) -> list[dict[str, str]]:
         {"title": title, "data": base64.b64encode(path.read_bytes()).decode()}
         for title, path in made
         if path is not None
+    ]
+
+
+def _compound(views: Sequence[SuiteView]) -> list[dict[str, Any]]:
+    """Tables of suites that ask several problems at once; and what their responses show of coherency and diversity."""
+    several = [view for view in views if (view.result.get("compound") or {}).get("k", 1) > 1]
+    traced = {view.name: suite_traces(view.rows, view.problems) for view in several}
+    title = "Coherency and diversity: means over prompts with 95 % intervals"
+    return [
+        *compound_tables({view.name: view.result for view in views}),
+        *([traces_table(traced, title)] if traced else []),
     ]
 
 

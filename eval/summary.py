@@ -47,6 +47,11 @@ def _more(entry: Mapping[str, Any]) -> list[str]:
     lines = []
     if entry.get("metrics"):
         lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in entry["metrics"].items()))
+    if entry.get("compound"):
+        told = {key: found for key, found in entry["compound"].items() if isinstance(found, Mapping)}
+        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in told.items()))
+        places = " ".join(f"{100 * found['value']:.1f}" for found in entry["compound"]["by_position"])
+        lines.append(f"accuracy by position {places}")
     within = entry.get("accuracy_within")
     if within and within["low"] is not None:
         lines.append(f"accuracy {percent(Interval(**within))} within problems (other samples of these very problems)")

@@ -330,6 +330,37 @@ def suites_check(names: str, data: Path | None) -> None:
     sys.exit(0 if fine else 1)
 
 
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("folders", nargs=-1, required=True, metavar="[LABEL=]DIR…")
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), help="A folder for the tables: Markdown and JSON.")
+@reports_errors
+def traces(folders: tuple[str, ...], **options: Any) -> None:
+    """How coherent and how diverse responses are: hesitation, switches of problem, likeness, dialogue; side by side."""
+    from reasonrl.eval.trace_tables import compare_traces
+
+    compare_traces(folders, say=click.echo, **options)
+
+
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--row", type=int, default=0, show_default=True, help="Which one, from 0; below 0 from the end.")
+@click.option("--play", metavar="TAG", help="Tag of the play, where it is not <play>.")
+@click.option("--answer", metavar="TAG", help="Tag of the answers, where it is not <answer>.")
+@click.option("--scene", metavar="PATTERN", help="How a scene's heading looks.")
+@click.option("--speaker", metavar="PATTERN", help="How a turn begins; group `name` is the voice.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page instead.")
+@reports_errors
+def show(file: Path, row: int, html: Path | None, **marks: Any) -> None:
+    """Show one row of a completions file (parquet) or of a suite's samples; a play as a play."""
+    import shutil
+
+    from reasonrl.eval import show_command
+
+    width = min(120, shutil.get_terminal_size((100, 40)).columns)
+    show_command.show(file, row, marks, colour=sys.stdout.isatty(), width=width, html=html, say=click.echo)
+
+
 COMMANDS: tuple[click.Command, ...] = (
     annotate,
     behaviours,
@@ -341,5 +372,7 @@ COMMANDS: tuple[click.Command, ...] = (
     regrade,
     report,
     score,
+    show,
     suites,
+    traces,
 )

@@ -269,3 +269,15 @@ def _problem_of(line: re.Match[str], heading: str) -> int | None:
         return int(line["number"]) if line["number"] else None
     found = _PROBLEM.search(heading)
     return None if found is None else int(found[1])
+
+
+SHORT_FORM = form_of("p", "a", r"\[[^\n]*\]", "(?P<name>[AB]):")
+"""How plays of the compound chains' world are marked."""
+
+
+def form_in(text: str) -> PlayForm | None:
+    """Which of the known forms a response is written in; None where it is no play."""
+    for form in (DEFAULT_FORM, SHORT_FORM):
+        if f"<{form.play}>" in text:
+            return form
+    return None

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.observe.completions import completion_files, read_parquet
+from reasonrl.observe.compound import compound_tables
 from reasonrl.observe.exams import exam_comparison, exam_table
 from reasonrl.observe.exams import interval_text as interval_text  # importable from here, too
 from reasonrl.observe.metrics import alarms_of, format_number, format_seconds, is_time_field, write_atomically
 from reasonrl.observe.mined import mined_tables
+from reasonrl.observe.play_page import page_view
+from reasonrl.observe.plays import play_view
 from reasonrl.observe.plots import TRAINING_PLOTS, plot_eval_accuracy, plot_pass_at_k
 from reasonrl.observe.records import read_records
 from reasonrl.observe.rollouts import rollout_headlines, rollout_pictures, rollout_tables
@@ -221,7 +224,7 @@ def _tables(stage: StageView) -> list[dict[str, Any]]:
         exams = {suite: entry for suite, entry in suites.items() if entry.get("kind") == "values"}
         sampled = {suite: entry for suite, entry in suites.items() if suite not in exams}
         tables = [exam_table(suite, entry) for suite, entry in exams.items()]
-        return [_results_table(sampled), *tables] if sampled else tables
+        return [_results_table(sampled), *compound_tables(sampled), *tables] if sampled else tables
     return []
 
 
@@ -339,6 +342,7 @@ def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": str(row.get("verdict") or ""),
         "prompt": shorten(prompt_text(row.get("prompt"))),
         "text": shorten(str(row.get("text") or "")),
+        "play": None if (view := play_view(row)) is None else page_view(view),
     }
 
 
