@@ -35,6 +35,7 @@ def main() -> None:
 @click.option(
     "--restart-stage", "restart_stages", metavar="NAME", multiple=True, help="Start a stage over; repeatable."
 )
+@click.option("--must-train", is_flag=True, help="Exit with status 3 if every stage is done already.")
 @reports_errors
 def train(
     recipe: str,
@@ -44,6 +45,7 @@ def train(
     study: str | None,
     arm: str | None,
     restart_stages: tuple[str, ...],
+    must_train: bool,
 ) -> None:
     """Run RECIPE, a YAML file or the name of a shipped recipe, or carry on with what its run directory holds.
 
@@ -71,7 +73,8 @@ def train(
     _say_progress()
     from reasonrl import pipeline
 
-    pipeline.train(resolved, dry_run=dry_run, restart_stages=restart_stages, say=click.echo)
+    options = {"dry_run": dry_run, "must_train": must_train}
+    pipeline.train(resolved, restart_stages=restart_stages, say=click.echo, **options)
 
 
 def _say_progress() -> None:

@@ -66,6 +66,12 @@ class RunError(ReasonRLError):
     exit_status = 2
 
 
+class NothingLeft(ReasonRLError):
+    """A run that was to train, and whose stages are all done."""
+
+    exit_status = 3
+
+
 class StageFailed(ReasonRLError):
     """A stage that could not finish."""
 

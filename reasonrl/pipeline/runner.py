@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasonrl.errors import Interrupted, ReasonRLError, StageFailed
+from reasonrl.errors import Interrupted, NothingLeft, ReasonRLError, StageFailed
 from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.directory import CLOCK, RunDirectory, StageRecord, now
 from reasonrl.pipeline.engines import require_engines
@@ -76,6 +76,7 @@ def train(
     say: Say | None = None,
     command: str | None = None,
     stop: StopFlag | None = None,
+    must_train: bool = False,
     shown: dict[str, str] | None = None,
 ) -> RunSummary:
     """Run a recipe, or carry on with what its run directory holds.
@@ -91,6 +92,7 @@ def train(
         command: what resumes this run, shown when it is stopped; default this process's command line without
             `--restart-stage`.
         stop: set when this run is asked to stop; a study has one for all its runs.
+        must_train: a run whose stages are all done already is an error.
         shown: of a study's dry run, the stages that earlier runs have shown (`dry_run.rehearse`).
 
     Raises RunError (nothing was started), Interrupted (asked to stop; everything is saved), StageFailed, or what a
@@ -128,7 +130,13 @@ def train(
         require_engines(planned)
         run.write_recipe(resolved)
         walk = _Walk(resolved, run, say, command or resume_command(sys.argv), stop or StopFlag())
-        return walk.go(planned)
+        summary = walk.go(planned)
+        if not walk.began:
+            text = f"nothing left to do: all {len(planned)} stages of {run.path} are done"
+            if must_train:
+                raise NothingLeft(f"{text} -> raise what may grow (max_steps, n), or choose another `output`")
+            say(text)
+        return summary
 
 
 def resume_command(arguments: Sequence[str]) -> str:

@@ -50,6 +50,18 @@ def test_run_directory_of_a_whole_run(bench):
     assert [path.name for path in bench.output.rglob(".tmp-*")] == []
 
 
+def test_a_run_with_nothing_left_says_so_and_can_be_made_to_fail(bench):
+    from reasonrl.errors import NothingLeft
+    from reasonrl.pipeline import train
+    from reasonrl.recipe import load_recipe
+
+    assert "nothing left" not in bench.ok()
+    assert "nothing left to do: all 2 stages" in bench.ok()
+    with pytest.raises(NothingLeft, match="max_steps") as refused:
+        train(load_recipe(str(bench.recipe)), must_train=True)
+    assert refused.value.exit_status == 3
+
+
 def test_finished_run_is_skipped_whatever_operational_fields_say(bench):
     bench.ok()
     before = {path: path.read_bytes() for path in bench.output.glob("stages/*/*.json")}
