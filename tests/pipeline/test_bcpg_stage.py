@@ -86,6 +86,27 @@ def _mean_wrong(folder: Path) -> float:
     return sum(wrong) / len(wrong)
 
 
+def test_an_adapter_with_recomputed_activations_ends_with_the_same_weights(tmp_path, monkeypatch) -> None:
+    """LoRA with gradient checkpointing: the merged models are equal, they differ from the start, and lines agree."""
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tmp_path)
+    keys = "kind: bcpg, model: '${model}', data: {path: rows.jsonl}, samples_per_step: 8, max_steps: 2, lora: {r: 4}"
+    stages = "".join(
+        f"  {name}: {{{keys}, learning_rate: 1e-2, logging_steps: 1, gradient_checkpointing: {on}}}\n"
+        for name, on in (("plain", "false"), ("recomputed", "true"))
+    )
+    train(load_recipe(write(tmp_path, recipe=RECIPE.split("  train:")[0] + stages)), say=lambda line: None)
+    run = tmp_path / "runs" / "bcpg-test" / "stages"
+    models = [load_file(run / name / "model" / "model.safetensors") for name in ("plain", "recomputed")]
+    assert all((models[0][name] - tensor).abs().max() < 1e-6 for name, tensor in models[1].items())
+    lines = [
+        json.loads((run / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("plain", "recomputed")
+    ]
+    assert lines[0]["objective"] == pytest.approx(lines[1]["objective"], rel=1e-5)
+    assert lines[1]["grad_norm"] > 0 and lines[1]["log_ratio/lowest"] < -1e-4, "the adapter learns"
+
+
 def test_supervised_rows_are_picked_from_what_a_stage_made(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = f"""\

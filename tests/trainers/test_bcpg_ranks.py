@@ -26,7 +26,7 @@ def run_on(ranks: int, runs: dict[Path, dict], zero: str = "none") -> list[tuple
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     given = [text for folder, settings in runs.items() for text in (str(folder), json.dumps(settings))]
-    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=570, env=environment)
+    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=1200, env=environment)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
     return [(torch.load(f / "weights.pt"), json.loads((f / "lines.json").read_text())) for f in runs]
 
