@@ -27,9 +27,7 @@ def test_segments_follow_names_then_shared_words() -> None:
 
 def test_coherency() -> None:
     straight = "Problem 1: Alice counts marbles.\nSo 3.\nProblem 2: the area is large.\nSo 5."
-    jumping = (
-        "Problem 1: Alice.\nWait. Hmm, problem 2 first.\nThe triangle.\nActually, problem 1.\nProblem 2: 5."
-    )
+    jumping = "Problem 1: Alice.\nWait. Hmm, problem 2 first.\nThe triangle.\nActually, problem 1.\nProblem 2: 5."
     before, after = trace_figures(straight, PROBLEMS), trace_figures(jumping, PROBLEMS)
     assert before["hesitations"] == 0 and before["extra_switches"] == 0 and before["switch_entropy"] == 0
     words = after["words"]
