@@ -27,12 +27,14 @@ class Intake:
         columns: our name -> theirs.
         cap: at most so many usable rows, the first ones; None: all.
         keep: a condition over numeric columns, such as `level <= 3`.
+        curated: the rows have been through a curation, and say themselves what their `source` is.
     """
 
     rows: Iterable[PlacedRow]
     columns: Mapping[str, str] = field(default_factory=dict)
     cap: int | None = None
     keep: str | None = None
+    curated: bool = False
 
 
 def take_in(
@@ -42,7 +44,7 @@ def take_in(
     require: Sequence[str] = ("problem",),
     pictures: PictureRules | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The usable rows of sources, one after the other; `source` is the name of each one's.
+    """The usable rows of sources, one after the other; the column `source` holds the name of each one's.
 
     A row's id is its own, else a hash of its content; one that was there before gets a number.
 
@@ -70,7 +72,8 @@ def take_in(
                 tally.drop(reason, row, place=place, source=source)
                 continue
             others = {key: value for key, value in row.items() if key not in ("id", "source")}
-            row = {"id": _name(row, met), "source": source, **others}
+            name = row.get("source", source) if intake.curated else source
+            row = {"id": _name(row, met), "source": name, **others}
             try:
                 if given := pictures_of(row):
                     near = Path(place.rpartition(":")[0]).parent

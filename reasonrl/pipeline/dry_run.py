@@ -149,6 +149,7 @@ def batch_lines(config: Any) -> list[str]:
     """The batch arithmetic of a training stage in one line; nothing for other kinds."""
     if config.kind == "ppo":
         from reasonrl.recipe.batch import plan_batch
+        from reasonrl.recipe.run_plan import run_lines
 
         plan = plan_batch(
             config.prompts_per_step,
@@ -159,13 +160,14 @@ def batch_lines(config: Any) -> list[str]:
             num_iterations=config.num_iterations,
             has_critic=config.advantage == "gae",
         )
-        return [f"batch: {plan}"]
+        return [f"batch: {plan}", *run_lines(config)]
     if config.kind == "sft":
         processes = config.launch.num_processes
         total = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
+        packed = f" of {config.max_length:,} packed tokens: {total * config.max_length:,}" if config.packing else ""
         return [
             f"batch: {config.per_device_train_batch_size} rows x {config.gradient_accumulation_steps} accumulation "
-            f"steps x {processes} process{'es' if processes > 1 else ''} = {total} rows an optimizer step"
+            f"steps x {processes} process{'es' if processes > 1 else ''} = {total} rows{packed} an optimizer step"
         ]
     return []
 

@@ -21,6 +21,7 @@ from reasonrl.recipe.fields import (
     PositiveFraction,
     Text,
 )
+from reasonrl.recipe.references import is_reference
 from reasonrl.recipe.sources import Data, ModelSource, _expression
 from reasonrl.recipe.stage_base import Stage
 
@@ -206,6 +207,12 @@ CurateStep = Annotated[
 ]
 
 
+def _is_made(source: Any) -> bool:
+    """Whether rows come from a stage, whose own sources they name."""
+    path = source.get("path") if isinstance(source, Mapping) else getattr(source, "path", None)
+    return is_reference(source) or is_reference(path)
+
+
 class CurateStage(Stage):
     """Rows of sources through steps, in the order written (docs/curation.md).
 
@@ -241,7 +248,7 @@ class CurateStage(Stage):
                     issues.append(Issue(f"sources.{name}.{key}", "is no part of curated rows", fix))
         for number, step in enumerate(given.get("steps") or ()):
             one = step if isinstance(step, Mapping) else step.model_dump() if isinstance(step, Config) else {}
-            if one.get("step") != "mix" or not isinstance(sources, Mapping):
+            if one.get("step") != "mix" or not isinstance(sources, Mapping) or any(map(_is_made, sources.values())):
                 continue
             for key in ("weights", "caps"):
                 unknown = [name for name in one.get(key) or () if name not in sources]

@@ -137,8 +137,9 @@ class StageGraph:
                     f"eval stages: {', '.join(evals) or 'none'}",
                 )
             return
-        last = key.split(".")[-1]
-        part = reference.part or ("data" if "data" in last or last == "path" else "model")
+        keys = key.split(".")
+        rows = "data" in keys[-1] or keys[-1] == "path" or bool({"sources", "against"} & set(keys[:-1]))
+        part = reference.part or ("data" if rows else "model")
         makes = STAGES[kind].makes
         if part not in makes:
             able = [other for other, its in self.kinds.items() if its in STAGES and part in STAGES[its].makes]

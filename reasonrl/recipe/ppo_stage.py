@@ -35,6 +35,7 @@ from reasonrl.recipe.sampling_rules import (
     AlarmNames,
     sampling_problems,
 )
+from reasonrl.recipe.schedules import Schedules, schedule_problems
 from reasonrl.recipe.sources import Data, ModelSource, RewardSpec, RolloutConfig
 from reasonrl.recipe.stage_base import Scheduler, TrainingStage
 from reasonrl.recipe.streaming import streaming_problems
@@ -67,6 +68,7 @@ class PPOStage(TrainingStage):
     actor_steps: Count = 1
     num_iterations: Count = 1
     critic_steps: Count = 1
+    schedules: Schedules | None = None
     gamma: Fraction = 1.0
     lam: Fraction = 1.0
     lam_value: Fraction | None = None
@@ -135,6 +137,7 @@ class PPOStage(TrainingStage):
     save_steps: Annotated[Count | None, OPERATIONAL] = None
     save_total_limit: Annotated[Count, OPERATIONAL] = 2
     log_completions_steps: Annotated[Count, OPERATIONAL] = 1
+    track_behaviours: Annotated[NonNegativeCount, OPERATIONAL] = 0
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     trl_args: Annotated[dict[str, Any], AfterValidator(lambda args: check_trl_args("GRPOConfig", args))] = Field(
         default_factory=dict
@@ -180,7 +183,7 @@ class PPOStage(TrainingStage):
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         issues = [*batch_problems(given), *overlap_problems(given), *lora_problems(given), *streaming_problems(given)]
         issues += [*option_problems(given), *advantage_problems(given), *sampling_problems(given)]
-        issues += process_reward_problems(given)
+        issues += [*process_reward_problems(given), *schedule_problems(given)]
         if "eval_data" in given and given["eval_data"] is None:
             for key, idle in (
                 ("eval_steps", None),

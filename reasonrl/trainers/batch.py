@@ -257,3 +257,8 @@ def rewards_of_tokens(
             for key, (amount, count) in figures().items():
                 meter.add(key, amount, count)
     return total * batch.mask
+
+
+def nothing(completions: Sequence[Any], **_: Any) -> list[float]:
+    """The score of a sample when all its rewards are token rewards."""
+    return [0.0] * len(completions)

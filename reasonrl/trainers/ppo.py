@@ -19,12 +19,12 @@ from accelerate.utils import gather_object
 from reasonrl.errors import ModelError, RewardError
 from reasonrl.models.scalar_head import ScalarHeadModel
 from reasonrl.models.vision_parts import freeze_parts
-from reasonrl.rollout.engine import Request, RolloutEngine, Sample, SamplingParams
+from reasonrl.rollout.engine import Request, RolloutEngine, Sample
 from reasonrl.rollout.seeds import sample_seed
 from reasonrl.rollout.transfer import Transfer, decodes_with, hand_over
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
-from reasonrl.trainers.batch import RolloutBatch, make_batch, rewards_of_tokens
+from reasonrl.trainers.batch import RolloutBatch, make_batch, nothing, rewards_of_tokens
 from reasonrl.trainers.checkpoints import latest_complete
 from reasonrl.trainers.completion_rows import completion_rows
 from reasonrl.trainers.critic import CriticEngine
@@ -39,7 +39,15 @@ from reasonrl.trainers.row_prompts import PromptRenderer, RowPrompts
 from reasonrl.trainers.run_lengths import RunLengths
 from reasonrl.trainers.sampler import PromptStream
 from reasonrl.trainers.sampling_watch import SamplingWatch, refuse_dropout
-from reasonrl.trainers.step_metrics import equal_groups, seen_in, start_measuring, step_metrics
+from reasonrl.trainers.schedules import Schedules
+from reasonrl.trainers.step_metrics import (
+    Behaviours,
+    add_behaviours,
+    equal_groups,
+    seen_in,
+    start_measuring,
+    step_metrics,
+)
 from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_streaming
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import PPOUpdate
@@ -68,6 +76,7 @@ class PPOTrainer(RolloutHooks):
         should_stop: asked after every step; when true the trainer saves and returns.
         on_alarm: called with the text of an alarm when it begins.
         keep_checkpoints: whole checkpoints to keep (the best one is kept besides); None keeps all.
+        behaviours: tells of responses which behaviours each shows; their shares stand in the metrics.
         kwargs: passed on to GRPOTrainer.
     """
 
@@ -87,6 +96,7 @@ class PPOTrainer(RolloutHooks):
         should_stop: Callable[[], bool] | None = None,
         on_alarm: Callable[[str], None] | None = None,
         keep_checkpoints: int | None = 2,
+        behaviours: Behaviours | None = None,
         **kwargs: Any,
     ) -> None:
         if (critic is None) == (args.advantage == "gae"):
@@ -108,12 +118,13 @@ class PPOTrainer(RolloutHooks):
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            reward_funcs=[f for f in reward_funcs if not getattr(f, "token_level", False)] or [_nothing],
+            reward_funcs=[f for f in reward_funcs if not getattr(f, "token_level", False)] or [nothing],
             **kwargs,
         )
         self.args: PPOConfig
         refuse_fsdp(self.accelerator)
         self.prompts.complete(self.processing_class)
+        self.schedules, self.behaviours = Schedules(args.schedules), behaviours
         self._build(critic, engine)
         self.early = EarlyRewards(reward_funcs)
         self.streamed: StreamedStep | None = None
@@ -186,6 +197,7 @@ class PPOTrainer(RolloutHooks):
         model.train()
         started = time.perf_counter()
         self.meter.clear()
+        self.schedules.apply(self)
         start_measuring()
         self.update.choose_rows(model, self.ref_model, self.prompts.tokenizer)
         with self.meter.timed("time/generate"):
@@ -273,7 +285,7 @@ class PPOTrainer(RolloutHooks):
             for turn, (row, prompt, place) in enumerate(zip(rows, self.prompts.render(rows), places, strict=True))
         ]
         requests = self.lengths.expect(requests, rows)
-        return Order(step, rows, requests, SamplingParams(self.max_completion_length, self.temperature, self.top_p))
+        return Order(step, rows, requests, self.schedules.sampling(self, step))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Draw `num_generations_eval` samples of every validation row and report accuracy with its 95 % interval."""
@@ -307,14 +319,7 @@ class PPOTrainer(RolloutHooks):
 
     def prompt_stream(self, rows: int) -> PromptStream:
         """Which of so many rows each step trains on; any step's can be asked for."""
-        return PromptStream(
-            rows,
-            prompts_per_step=self.args.prompts_per_step,
-            num_generations=self.args.num_generations,
-            steps=self.args.max_steps,
-            seed=self.args.seed,
-            shuffle=self.args.shuffle_dataset is not False,
-        )
+        return self.schedules.stream(self, rows)
 
     # The prompt stream replaces TRL's sampler: its shuffles restart at every resumed epoch.
     def _get_train_sampler(self, dataset: Any = None) -> PromptStream:
@@ -328,9 +333,7 @@ class PPOTrainer(RolloutHooks):
 
     @contextlib.contextmanager
     def for_inference(self) -> Iterator[None]:
-        """The policy ready to decode, where the engine draws with it; gradient checkpointing can keep no key-value
-        cache.
-        """
+        """The policy ready to decode, where the engine draws with it; recomputation can keep no key-value cache."""
         gathered = self.gathered(self.model_wrapped) if self._engine_is_policy() else contextlib.nullcontext()
         with checkpointing(self.accelerator.unwrap_model(self.model), self.args, on=False), gathered:
             yield
@@ -366,6 +369,7 @@ class PPOTrainer(RolloutHooks):
             )
 
     def _record(self, collected: Collected, batch: RolloutBatch, targets: Targets, seconds: float) -> None:
+        add_behaviours(self.meter, collected.samples, self.behaviours)
         seen = self.pool.seen() if self.pool is not None else seen_in(collected, batch)
         metrics = step_metrics(seen, batch, targets, self.meter, self.accelerator, self.state.global_step, seconds)
         args = self.args
@@ -375,6 +379,7 @@ class PPOTrainer(RolloutHooks):
             metrics["critic_learning_rate"] = self.critic.learning_rate
         metrics |= self._transfer.metrics
         metrics |= self.lengths.observe(seen.rows, seen.samples)
+        metrics |= self.schedules.observe(self, metrics)
         if (health := getattr(self.engine, "metrics", None)) is not None:
             metrics |= health() if self.drawing.figures is None else health(self.drawing.figures)
         self._watch.check(metrics, self.state.global_step + 1)
@@ -391,8 +396,3 @@ class PPOTrainer(RolloutHooks):
         everyone = gather_object(rows if self.pool is None else self.pool.completions(self.state.global_step + 1, rows))
         if self.accelerator.is_main_process:
             self._on_completions(self.state.global_step + 1, everyone)
-
-
-def _nothing(completions: Sequence[Any], **_: Any) -> list[float]:
-    """The score of a sample when all its rewards are token rewards."""
-    return [0.0] * len(completions)

@@ -61,7 +61,7 @@ class StepCallback(TrainerCallback):
         if "loss" not in logs:
             return
         self.line = {"step": state.global_step, **self.trainer.step_metrics}
-        self.line["learning_rate"] = logs.get("learning_rate")
+        self.line["learning_rate"] = self.trainer.schedules.rate(state.global_step - 1, logs.get("learning_rate"), args)
         # Left out while only the critic trains: the policy then has no gradient at all.
         if self.line.get("policy_loss") is not None and logs.get("grad_norm") is not None:
             self.line["grad_norm"] = float(logs["grad_norm"])
@@ -116,6 +116,7 @@ class CriticCallback(TrainerCallback):
         if path is not None:
             require_layout(path, **layout_of(self.trainer.accelerator))
             self.trainer.lengths.restore(path)
+            self.trainer.schedules.restore(path)
             self.trainer.health.restore(path)
             if self.trainer.pool is not None:
                 self.trainer.pool.restore(path, state.global_step)
@@ -148,6 +149,7 @@ class CriticCallback(TrainerCallback):
             accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self.trainer.lengths.save(checkpoint)
+            self.trainer.schedules.save(checkpoint)
             self.trainer.health.save(checkpoint)
             if self.trainer.pool is not None:
                 self.trainer.pool.save(checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from trl import GRPOConfig
@@ -65,6 +65,10 @@ class PPOConfig(GRPOConfig):
     stage_name: str = field(default="ppo", metadata={"help": "Part of every sample's seed."})
     freeze: list[str] | None = field(
         default=None, metadata={"help": "Parts that stay as they are: vision_tower, projector; policy and critic."}
+    )
+    schedules: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "Values that change with the step (reasonrl.recipe.schedules), as mappings."},
     )
     max_staleness: int = field(
         default=0, metadata={"help": "1: a step's samples are drawn while the step before trains, by older weights."}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,16 @@ def equal_groups(seen: Seen, num_generations: int, above: float) -> dict[str, fl
         return {}
     scores = gather_object(seen.scores.tolist())
     return group_figures(scores, num_generations, above)
+
+
+Behaviours = Callable[[Sequence[str]], dict[str, Sequence[bool]]]
+"""Tells of responses, by behaviour, whether each shows it; of the first few alone, if it likes."""
+
+
+def add_behaviours(meter: Meter, samples: Sequence[Sample], tell: Behaviours | None) -> None:
+    """Add the share of responses that show each behaviour, `behaviour/<name>`."""
+    for name, shown in tell([sample.text for sample in samples]).items() if tell is not None else ():
+        meter.add(f"behaviour/{name}", float(sum(shown)), len(shown))
 
 
 def start_measuring() -> None:

@@ -47,7 +47,8 @@ def judge(trainer: PPOTrainer, placed: Sequence[tuple[int, dict[str, Any]]]) -> 
         )
         for number, ((place, row), prompt) in enumerate(zip(placed, trainer.prompts.render(rows), strict=True))
     ]
-    params = SamplingParams(trainer.max_completion_length, trainer.temperature, trainer.top_p)
+    # The stage's own settings, whatever a schedule says: differences between steps are the policy's.
+    params = SamplingParams(trainer.args.max_completion_length, trainer.args.temperature, trainer.top_p)
     with trainer.for_inference():
         samples = in_order(trainer.begin_rewards(trainer.engine.stream(requests, params), rows), len(rows))
     scored = trainer.score(rows, samples)

@@ -105,7 +105,7 @@ def _intake(source: DataSource | Reference, context: StageContext) -> Intake:
     from reasonrl.data_tools.loading import placed_rows, world_rows
 
     if isinstance(source, Reference):
-        return Intake(read_paths(context.data_of(source), None, None, None))
+        return Intake(read_paths(context.data_of(source), None, None, None), curated=True)
     if source.world is not None:
         rows: Iterator[PlacedRow] = world_rows(source.world, source.args, source.split, source.n, context.seed)
     else:
@@ -119,7 +119,13 @@ def _intake(source: DataSource | Reference, context: StageContext) -> Intake:
             revision=source.revision,
             base_dir=context.base_directory,
         )
-    return Intake(rows, {str(ours): theirs for ours, theirs in source.columns.items()}, source.limit, source.keep)
+    return Intake(
+        rows,
+        {str(ours): theirs for ours, theirs in source.columns.items()},
+        source.limit,
+        source.keep,
+        isinstance(source.path, Reference),
+    )
 
 
 def _step(number: int, step: Any, context: StageContext) -> Step:

@@ -177,6 +177,7 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         should_stop=context.should_stop,
         on_alarm=context.say,
         keep_checkpoints=config.save_total_limit,
+        behaviours=_behaviours(config.track_behaviours) if config.track_behaviours else None,
         processing_class=tokenizer if reader is None else reader.processor,
         **adapter,
     )
@@ -186,6 +187,14 @@ def _trainer(config: PPOStage, context: StageContext, output: Path, watch: Watch
         patience.early_stopping_patience_counter = _waited(output) if context.resuming else 0
         trainer.add_callback(patience)
     return trainer, dropped
+
+
+def _behaviours(most: int) -> Any:
+    """Tells which of the first so many responses show which behaviour, by patterns."""
+    from reasonrl.eval.behaviours import lexical_count, read_catalogue
+
+    catalogue = list(read_catalogue().behaviours())
+    return lambda texts: {one.name: [lexical_count(one, text) > 0 for text in texts[:most]] for one in catalogue}
 
 
 def _waited(output: Path) -> int:
@@ -242,6 +251,7 @@ def _arguments(config: PPOStage, context: StageContext, output: Path, evaluate: 
         **{name: getattr(config, name) for name in sorted(same)},
         "output_dir": str(output),
         "stage_name": context.name,
+        "schedules": None if config.schedules is None else config.schedules.model_dump(),
         "max_logprob_gap": config.rollout.max_logprob_gap,
         "length_aware": config.rollout.length_aware,
         "seed": context.seed,
