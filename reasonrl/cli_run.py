@@ -135,4 +135,23 @@ def launch(
     write_job(job, form, out, click.echo, submit=submit, address=address)
 
 
-COMMANDS: tuple[click.Command, ...] = (doctor, launch, node, plan)
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("stage")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--part", type=click.Choice(["model", "critic", "adapter"]), default="model", show_default=True)
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Of one file of weights.")
+@click.option("--push", metavar="OWNER/NAME", help="Push it to the hub.")
+@click.option("--private/--public", default=True, help="A new repository there (default: private).")
+@reports_errors
+def export(
+    run: Path, stage: str, target: Path, part: str, max_shard_size: str, push: str | None, private: bool
+) -> None:
+    """Write what STAGE of the run directory RUN has made to TARGET: sharded weights and a model card."""
+    from reasonrl.pipeline.export_model import export_stage
+
+    options = {"part": part, "max_shard_size": max_shard_size, "push": push, "private": private}
+    export_stage(run, stage, target, click.echo, **options)  # type: ignore[arg-type]
+
+
+COMMANDS: tuple[click.Command, ...] = (doctor, export, launch, node, plan)
