@@ -53,6 +53,7 @@ def main() -> None:
 
     from reasonrl.data_tools.loading import load_rows
     from reasonrl.eval.questions import prepare
+    from reasonrl.eval.recording import SampleOrder
     from reasonrl.eval.run import run_suite
     from reasonrl.pipeline.stages.common import evaluation_engine
     from reasonrl.recipe import RolloutConfig
@@ -83,7 +84,7 @@ def main() -> None:
 
     def whole(turn: int, engine: Any = engine) -> None:
         target = folder / str(turn)
-        run_suite(engine, tokenizer, rows, n=options.n, params=params, suite_name="s", directory=target, seed=0)
+        run_suite(engine, tokenizer, rows, SampleOrder(options.n, params, target, "s", seed=0))
         shutil.rmtree(target)
 
     bare()  # compiles, fills caches

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from reasonrl.eval.rollouts import collect
+from reasonrl.eval.recording import SampleOrder
+from reasonrl.eval.rollouts import SAMPLES_FOLDER, collect
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
 
 
@@ -62,7 +63,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         params = SamplingParams(arguments.tokens)
-        collected = collect(engine, Tokenizer(), rows, n=8, params=params, directory=folder, seed=0)
+        order = SampleOrder(8, params, folder, SAMPLES_FOLDER, seed=0, stage="rollout")
+        collected = collect(engine, Tokenizer(), rows, order)
         seconds = time.process_time() - began
         record = (Path(folder) / "samples" / "samples.jsonl").stat().st_size
     tokens = collected.statistics["response_tokens"]

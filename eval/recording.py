@@ -31,58 +31,92 @@ class Recorded:
     grader: int | None
 
 
+@dataclass(frozen=True)
+class SampleOrder:
+    """What is to be drawn of rows and how it is judged: all that makes samples what they are.
+
+    Attributes:
+        n: samples a problem.
+        params: how to draw them.
+        directory: the stage's folder.
+        name: of the record's folder in it; with seed and stage it is part of the samples' seeds.
+        seed: the recipe's seed.
+        stage: the stage's name.
+        reward: `math` for verdicts, or any reward spec or function; right is then a score of at least 1.
+        greedy: draw one more sample a problem at temperature 0.
+        model: what is evaluated; samples of another model in the same folder are refused.
+        system_prompt, template: how a row becomes a conversation.
+        base_dir: what relative files in the reward spec are relative to.
+        made_by: more of what makes samples mixable, such as the engine's name and the model's fingerprint.
+    """
+
+    n: int
+    params: SamplingParams
+    directory: str | Path
+    name: str
+    seed: int
+    stage: str = "eval"
+    reward: Any = "math"
+    greedy: bool = False
+    model: str = ""
+    system_prompt: str | None = None
+    template: str | None = None
+    base_dir: str | Path | None = None
+    made_by: Mapping[str, Any] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of the record."""
+        return Path(self.directory) / self.name
+
+    def decoding(self) -> dict[str, Any]:
+        """How samples are drawn, as results tell it."""
+        drawn = {"temperature": self.params.temperature, "top_p": self.params.top_p}
+        return {"n": self.n, **drawn, "max_tokens": self.params.max_tokens}
+
+    def settings(self) -> dict[str, Any]:
+        """What samples of one record have in common."""
+        return {
+            "temperature": self.params.temperature,
+            "top_p": self.params.top_p,
+            "max_tokens": self.params.max_tokens,
+            "seed": self.seed,
+            "stage": self.stage,
+            "suite": self.name,
+            "model": self.model,
+            "reward": _described(self.reward),
+            "system_prompt": self.system_prompt,
+            "template": self.template,
+            # `math` alone judges stored samples again; other rewards may read more than what is stored.
+            **({} if grader_version(self.reward) is not None else reward_basis(self.reward, self.base_dir)),
+            **(self.made_by or {}),
+        }
+
+
 def record_samples(
     engine: RolloutEngine,
     tokenizer: Any,
     rows: Sequence[Mapping[str, Any]],
+    order: SampleOrder,
     *,
-    n: int,
-    params: SamplingParams,
-    name: str,
-    directory: str | Path,
-    seed: int,
-    stage: str,
-    reward: Any = "math",
-    greedy: bool = False,
-    model: str = "",
-    system_prompt: str | None = None,
-    template: str | None = None,
-    base_dir: str | Path | None = None,
-    made_by: Mapping[str, Any] | None = None,
     extra: Mapping[str, Extra] | None = None,
     on_progress: OnProgress | None = None,
     at_safe_point: Callable[[], None] | None = None,
 ) -> Recorded:
-    """Draws what `<directory>/<name>/` lacks of n samples a problem, judges it, and stores it (`samples.py`).
+    """Draws what the record lacks of n samples a problem, judges it, and stores it (`samples.py`).
 
     Args:
-        name: of the record's folder; with seed and stage it is part of the samples' seeds.
         extra: more fields of the record by name, each made of a sample; they are written and not held in memory.
 
     The others are those of `run.run_suite`, as are the errors.
     """
-    judging = build_judging(reward, base_dir, rows)
-    questions = prepare(tokenizer, rows, system_prompt, template)
-    settings = {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "max_tokens": params.max_tokens,
-        "seed": seed,
-        "stage": stage,
-        "suite": name,
-        "model": model,
-        "reward": _described(reward),
-        "system_prompt": system_prompt,
-        "template": template,
-        # `math` alone judges stored samples again; other rewards may read more than what is stored.
-        **({} if grader_version(reward) is not None else reward_basis(reward, base_dir)),
-        **(made_by or {}),
-    }
-    plan: list[Key] = [(key, "sample", index) for key in questions for index in range(n)]
-    if greedy:
+    judging = build_judging(order.reward, order.base_dir, rows)
+    questions = prepare(tokenizer, rows, order.system_prompt, order.template)
+    plan: list[Key] = [(key, "sample", index) for key in questions for index in range(order.n)]
+    if order.greedy:
         plan += [(key, "greedy", 0) for key in questions]
-    store = SampleStore(Path(directory) / name, settings)
-    version = grader_version(reward)
+    store = SampleStore(order.folder, order.settings())
+    version = grader_version(order.reward)
     try:
         there = store.load(without=extra or ())
         unjudged = store.load_unjudged()
@@ -96,14 +130,14 @@ def record_samples(
             store,
             {key: row for key, row in there.items() if key[0] in questions},
             total=len(plan),
-            seed_parts=(seed, stage, name),
+            seed_parts=(order.seed, order.stage, order.name),
             version=version,
             keep_ids=version is None,
             extra=extra,
             on_progress=on_progress,
             at_safe_point=at_safe_point,
         )
-        _draw(drawing, plan, params, clear=bool(extra) and not not_asked)
+        _draw(drawing, plan, order.params, clear=bool(extra) and not not_asked)
         store.finish(not_asked.values())
     finally:
         store.close()

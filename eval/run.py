@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import DataError, Problem, RecipeError
 from reasonrl.eval.drawing import OnProgress
 from reasonrl.eval.findings import findings
 from reasonrl.eval.questions import suite_hash
-from reasonrl.eval.recording import record_samples
+from reasonrl.eval.recording import SampleOrder, record_samples
 from reasonrl.eval.results import SuiteResult, summarise, write_result
 from reasonrl.eval.scoring import plain_spec
 
 if TYPE_CHECKING:
-    from reasonrl.rollout.engine import RolloutEngine, SamplingParams
+    from reasonrl.rollout.engine import RolloutEngine
 
 
 def run_suite(
     engine: RolloutEngine,
     tokenizer: Any,
     rows: Sequence[Mapping[str, Any]],
+    order: SampleOrder,
     *,
-    n: int,
-    params: SamplingParams,
-    suite_name: str,
-    directory: str | Path,
-    seed: int,
-    stage: str = "eval",
-    reward: Any = "math",
-    greedy: bool = False,
     k: Sequence[int] = (1,),
-    model: str = "",
-    system_prompt: str | None = None,
-    template: str | None = None,
-    base_dir: str | Path | None = None,
     confidence: float = 0.95,
     metrics: Sequence[str] = (),
-    made_by: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
     at_safe_point: Callable[[], None] | None = None,
@@ -56,21 +43,10 @@ def run_suite(
         tokenizer: renders and tokenises the prompts; of a vision-language model its processor, which reads pictures;
             None for an engine that is given conversations (`rollout.endpoint_engine`).
         rows: problems with `id`, `problem` or `prompt`, and what the reward needs (`answer` for `math`).
-        n: samples a problem.
-        params: how to draw them.
-        suite_name: names the suite's folder and its entry.
-        directory: the stage's folder.
-        seed: the recipe's seed.
-        stage: the stage's name, part of the samples' seeds.
-        reward: `math` for verdicts, or any reward spec or function; right is then a score of at least 1.
-        greedy: draw one more sample a problem at temperature 0.
+        order: what to draw and how to judge it; its name is the suite's.
         k: which pass@k to report; each at most n.
         metrics: names of further figures (`reasonrl.recipe.metric_names`).
-        model: what is evaluated; samples of another model in the same folder are refused.
-        system_prompt, template: how a row becomes a conversation.
-        base_dir: what relative files in the reward spec are relative to.
         confidence: of every interval.
-        made_by: more of what makes samples mixable, such as the engine's name and the model's fingerprint.
         about: what is told of the rows beside the figures: `limited`, `rows` (`findings.findings`).
         on_progress: called with (samples done, samples in all, share of right ones so far or None).
         at_safe_point: called after a sample has been stored; may raise to stop.
@@ -81,37 +57,17 @@ def run_suite(
         RunError: the folder holds samples made with other settings or for other prompts, or another process writes
             there.
     """
-    _check(rows, n=n, k=k, temperature=params.temperature, suite=suite_name)
-    _check_metrics(metrics, rows, n, reward, greedy, suite_name)
-    recorded = record_samples(
-        engine,
-        tokenizer,
-        rows,
-        n=n,
-        params=params,
-        name=suite_name,
-        directory=directory,
-        seed=seed,
-        stage=stage,
-        reward=reward,
-        greedy=greedy,
-        model=model,
-        system_prompt=system_prompt,
-        template=template,
-        base_dir=base_dir,
-        made_by=made_by,
-        on_progress=on_progress,
-        at_safe_point=at_safe_point,
-    )
-    decoding = {"n": n, "temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
+    _check(rows, order, k)
+    _check_metrics(metrics, rows, order)
+    recorded = record_samples(engine, tokenizer, rows, order, on_progress=on_progress, at_safe_point=at_safe_point)
     problems = {key: asked.record() for key, asked in recorded.questions.items()}
     result = summarise(
-        suite_name,
+        order.name,
         recorded.samples,
         k=k,
-        decoding=decoding,
+        decoding=order.decoding(),
         prompt_hash=suite_hash(recorded.questions),
-        seed=seed,
+        seed=order.seed,
         confidence=confidence,
         metrics=metrics,
         problems=problems,
@@ -120,15 +76,16 @@ def run_suite(
     told = findings(
         recorded.samples,
         golds,
-        max_tokens=params.max_tokens,
-        temperature=params.temperature,
+        max_tokens=order.params.max_tokens,
+        temperature=order.params.temperature,
         about=about,
     )
-    write_result(directory, result, {**(about or {}), "grader": recorded.grader, "warnings": told})
+    write_result(order.directory, result, {**(about or {}), "grader": recorded.grader, "warnings": told})
     return result
 
 
-def _check(rows: Sequence[Mapping[str, Any]], *, n: int, k: Sequence[int], temperature: float, suite: str) -> None:
+def _check(rows: Sequence[Mapping[str, Any]], order: SampleOrder, k: Sequence[int]) -> None:
+    n, suite = order.n, order.name
     problems = [
         Problem(
             f"suites.{suite}.k",
@@ -138,7 +95,7 @@ def _check(rows: Sequence[Mapping[str, Any]], *, n: int, k: Sequence[int], tempe
         for size in k
         if not 1 <= size <= n
     ]
-    if temperature == 0 and n > 1:
+    if order.params.temperature == 0 and n > 1:
         problems.append(
             Problem(
                 f"suites.{suite}.n",
@@ -152,14 +109,12 @@ def _check(rows: Sequence[Mapping[str, Any]], *, n: int, k: Sequence[int], tempe
         raise DataError(f"suite {suite!r} has no problems")
 
 
-def _check_metrics(
-    metrics: Sequence[str], rows: Sequence[Mapping[str, Any]], n: int, reward: Any, greedy: bool, suite: str
-) -> None:
+def _check_metrics(metrics: Sequence[str], rows: Sequence[Mapping[str, Any]], order: SampleOrder) -> None:
     from reasonrl.recipe.metric_names import GROUPED, metric_faults
 
-    faults = metric_faults(tuple(metrics), n, plain_spec(reward), greedy)
+    faults = metric_faults(tuple(metrics), order.n, plain_spec(order.reward), order.greedy)
     grouped = [name for name in metrics if name in GROUPED]
     if grouped and not any(row.get("group") is not None for row in rows):
         faults.append((f"{grouped[0]} is about groups of problems, and no row has a `group`", "name the column"))
     if faults:
-        raise RecipeError([Problem(f"suites.{suite}.metrics", message, fix=fix) for message, fix in faults])
+        raise RecipeError([Problem(f"suites.{order.name}.metrics", message, fix=fix) for message, fix in faults])

@@ -12,7 +12,7 @@ import numpy as np
 
 from reasonrl.errors import DataError, RunError
 from reasonrl.eval.drawing import OnProgress
-from reasonrl.eval.recording import record_samples
+from reasonrl.eval.recording import SampleOrder, record_samples
 from reasonrl.eval.rollouts.figures import Figures, group_figures
 from reasonrl.eval.rollouts.metering import Metered
 from reasonrl.eval.rollouts.rows import ROLLOUTS, ColumnTypes, RolloutFile, own_columns, sample_row
@@ -24,7 +24,7 @@ from reasonrl.observe.records import encode_record, iter_records
 
 if TYPE_CHECKING:
     from reasonrl.eval.questions import Question
-    from reasonrl.rollout.engine import RolloutEngine, SamplingParams
+    from reasonrl.rollout.engine import RolloutEngine
 
 SAMPLES_FOLDER = "samples"
 """The record, `eval.samples`, in the stage's folder."""
@@ -50,19 +50,9 @@ def collect(
     engine: RolloutEngine,
     tokenizer: Any,
     rows: Sequence[Mapping[str, Any]],
+    order: SampleOrder,
     *,
-    n: int,
-    params: SamplingParams,
-    directory: str | Path,
-    seed: int,
-    stage: str = "rollout",
-    reward: Any = "math",
     keep: str | None = None,
-    model: str = "",
-    system_prompt: str | None = None,
-    template: str | None = None,
-    base_dir: str | Path | None = None,
-    made_by: Mapping[str, Any] | None = None,
     texts: Any = None,
     about: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
@@ -74,7 +64,7 @@ def collect(
     file, and a larger n keeps what there is. Samples of more than two numbers a token are not held in memory.
 
     Args:
-        directory: the stage's folder.
+        order: what to draw and how to verify it; its name must be `samples`.
         keep: a condition over a problem's samples (`figures.group_figures`); the others' samples stay in the record.
         texts: tokenizer that gives ids to samples of which the engine gives text alone; None leaves them without.
 
@@ -86,25 +76,14 @@ def collect(
     """
     from reasonrl.data_tools import prompt_ids
 
-    folder = Path(directory)
+    folder = Path(order.directory)
     metered = Metered(engine, folder / "attempts.jsonl")
     try:
         recorded = record_samples(
             metered,
             tokenizer,
             rows,
-            n=n,
-            params=params,
-            name=SAMPLES_FOLDER,
-            directory=folder,
-            seed=seed,
-            stage=stage,
-            reward=reward,
-            model=model,
-            system_prompt=system_prompt,
-            template=template,
-            base_dir=base_dir,
-            made_by=made_by,
+            order,
             extra={IDS: ids_of, LOGPROBS: logprobs_of},
             on_progress=on_progress,
             at_safe_point=at_safe_point,
@@ -116,9 +95,8 @@ def collect(
         for key, asked in recorded.questions.items():
             if problems[key]["prompt_ids"] is None and not asked.images:
                 problems[key]["prompt_ids"] = ids_array(prompt_ids(texts, asked.messages))
-    decoding = {"n": n, "temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
-    told = {**(about or {}), "decoding": decoding, "grader": recorded.grader, "speed": metered.summary()}
-    return finish(folder, problems, keep=keep, at_most=n, texts=texts, about=told)
+    told = {**(about or {}), "decoding": order.decoding(), "grader": recorded.grader, "speed": metered.summary()}
+    return finish(folder, problems, keep=keep, at_most=order.n, texts=texts, about=told)
 
 
 def finish(

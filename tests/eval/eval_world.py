@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -93,24 +94,19 @@ def evaluate(
     engine: SeededEngine | None = None,
     **options: Any,
 ) -> Any:
+    from reasonrl.eval.recording import SampleOrder
     from reasonrl.eval.run import run_suite
 
-    settings: dict[str, Any] = {
-        "seed": 3,
-        "stage": "evaluate",
-        "greedy": True,
-        "k": (1, 2),
-        "suite_name": "sums",
-    } | options
-    params = SamplingParams(max_tokens=50, temperature=1.0)
+    asked: dict[str, Any] = {"seed": 3, "stage": "evaluate", "greedy": True, "name": options.pop("suite_name", "sums")}
+    asked["params"] = SamplingParams(max_tokens=50, temperature=1.0)
+    for name in [field.name for field in fields(SampleOrder) if field.name in options]:
+        asked[name] = options.pop(name)
     return run_suite(
         engine if engine is not None else SeededEngine(pause=pause),
         CharacterTokenizer(),
-        settings.pop("rows", None) or problems(count),
-        n=n,
-        params=settings.pop("params", params),
-        directory=directory,
-        **settings,
+        options.pop("rows", None) or problems(count),
+        SampleOrder(n=n, directory=directory, **asked),
+        **{"k": (1, 2), **options},
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from eval_world import CharacterTokenizer, SeededEngine, problems
 
-from reasonrl.eval.rollouts import Collected, collect
+from reasonrl.eval.recording import SampleOrder
+from reasonrl.eval.rollouts import SAMPLES_FOLDER, Collected, collect
 from reasonrl.eval.rollouts.rows import read_rollouts
 from reasonrl.rollout.engine import Request, Sample, SamplingParams
 
@@ -30,14 +32,15 @@ def logprob(seed: int, place: int) -> float:
 
 
 def gather(directory: Path, *, n: int = 4, count: int = 30, pause: float = 0.0, **options: Any) -> Collected:
+    asked: dict[str, Any] = {"seed": 3, "stage": "sample", "params": SamplingParams(max_tokens=60)}
+    for name in [field.name for field in fields(SampleOrder) if field.name in options]:
+        asked[name] = options.pop(name)
     return collect(
         options.pop("engine", None) or LoggedEngine(pause=pause),
         CharacterTokenizer(),
         options.pop("rows", None) or problems(count),
-        n=n,
-        params=SamplingParams(max_tokens=60),
-        directory=directory,
-        **{"seed": 3, "stage": "sample", **options},
+        SampleOrder(n=n, directory=directory, name=SAMPLES_FOLDER, **asked),
+        **options,
     )
 
 

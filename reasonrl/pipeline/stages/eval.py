@@ -33,6 +33,7 @@ def run(config: EvalStage, context: StageContext) -> StageResult:
 def evaluate(config: EvalStage, suites: Mapping[str, SuiteConfig], context: StageContext) -> StageResult:
     """`run` with these suites; of `config` the model and what draws its samples count."""
     from reasonrl.eval.compound import flat_figures, write_compound
+    from reasonrl.eval.recording import SampleOrder
     from reasonrl.eval.run import run_suite
     from reasonrl.rewards.pool import close_shared_pools
     from reasonrl.rollout import SamplingParams
@@ -53,21 +54,23 @@ def evaluate(config: EvalStage, suites: Mapping[str, SuiteConfig], context: Stag
                 engine,
                 tokenizer,
                 source.rows,
-                n=suite.n,
-                params=SamplingParams(suite.max_tokens, suite.temperature, suite.top_p),
-                suite_name=name,
-                directory=context.directory,
-                seed=context.seed,
-                stage=context.name,
-                reward=suite.reward,
-                greedy=suite.greedy,
+                SampleOrder(
+                    n=suite.n,
+                    params=SamplingParams(suite.max_tokens, suite.temperature, suite.top_p),
+                    directory=context.directory,
+                    name=name,
+                    seed=context.seed,
+                    stage=context.name,
+                    reward=suite.reward,
+                    greedy=suite.greedy,
+                    model=model,
+                    system_prompt=source.system_prompt,
+                    template=source.template,
+                    base_dir=context.base_directory,
+                    made_by=made_by,
+                ),
                 k=suite.k,
-                model=model,
-                system_prompt=source.system_prompt,
-                template=source.template,
-                base_dir=context.base_directory,
                 metrics=suite.metrics,
-                made_by=made_by,
                 about=about,
                 on_progress=lambda at, of, right, before=before, name=name: context.report_progress(  # type: ignore[misc]
                     before + at, total, "samples", progress_note(name, right)

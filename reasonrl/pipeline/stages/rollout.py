@@ -43,7 +43,8 @@ def run(config: RolloutStage, context: StageContext) -> StageResult:
 
 
 def _draw(config: RolloutStage, context: StageContext) -> Collected:
-    from reasonrl.eval.rollouts import collect
+    from reasonrl.eval.recording import SampleOrder
+    from reasonrl.eval.rollouts import SAMPLES_FOLDER, collect
     from reasonrl.pipeline.stages.common import load_source, required_columns
     from reasonrl.pipeline.stages.eval import engine_of
     from reasonrl.rollout import SamplingParams
@@ -59,18 +60,21 @@ def _draw(config: RolloutStage, context: StageContext) -> Collected:
             engine,
             tokenizer,
             source.rows,
-            n=config.n,
-            params=SamplingParams(config.max_tokens, config.temperature, config.top_p),
-            directory=context.directory,
-            seed=context.seed,
-            stage=context.name,
-            reward=config.reward,
+            SampleOrder(
+                n=config.n,
+                params=SamplingParams(config.max_tokens, config.temperature, config.top_p),
+                directory=context.directory,
+                name=SAMPLES_FOLDER,
+                seed=context.seed,
+                stage=context.name,
+                reward=config.reward,
+                model=model,
+                system_prompt=source.system_prompt,
+                template=source.template,
+                base_dir=context.base_directory,
+                made_by=made_by,
+            ),
             keep=config.keep,
-            model=model,
-            system_prompt=source.system_prompt,
-            template=source.template,
-            base_dir=context.base_directory,
-            made_by=made_by,
             texts=None if config.tokenizer is None else _tokenizer(config, context),
             about={"source": source.rows.report.source, "set_aside": source.rows.report.reasons()},
             on_progress=lambda done, of, right: context.report_progress(done, of, UNIT, _note(right)),
