@@ -1,5 +1,6 @@
 # make quickstart   from nothing to a trained model: makes .venv, installs what a run needs, runs recipes/quickstart.yaml
 # make test-vllm    the tests of the vLLM engine on CPU, in an environment of their own (.venv-vllm)
+# make docs         the documents as a site in build/site (MkDocs Material, in .venv-docs)
 # make test         from nothing to a tested tree: makes .venv, installs the development tools too, runs ruff, mypy and pytest
 #
 # Settings: PYTHON=python3.12 (what makes .venv), ARGS="seed=1" (added to the quickstart's command), PYTEST_ARGS="-k ppo" (added to pytest's),
@@ -15,6 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/cpu.txt
 VLLM_VENV := .venv-vllm
+DOCS_VENV := .venv-docs
 VLLM_CPU := constraints/vllm_cpu.txt
 ARGS ?=
 PYTEST_ARGS ?=
@@ -27,10 +29,10 @@ ifneq ($(wildcard ../shared/data),)
 export REASONRL_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help quickstart install dev dev-vllm test test-vllm lint clean
+.PHONY: help quickstart install dev dev-vllm docs test test-vllm lint clean
 
 help:
-	@sed -n '1,7s/^# \{0,1\}//p' $(MAKEFILE_LIST)
+	@sed -n '1,8s/^# \{0,1\}//p' $(MAKEFILE_LIST)
 
 quickstart: install
 	$(BIN)/reasonrl train recipes/quickstart.yaml $(ARGS)
@@ -47,6 +49,10 @@ dev-vllm: $(VLLM_VENV)/.installed
 test-vllm: dev-vllm
 	OMP_NUM_THREADS=1 REASONRL_TORCHVISION=$(abspath $(VLLM_VENV))/torchvision \
 	  $(VLLM_VENV)/bin/python -m pytest -m '' tests/rollout -k vllm $(PYTEST_ARGS)
+
+docs: install
+	@test -x $(DOCS_VENV)/bin/mkdocs || { $(PYTHON) -m venv $(DOCS_VENV) && $(DOCS_VENV)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -r constraints/docs.txt; }
+	REASONRL_PYTHON=$(abspath $(BIN)/python) $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 
 lint: dev
 	$(BIN)/ruff check .
