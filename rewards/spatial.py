@@ -42,6 +42,7 @@ class _SpatialReward:
         gold_frame: str | None,
         image_size: str,
         right_at: float,
+        least: float,
     ) -> None:
         if measure not in measures:
             raise RewardError(f"reward {self.name!r}: measure {measure!r} is unknown{near(str(measure), measures)}")
@@ -55,6 +56,9 @@ class _SpatialReward:
         self.gold_frame = gold_frame or frame
         self.image_size = image_size
         self.right_at = right_at
+        if not 0 <= least <= 1:
+            raise RewardError(f"reward {self.name!r}: least={least} -> 0 to 1")
+        self.least = least
         self.layout = self.gold_layout = "xyxy"
         self.scale_free = False
 
@@ -113,12 +117,15 @@ class _SpatialReward:
         shapes = [as_corners(shape, self.layout) for shape in shapes]
         measure = self._measure()
         rows = [
-            [measure(_scaled(shape, scale[0]), _scaled(one, scale[1])) for one in golds]
+            [self._counted(measure(_scaled(shape, scale[0]), _scaled(one, scale[1]))) for one in golds]
             for shape in shapes
             if is_sound(shape)
         ]
         score = 2 * best_total(rows) / (len(shapes) + len(golds))
         return score, "correct" if score >= self.right_at else "wrong"
+
+    def _counted(self, closeness: float) -> float:
+        return closeness if closeness >= self.least else 0.0
 
     def _measure(self) -> Measure:
         raise NotImplementedError
@@ -168,6 +175,7 @@ class BoxesReward(_SpatialReward):
         layout: `xyxy`, two corners, or `xywh`, a corner and sizes; gold_layout: that of the golds, None: the same.
         image_size: the column with each image's `[width, height]` in pixels, where frames differ or `tau` counts.
         right_at: from this score on the verdict is `correct`.
+        least: a pair whose measure is smaller counts 0: 0.5 with `iou` pays nothing for boxes that hardly meet.
     """
 
     name = "boxes"
@@ -185,8 +193,9 @@ class BoxesReward(_SpatialReward):
         gold_layout: str | None = None,
         image_size: str = "image_size",
         right_at: float = 0.5,
+        least: float = 0.0,
     ) -> None:
-        super().__init__(measure, BOX_MEASURES, gold, frame, gold_frame, image_size, right_at)
+        super().__init__(measure, BOX_MEASURES, gold, frame, gold_frame, image_size, right_at, least)
         for key, value in (("layout", layout), ("gold_layout", gold_layout)):
             if value is not None and value not in LAYOUTS:
                 raise RewardError(f"reward 'boxes': {key} {value!r} is unknown{near(str(value), LAYOUTS)}")
@@ -206,8 +215,8 @@ class PointsReward(_SpatialReward):
         measure: with distances d = |point - gold| / tau along x and y: `step_gui` (arXiv:2512.15431),
             `exp(-(dx^4 + dy^4))`; `gaussian`, `exp(-(dx^2 + dy^2) / 2)`; `linear`, `max(0, 1 - sqrt(dx^2 + dy^2))`;
             or `inside`, 1 for a point inside a gold *box*.
-        tau, gold, frame, gold_frame, image_size, right_at: as in `BoxesReward`; `gold` None takes `points`, `point`,
-            `answer` or `solution` (`inside`: `boxes`, `bbox`, `answer` or `solution`).
+        tau, gold, frame, gold_frame, image_size, right_at, least: as in `BoxesReward`; `gold` None takes `points`,
+            `point`, `answer` or `solution` (`inside`: `boxes`, `bbox`, `answer` or `solution`).
         gold_layout: of the gold boxes of `inside`.
     """
 
@@ -225,8 +234,9 @@ class PointsReward(_SpatialReward):
         gold_layout: str = "xyxy",
         image_size: str = "image_size",
         right_at: float = 0.5,
+        least: float = 0.0,
     ) -> None:
-        super().__init__(measure, POINT_MEASURES, gold, frame, gold_frame, image_size, right_at)
+        super().__init__(measure, POINT_MEASURES, gold, frame, gold_frame, image_size, right_at, least)
         if gold_layout not in LAYOUTS:
             raise RewardError(f"reward 'points': gold_layout {gold_layout!r} is unknown{near(gold_layout, LAYOUTS)}")
         self.gold_layout = gold_layout

@@ -24,7 +24,9 @@ _JUDGE = frozenset(
         "prompt",
     }
 )
-_SPATIAL = frozenset({"measure", "tau", "gold", "frame", "gold_frame", "gold_layout", "image_size", "right_at"})
+_SPATIAL = frozenset(
+    {"measure", "tau", "gold", "frame", "gold_frame", "gold_layout", "image_size", "right_at", "least"}
+)
 REWARDS: dict[str, frozenset[str]] = {
     "math": frozenset({"policy", "gold", "workers", "time_limit"}),
     "choice": frozenset({"gold", "options", "policy"}),

@@ -117,6 +117,17 @@ def test_scores_by_hand() -> None:
     assert score("boxes", "[0, 0, 2, 2]" * 300, [0, 0, 2, 2]) == 0
 
 
+def test_pairs_that_are_too_far_apart_count_nothing() -> None:
+    # Pairs of 1/3 and of 1: the first counts only where it may, and the matching is made of what counts.
+    text, gold = "[0,0,2,2] [10,10,12,12]", [[1, 0, 3, 2], [10, 10, 12, 12]]
+    assert score("boxes", text, gold) == pytest.approx(2 * (1 / 3 + 1) / 4)
+    assert score("boxes", text, gold, least=0.5) == pytest.approx(2 * 1 / 4)
+    assert score("points", "(0.03, 0.04)", [0, 0], frame="unit", measure="linear", least=0.5) == pytest.approx(0.5)
+    assert score("points", "(0.03, 0.041)", [0, 0], frame="unit", measure="linear", least=0.5) == 0
+    with pytest.raises(RewardError, match="least=2 -> 0 to 1"):
+        score("boxes", text, gold, least=2)
+
+
 def test_frames_and_layouts() -> None:
     gold = [0.1, 0.2, 0.3, 0.4]
     size = {"width": 200, "height": 100}
