@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MEASURED_ROWS = 256
 HEAD = 160
+NO_ROWS = frozenset({"system_prompt", "system_prompt_file", "template"})
+"""Fields of a data source that say how rows are asked, not which."""
 
 
 def is_data_source(value: Any) -> bool:
@@ -104,7 +106,7 @@ class Inspection:
         from reasonrl.data_tools import load_rows
         from reasonrl.recipe.logged_plan import LoggedPlan
 
-        options = drawn.data.model_dump(exclude={"system_prompt", "template"})
+        options = drawn.data.model_dump(exclude=NO_ROWS)
         if hasattr(drawn.data.path, "stage"):
             return []
         rows = load_rows(**options, seed=self._seed, require=("problem",))
@@ -158,7 +160,7 @@ class Inspection:
     def _rows(self, key: str, source: Any, model: str | None, stand_in: str, require: tuple[str, ...]) -> list[str]:
         from reasonrl.data_tools import as_messages, load_rows, prompt_ids, render_prompt
 
-        options = source.model_dump(exclude={"system_prompt", "template"})
+        options = source.model_dump(exclude=NO_ROWS)
         rows = load_rows(**options, seed=self._seed, require=require)
         lines = [f"{key}: {len(rows)} rows from {source.path or source.world} ({rows.report})"]
         tokenizer = self.tokenizer(model)
