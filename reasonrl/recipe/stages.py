@@ -40,7 +40,7 @@ from reasonrl.recipe.stage_plugins import stage_plugins
 from reasonrl.recipe.training_fields import DataTraining
 from reasonrl.recipe.trl_args import check_trl_args
 
-AVAILABLE = (
+AVAILABLE: tuple[str, ...] = (
     "curate",
     "sft",
     "ppo",
