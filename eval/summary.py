@@ -48,8 +48,8 @@ def _more(entry: Mapping[str, Any]) -> list[str]:
     if entry.get("metrics"):
         lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in entry["metrics"].items()))
     if entry.get("compound"):
-        told = {key: found for key, found in entry["compound"].items() if isinstance(found, Mapping)}
-        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in told.items()))
+        shown = {key: found for key, found in entry["compound"].items() if isinstance(found, Mapping)}
+        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in shown.items()))
         places = " ".join(f"{100 * found['value']:.1f}" for found in entry["compound"]["by_position"])
         lines.append(f"accuracy by position {places}")
     within = entry.get("accuracy_within")

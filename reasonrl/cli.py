@@ -73,8 +73,7 @@ def train(
     _say_progress()
     from reasonrl import pipeline
 
-    options = {"dry_run": dry_run, "must_train": must_train}
-    pipeline.train(resolved, restart_stages=restart_stages, say=click.echo, **options)
+    pipeline.train(resolved, dry_run=dry_run, must_train=must_train, restart_stages=restart_stages, say=click.echo)
 
 
 def _say_progress() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MEASURED_ROWS = 256
 HEAD = 160
-NO_ROWS = frozenset({"system_prompt", "system_prompt_file", "template"})
+NO_ROWS = frozenset({"system_prompt", "system_prompt_file", "template", "compound"})
 """Fields of a data source that say how rows are asked, not which."""
 
 
@@ -160,8 +160,10 @@ class Inspection:
     def _rows(self, key: str, source: Any, model: str | None, stand_in: str, require: tuple[str, ...]) -> list[str]:
         from reasonrl.data_tools import as_messages, load_rows, prompt_ids, render_prompt
 
+        from reasonrl.pipeline.stages.common import compounded
+
         options = source.model_dump(exclude=NO_ROWS)
-        rows = load_rows(**options, seed=self._seed, require=require)
+        rows = compounded(load_rows(**options, seed=self._seed, require=require), source, self._seed)
         lines = [f"{key}: {len(rows)} rows from {source.path or source.world} ({rows.report})"]
         tokenizer = self.tokenizer(model)
         if tokenizer is None:

@@ -60,14 +60,19 @@ def load_source(source: DataSource | Reference, context: StageContext, require: 
         require=require,
         base_dir=context.base_directory,
     )
-    if source.compound is not None:
-        from reasonrl.data_tools.compound import mixed_rows
+    return Source(compounded(rows, source, context.seed), source.system_prompt, source.template)
 
-        asked = source.compound
-        made = mixed_rows(rows, asked.k, seed=context.seed, framed=asked.framed, kind=asked.kind)
-        rows.report.kept = len(made)
-        rows = Rows(made, rows.report)
-    return Source(rows, source.system_prompt, source.template)
+
+def compounded(rows: Rows, source: DataSource, seed: int) -> Rows:
+    """The rows, several problems in one where the source says so."""
+    if source.compound is None:
+        return rows
+    from reasonrl.data_tools.compound import mixed_rows
+
+    asked = source.compound
+    made = mixed_rows(rows, asked.k, seed=seed, framed=asked.framed, kind=asked.kind)
+    rows.report.kept = len(made)
+    return Rows(made, rows.report)
 
 
 def held_out_line(source: DataSource | Reference | None, context: StageContext, require: Sequence[str]) -> list[str]:
