@@ -159,7 +159,6 @@ class Inspection:
 
     def _rows(self, key: str, source: Any, model: str | None, stand_in: str, require: tuple[str, ...]) -> list[str]:
         from reasonrl.data_tools import as_messages, load_rows, prompt_ids, render_prompt
-
         from reasonrl.pipeline.stages.common import compounded
 
         options = source.model_dump(exclude=NO_ROWS)
