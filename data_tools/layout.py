@@ -6,6 +6,7 @@ Recognised without being told: question/answer rows (GSM8K, MATH and their kin),
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -152,3 +153,32 @@ def _missing(row: Mapping[str, Any], name: str) -> BadRow | None:
     if isinstance(value, (str, list)) and not (value.strip() if isinstance(value, str) else value):
         return BadRow(f"empty {name}")
     return None
+
+
+def in_one_kind(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with equal columns, each of one kind of value, as a table wants them: sources that are mixed may say `3` and
+    `Level 3` under one name. What a row lacks is None; where kinds differ, all values become text.
+    """
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            kinds.setdefault(name, set())
+            if value is not None:
+                kinds[name].add(_kind(value))
+    mixed = {name for name, found in kinds.items() if len(found) > 1}
+    return [{name: _as_text(row.get(name)) if name in mixed else row.get(name) for name in kinds} for row in rows]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "flag"
+    for name, types in (("number", (int, float)), ("text", str), ("mapping", Mapping), ("list", (list, tuple))):
+        if isinstance(value, types):  # type: ignore[arg-type]
+            return name
+    return type(value).__name__
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

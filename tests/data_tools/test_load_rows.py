@@ -314,3 +314,18 @@ def test_real_rows_need_no_mapping(source: str, split: str | None, read: int, ke
     assert (rows.report.read, len(rows)) == (read, kept)
     assert len({row["id"] for row in rows}) == kept
     assert all(row["problem"].strip() and row["answer"].strip() and "####" not in row["answer"] for row in rows)
+
+
+def test_columns_of_mixed_sources_come_to_one_kind() -> None:
+    from reasonrl.data_tools.layout import in_one_kind
+
+    rows = [
+        {"level": "Level 3", "n": 1, "tags": ["a"]},
+        {"level": 3, "n": 1.5},
+        {"level": None, "tags": {"b": 1}, "x": True},
+    ]
+    assert in_one_kind(rows) == [
+        {"level": "Level 3", "n": 1, "tags": '["a"]', "x": None},
+        {"level": "3", "n": 1.5, "tags": None, "x": None},
+        {"level": None, "n": None, "tags": '{"b": 1}', "x": True},
+    ]

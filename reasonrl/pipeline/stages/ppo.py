@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reasonrl.data_tools.layout import in_one_kind
 from reasonrl.data_tools.prompts import prompt_ids, render_prompt
 from reasonrl.errors import DataError
 from reasonrl.models.lora import Lora
@@ -224,9 +225,8 @@ def _prompt_rows(
             dropped += 1
             continue
         rows.append(asked)
-    # A column that only some rows have is there for all of them: a data set takes its columns from the first row.
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    rows = [{name: row.get(name) for name in columns} for row in rows]
+    # A data set takes its columns, and what they hold, from all rows alike.
+    rows = in_one_kind(rows)
     if not rows:
         raise DataError(
             f"ppo: all {dropped} prompts are longer than max_prompt_length = {config.max_prompt_length} -> raise it"
