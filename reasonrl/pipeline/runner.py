@@ -132,11 +132,14 @@ def train(
         walk = _Walk(resolved, run, say, command or resume_command(sys.argv), stop or StopFlag())
         summary = walk.go(planned)
         if not walk.began:
-            text = f"nothing left to do: all {len(planned)} stages of {run.path} are done"
-            if must_train:
-                raise NothingLeft(f"{text} -> raise what may grow (max_steps, n), or choose another `output`")
-            say(text)
+            _nothing_left(f"nothing left to do: all {len(planned)} stages of {run.path} are done", say, must_train)
         return summary
+
+
+def _nothing_left(text: str, say: Say, must_train: bool) -> None:
+    if must_train:
+        raise NothingLeft(f"{text} -> raise what may grow (max_steps, n), or choose another `output`")
+    say(text)
 
 
 def resume_command(arguments: Sequence[str]) -> str:
