@@ -101,3 +101,13 @@ def test_second_signal_kills_the_workers_too(pair):
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGINT
     assert_gone(workers)
+
+
+@pytest.mark.slow
+def test_a_failing_stage_is_restarted_up_to_its_cap(pair):
+    failed = pair.run("launch.max_restarts=1", COUNT_FAIL_AT=3)
+    assert failed.returncode == 1
+    assert failed.stdout.count("restart 1 of 1 (launch.max_restarts)") == 1
+    assert pair.log == STEPS[:2], "the second attempt went on from the second step"
+    assert "resumed at step 2" in pair.ok()
+    assert pair.log == STEPS
