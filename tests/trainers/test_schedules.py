@@ -152,23 +152,25 @@ stages:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_a_killed_run_goes_on_with_its_schedules(tmp_path):
     """Killed by SIGKILL after step 7, with a checkpoint after step 6 and a change of length after step 4."""
-    ends = {}
+    command, ends, going = [sys.executable, "-m", "reasonrl", "train", "recipe.yaml"], {}, {}
     for name in ("whole", "killed"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "recipe.yaml").write_text(RECIPE)
-        command = [sys.executable, "-m", "reasonrl", "train", "recipe.yaml"]
-        stage = folder / "runs" / "kill" / "stages" / "rl"
-        if name == "killed":
-            process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while sum(1 for _ in (stage / "metrics.jsonl").open()) < 7 if (stage / "metrics.jsonl").exists() else True:
-                assert process.poll() is None, "it ended before it was killed"
-                time.sleep(0.01)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(RECIPE)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        going[name] = subprocess.Popen(command, cwd=tmp_path / name, **quiet)
+    lines = tmp_path / "killed" / "runs" / "kill" / "stages" / "rl" / "metrics.jsonl"
+    while not lines.exists() or lines.read_bytes().count(b"\n") < 7:
+        assert going["killed"].poll() is None, "it ended before it was killed"
+        time.sleep(0.01)
+    os.kill(going["killed"].pid, signal.SIGKILL)
+    going["killed"].wait()
+    subprocess.run(command, cwd=tmp_path / "killed", check=True, capture_output=True)
+    assert going["whole"].wait() == 0
+    for name in ("whole", "killed"):
+        stage = tmp_path / name / "runs" / "kill" / "stages" / "rl"
         weights = (stage / "model" / "model.safetensors").read_bytes()
         ends[name] = timeless(read_metrics(stage / "metrics.jsonl")), weights
     assert ends["killed"] == ends["whole"]
