@@ -195,3 +195,54 @@ def test_a_cut_cable_is_named_within_the_limit_and_the_run_goes_on_exactly(cable
     assert "resumed at step" in again
     ours = weights(output)
     assert all(bool((ours[name] == together[name]).all()) for name in together)
+
+
+WATCHING = """
+import time
+from reasonrl.pipeline.watch import Limits, Watch
+watch = Watch("10.77.0.1", 29990, "k", everywhere=True)
+watch.begin(2, Limits(silence=%d))
+while len(watch.ranks) < 2:
+    time.sleep(0.1)
+print("both are there", flush=True)
+while watch.look() is None:
+    time.sleep(0.1)
+print(watch.look(), flush=True)
+time.sleep(30)
+"""
+BEATING = """
+import sys, time
+from reasonrl.observe import phases
+from reasonrl.pipeline.heartbeat import start_heartbeat
+beat = start_heartbeat(int(sys.argv[1]))
+with phases.phase("actor"):
+    time.sleep(3000)
+"""
+
+
+def test_a_cut_cable_is_noticed_on_both_sides(cable):
+    """Without any training: the head names the rank beyond the cable, its own rank ends, and the one beyond ends too."""
+    names, ends = cable
+    variables = environment(REASONRL_WATCH="10.77.0.1:29990", REASONRL_KEY="k", REASONRL_SILENCE=str(SILENCE))
+
+    def inside(where: str, *words: str) -> subprocess.Popen[str]:
+        command = ["ip", "netns", "exec", where, sys.executable, "-c", *words]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
+
+    head = inside(names[0], WATCHING % SILENCE)
+    near, far = inside(names[0], BEATING, "0"), inside(names[1], BEATING, "1")
+    try:
+        assert head.stdout.readline() == "both are there\n"
+        ip("-n", names[1], "link", "set", ends[1], "down")
+        cut = time.monotonic()
+        said = head.stdout.readline()
+        took = time.monotonic() - cut
+        assert said.startswith("nothing heard of rank 1 on") and "waiting: rank 0 on" in said, said
+        print(f"\nnamed {took:.1f} s after the cut (limit {SILENCE} s)")
+        assert SILENCE - 5 < took < SILENCE + 20
+        assert near.wait(120) == 75 and "rank 0 stops: nothing heard of rank 1" in near.stdout.read()
+        assert far.wait(120) == 75 and "this machine is cut off" in far.stdout.read()
+    finally:
+        ip("-n", names[1], "link", "set", ends[1], "up")
+        for process in (head, near, far):
+            process.kill()
