@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reasonrl.errors import RunError, StageFailed
+from reasonrl.errors import Interrupted, RunError, StageFailed
 from reasonrl.pipeline.watch import LAST, Limits, Watch
 from reasonrl.pipeline.wire import ADDRESS, KEY, SILENCE, WATCH, free_port, job_key, parse_address
 
@@ -85,7 +85,8 @@ def start_others(
 ) -> tuple[str, int]:
     """Wait for the other machines and have them start their processes; gives the address and port where all meet.
 
-    Raises StageFailed naming the machines that have not joined within `launch.limits.start`.
+    Raises StageFailed naming the machines that have not joined within `launch.limits.start`, Interrupted if the run is
+    stopped meanwhile.
     """
     if launch.num_machines == 1:
         return "127.0.0.1", 0
@@ -95,7 +96,9 @@ def start_others(
         if not said and time.monotonic() - began > 2:
             said = True
             say(f"{stage}: waiting for machines {', '.join(map(str, missing))} at {watch.address}")
-        if time.monotonic() - began > launch.limits.start or stopping():
+        if stopping():
+            raise Interrupted(f"stage {stage!r} stopped while it waited for machines")
+        if time.monotonic() - began > launch.limits.start:
             raise StageFailed(
                 f"machines {', '.join(map(str, missing))} have not joined {watch.address} within"
                 f" {time.monotonic() - began:.0f} s -> start `reasonrl node {watch.address} --rank N` there"

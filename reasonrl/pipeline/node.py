@@ -36,7 +36,7 @@ class Node:
         self._address, self._rank, self._patience, self._say = parse_address(address), rank, patience, say
         self._child: subprocess.Popen[bytes] | None = None
         self._silence = SILENT
-        self._own = ""
+        self._own, self._joined = "", False
         self._lock = threading.Lock()
 
     def work(self) -> int:
@@ -53,10 +53,10 @@ class Node:
                     return status
             except OSError:
                 pass
-            if self._child is not None:
+            if self._joined:
                 self._say(f"machine {self._rank}: the head was lost: ending this machine's processes")
                 self._kill()
-                lost = time.monotonic()
+                self._joined, lost = False, time.monotonic()
             if time.monotonic() - lost > self._patience:
                 host, port = self._address
                 raise StageFailed(
@@ -76,6 +76,7 @@ class Node:
         stream = connection.makefile("rb")
         try:
             while (order := read_line(stream)) is not None:
+                self._joined = True
                 if "bye" in order:
                     self._kill()
                     return int(order["bye"])

@@ -30,9 +30,9 @@ class Limits:
         phase: in any other phase; phases: of single phases, by name.
     """
 
-    silence: float = 120.0
-    start: float = 1800.0
-    phase: float = 7200.0
+    silence: float = 300.0
+    start: float = 7200.0
+    phase: float = 14400.0
     phases: dict[str, float] = field(default_factory=dict)
 
     def of(self, name: str) -> float:

@@ -18,9 +18,9 @@ class LaunchLimits(Config):
         phase: in any other phase; phases: of single ones (generate, values, critic, actor, work).
     """
 
-    silence: Annotated[Positive, OPERATIONAL] = 120.0
-    start: Annotated[Positive, OPERATIONAL] = 1800.0
-    phase: Annotated[Positive, OPERATIONAL] = 7200.0
+    silence: Annotated[Positive, OPERATIONAL] = 300.0
+    start: Annotated[Positive, OPERATIONAL] = 7200.0
+    phase: Annotated[Positive, OPERATIONAL] = 14400.0
     phases: Annotated[dict[Name, Positive], OPERATIONAL] = Field(default_factory=dict)
 
 

@@ -221,7 +221,7 @@ with phases.phase("actor"):
 
 
 def test_a_cut_cable_is_noticed_on_both_sides(cable):
-    """Without any training: the head names the rank beyond the cable, its own rank ends, and the one beyond ends too."""
+    """Without any training: the head names the rank beyond the cable, and both ranks end."""
     names, ends = cable
     variables = environment(REASONRL_WATCH="10.77.0.1:29990", REASONRL_KEY="k", REASONRL_SILENCE=str(SILENCE))
 
