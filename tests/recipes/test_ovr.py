@@ -43,7 +43,7 @@ def test_the_sums_of_ovr_for_64_processes():
     assert "x 64 processes = 640 rows of 65,536 packed tokens: 41,943,040 an optimizer step" in said
     assert "512 prompts x 16 samples = 8192 samples a step / 64 processes = 128 each -> 4 critic steps of 2048" in said
     assert "schedule max_completion_length: 22,528 to step 300, 30,720 to step 700, then 47,104" in said
-    [line] = re.findall(r"run: (.*)", said)
+    [line] = re.findall(r"^  run: (.*)", said, re.MULTILINE)
     numbers = [int(one.replace(",", "")) for one in re.findall(r"\d[\d,]*", line)]
     steps, prompts, draws, samples, policy, critic, tokens = numbers
     assert (steps, prompts, draws, samples) == (900, 512, 460_800, 7_372_800)
