@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -141,35 +141,47 @@ def run_all(
         seen[name].setdefault(call.round, []).append((answer.text, answer.finish_reason or "stop"))
 
     run_rounds_on_engine(rounds, engine, render, max_tokens=max_tokens, on_sample=sampled)
-    last = len(run.plan.rounds)
-    verdicts = judge([(cache.rows[name], *seen[name][last][0]) for name in todo])
-    inputs = {name: seen[name].get(last - 1, []) for name in todo}
-    flat = [(cache.rows[name], *said) for name in todo for said in inputs[name]]
-    judged = iter(judge(flat) if flat else ())
     writer = RecordWriter(path)
     try:
-        for name, verdict in zip(todo, verdicts, strict=True):
-            outcome = rounds[name].outcome
-            assert outcome is not None, "the engine has gone to the end"
-            rights = [_right(next(judged), ended) for _, ended in inputs[name]]
-            found[name] = {
-                "run": run.name,
-                "id": name,
-                "text": outcome.last.text,
-                "messages": list(rounds[name].messages),
-                "right": _right(verdict, outcome.last.finish_reason or "stop"),
-                "inputs_right": sum(right is True for right in rights),
-                "inputs": len(rights),
-                "shown": outcome.rounds[-1].shown,
-                "tokens": outcome.completion_tokens,
-                "prompt_tokens": outcome.prompt_tokens,
-                "finish_reason": outcome.last.finish_reason,
-            }
-            writer.write(found[name])
+        for line in _judged(run, rounds, seen, cache, judge):
+            found[line["id"]] = line
+            writer.write(line)
     finally:
         writer.close()
     on_progress(len(found))
     return {name: found[name] for name in cache.answers if name in found}
+
+
+def _judged(
+    run: Run,
+    rounds: Mapping[str, Rounds],
+    seen: Mapping[str, Mapping[int, Sequence[tuple[str, str]]]],
+    cache: Cache,
+    judge: Judge,
+) -> Iterator[dict[str, Any]]:
+    """A line a problem, its last answer judged, and those that the last call was shown."""
+    last = len(run.plan.rounds)
+    verdicts = judge([(cache.rows[name], *seen[name][last][0]) for name in rounds])
+    inputs = {name: seen[name].get(last - 1, []) for name in rounds}
+    flat = [(cache.rows[name], *said) for name in rounds for said in inputs[name]]
+    judged = iter(judge(flat) if flat else ())
+    for (name, one), verdict in zip(rounds.items(), verdicts, strict=True):
+        outcome = one.outcome
+        assert outcome is not None, "the engine has gone to the end"
+        rights = [_right(next(judged), ended) for _, ended in inputs[name]]
+        yield {
+            "run": run.name,
+            "id": name,
+            "text": outcome.last.text,
+            "messages": list(one.messages),
+            "right": _right(verdict, outcome.last.finish_reason or "stop"),
+            "inputs_right": sum(right is True for right in rights),
+            "inputs": len(rights),
+            "shown": outcome.rounds[-1].shown,
+            "tokens": outcome.completion_tokens,
+            "prompt_tokens": outcome.prompt_tokens,
+            "finish_reason": outcome.last.finish_reason,
+        }
 
 
 def _right(judgement: Any, ended: str) -> bool | None:
@@ -295,6 +307,9 @@ def _add_run(
     about: dict[str, Any],
 ) -> None:
     told = {name: row for name, row in found.items() if row["right"] is not None}
+    if not told:
+        about["runs"][run] = {"emergent_count": 0, "unscored": len(found)}
+        return
     right = {name: float(row["right"]) for name, row in told.items()}
     book.values[run] = right
     book.points.append(
