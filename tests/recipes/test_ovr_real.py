@@ -30,6 +30,8 @@ SMALL = {
     "bf16": False,
     "gradient_checkpointing": False,
     "track_behaviours": 8,
+    # A verdict that comes late on a busy machine is another one.
+    "reward": {"name": "math", "args": {"time_limit": 300}},
 }
 
 
@@ -96,7 +98,8 @@ def test_twenty_steps_on_real_pictures_and_text(tmp_path):
     }
     for line in found:
         assert needed <= line.keys(), (line["step"], needed - line.keys())
-        assert line["schedule/mix_image"] == 0.5 and line["sampling/logprob_difference"] < 1e-3
+        # A model that has learnt nothing gives placeholders some probability, which the engine leaves out.
+        assert line["schedule/mix_image"] == 0.5 and line["sampling/logprob_difference"] < 0.05
     assert [line["schedule/max_completion_length"] for line in found] == [12] * 6 + [18] * 8 + [24] * 6
     held = [line["memory/rss_mb"] for line in found[5:]]
     print(f"memory after step 5: {min(held):.0f} to {max(held):.0f} MiB, {max(held) / held[0] - 1:.1%} above step 6")
