@@ -80,7 +80,6 @@ class PacoreEvalStage(Stage):
     top_p: PositiveFraction = 1.0
     compaction: Text = "after_think"
     prompt: Text | None = None
-    window: Count | None = None
     reward: RewardSpec = "math"
     draws: Count = 64
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
