@@ -17,6 +17,8 @@ from reasonrl.plan.report import draw_plan, plan_json, plan_text
 if TYPE_CHECKING:
     from reasonrl.recipe import ResolvedRecipe
 
+ROUNDS = 4
+
 
 def recipe_report(
     recipe: str,
@@ -70,13 +72,16 @@ def load_without_data(recipe: str, overrides: Sequence[str], arm: str | None = N
     """
     from reasonrl.recipe import load_recipe
 
-    try:
-        return load_recipe(recipe, overrides, arm=arm)
-    except RecipeError as error:
-        missing = [problem.key for problem in error.problems if "has no value yet" in problem.message]
-        if len(missing) != len(error.problems) or not all(key.endswith("path") for key in missing):
-            raise
-    return load_recipe(recipe, [*overrides, *(f"{key}={os.devnull}" for key in missing)], arm=arm)
+    given = list(overrides)
+    for _ in range(ROUNDS):  # what is missing deeper down shows once the rest is there
+        try:
+            return load_recipe(recipe, given, arm=arm)
+        except RecipeError as error:
+            missing = [problem.key for problem in error.problems if "has no value yet" in problem.message]
+            if len(missing) != len(error.problems) or not all(key.endswith("path") for key in missing):
+                raise
+            given += [f"{key}={os.devnull}" for key in missing]
+    return load_recipe(recipe, given, arm=arm)
 
 
 def _shares(text: str | None) -> dict[str, float]:
