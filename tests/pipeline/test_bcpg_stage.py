@@ -243,6 +243,8 @@ def damaged(row: dict, how: str) -> None:
         row["completion_ids"] = []
     elif how == "the id of another row":
         row["id"] = "p0#0"
+    elif how == "pictures":
+        row["images"] = ["page.png"]
     elif how == "nothing it answers":
         del row["problem_id"], row["problem"]
 
@@ -262,6 +264,7 @@ HOW = {
     "an unknown id": "holds 5000",
     "no ids": "at least one",
     "the id of another row": "stands on a row before",
+    "pictures": "has images, which logged samples are not trained on yet",
     "nothing it answers": "neither problem_id nor problem",
 }
 
