@@ -113,6 +113,7 @@ def lines_of(path: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_loop_killed_in_every_stage_ends_as_the_unbroken_one(tmp_path) -> None:
     whole = write(tmp_path / "whole")
     process = start(tmp_path / "whole")
