@@ -57,7 +57,6 @@ class Setting:
         half: bfloat16 arithmetic (weights and moments stay in float32).
         checkpointing: activations are computed again in the backward pass.
         microbatch_tokens: of the largest micro-batch.
-        whole_logits: logits are held for all tokens of a micro-batch (TRL's supervised loss), not in pieces.
     """
 
     processes: int = 1
@@ -65,7 +64,6 @@ class Setting:
     half: bool = False
     checkpointing: bool = False
     microbatch_tokens: int = 16384
-    whole_logits: bool = False
 
     def share(self, stage: int) -> float:
         """What one process holds of what this stage of ZeRO splits up: 3 weights, 2 gradients, 1 moments."""
@@ -152,9 +150,9 @@ def activation_bytes(model: Trained, setting: Setting) -> float:
 
 
 def logits_bytes(shape: ModelShape, setting: Setting) -> float:
-    """Logits of a micro-batch with their gradient and log-softmax; float32."""
+    """Logits of a piece of a micro-batch (TRL's losses and ours make none whole), gradient and log-softmax; float32."""
     count = float(setting.microbatch_tokens * shape.vocabulary)
-    return 4.0 * LOGITS_COPIES * (count if setting.whole_logits else min(count, LOGITS_PIECE))
+    return 4.0 * LOGITS_COPIES * min(count, LOGITS_PIECE)
 
 
 def exchange_bytes(trained: int, setting: Setting) -> float:
@@ -178,6 +176,5 @@ def longest_sequence(room: float, model: Trained, setting: Setting) -> int:
     no part of it can be trained on another device.
     """
     one = Setting(**{**vars(setting), "microbatch_tokens": 1})
-    each = activation_bytes(model, one) + (logits_bytes(model.shape, one) if setting.whole_logits else 0.0)
-    fixed = 0.0 if model.head or setting.whole_logits else 4.0 * LOGITS_COPIES * LOGITS_PIECE
-    return max(0, int((room - fixed) / each))
+    fixed = 0.0 if model.head else 4.0 * LOGITS_COPIES * LOGITS_PIECE
+    return max(0, int((room - fixed) / activation_bytes(model, one)))

@@ -196,7 +196,7 @@ def training_job(config: Any, model: str, shapes: Shapes, hardware: Hardware) ->
         tokens = getattr(config, "tokens_per_microbatch", None) or longest * getattr(
             config, "per_device_train_batch_size", 1
         )
-        setting = _setting(config, max(tokens, longest), whole=config.kind in ("sft", "dpo"))
+        setting = _setting(config, max(tokens, longest) * (2 if config.kind == "dpo" else 1))
         work = _logged_work(config, hardware, longest)
         return Job(policy, setting, reference=config.kind == "dpo", work=work, longest=longest)
     lengths = hardware.lengths(config.max_completion_length, config.max_prompt_length)
@@ -221,12 +221,11 @@ def training_job(config: Any, model: str, shapes: Shapes, hardware: Hardware) ->
     return Job(policy, setting, critic, reference, work, draws=True, overlapped=overlapped, longest=longest)
 
 
-def _setting(config: Any, tokens: int, *, whole: bool = False) -> Setting:
+def _setting(config: Any, tokens: int) -> Setting:
     return Setting(
         half=bool(config.bf16),
         checkpointing=bool(config.gradient_checkpointing),
         microbatch_tokens=tokens,
-        whole_logits=whole,
     )
 
 
