@@ -159,7 +159,7 @@ def compound_figures(
         "tokens_per_problem": tokens,
         "truncated": sum(row["finish_reason"] != "stop" for row in sampled) / len(sampled),
     }
-    if alone is not None:
+    if alone is not None and suite.k > 1:
         together = item_values(suite.rows, "acc_item")
         if kept := retention(together, alone, blocks_of, confidence):
             figures["retention"] = kept.as_dict()

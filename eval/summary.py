@@ -45,8 +45,11 @@ def results_table(suites: Mapping[str, Mapping[str, Any]]) -> str:
 def _more(entry: Mapping[str, Any]) -> list[str]:
     """What the table has no room for: named figures, the interval for these very problems, losses and costs."""
     lines = []
-    if entry.get("metrics"):
-        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in entry["metrics"].items()))
+    named = {
+        name: found for name, found in (entry.get("metrics") or {}).items() if name not in entry.get("compound", ())
+    }
+    if named:
+        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in named.items()))
     if entry.get("compound"):
         shown = {key: found for key, found in entry["compound"].items() if isinstance(found, Mapping)}
         lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in shown.items()))
