@@ -37,7 +37,7 @@ class ExactReward:
             fix = "write a regular expression, such as '^#(\\d)\\Z'"
             raise RewardError(f"reward 'exact': pattern {pattern!r} is none: {problem} -> {fix}") from problem
         if groups not in ("first", "all"):
-            raise RewardError(f"reward 'exact': groups = {groups!r} -> first or all")
+            raise RewardError(f"reward 'exact': groups = {groups!r}; allowed: all, first")
         self.__name__ = "exact"
         self.gold, self.groups = gold, groups
 

@@ -162,7 +162,8 @@ def _judged(
     """A line a problem, its last answer judged, and those that the last call was shown."""
     last = len(run.plan.rounds)
     verdicts = judge([(cache.rows[name], *seen[name][last][0]) for name in rounds])
-    inputs = {name: seen[name].get(last - 1, []) for name in rounds}
+    replaced = last == 1 and run.control in ("none", "foreign")  # then the first round's answers were not shown
+    inputs = {name: [] if replaced else seen[name].get(last - 1, []) for name in rounds}
     flat = [(cache.rows[name], *said) for name in rounds for said in inputs[name]]
     judged = iter(judge(flat) if flat else ())
     for (name, one), verdict in zip(rounds.items(), verdicts, strict=True):

@@ -46,6 +46,7 @@ EXAM = {
         "[4]": {"rounds": [4]},
         "[2,2] itself": {"rounds": [2, 2], "first": "model"},
         "erased": {"rounds": [3], "control": "erased"},
+        "bare": {"rounds": [2], "control": "none"},
     },
 }
 
@@ -183,7 +184,9 @@ def _figures_are_the_cache_s(run: Path, entry: dict[str, Any], answers: list[dic
     wrong = {row["id"] for row in answers if row["run"] == "[4]" and not row["inputs_right"]}
     assert wrong == {name for name, rights in cached.items() if not any(rights[:4])}
     assert {name for name, values in units.items() if "emergent [4]" in values} == wrong
-    assert entry["runs"]["[4]"]["emergent_count"] == len(wrong)
+    assert entry["runs"]["[4]"]["emergent_count"] == len(wrong) and entry["runs"]["bare"]["emergent_count"] == 0
+    assert {row["shown"] for row in answers if row["run"] == "bare"} == {0}
+    assert {row["shown"] for row in answers if row["run"] == "erased"} == {3}
 
 
 @pytest.mark.parametrize(

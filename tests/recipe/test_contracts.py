@@ -79,7 +79,7 @@ def test_rewards_are_the_registrys():
 def test_words_of_reward_arguments_are_those_of_the_rewards():
     """Every word of the table is taken, and no other."""
     registry = pytest.importorskip("reasonrl.rewards.registry")
-    base = {"length_band": {"max_tokens": 4}, "cosine": {"max_tokens": 4}}
+    base = {"length_band": {"max_tokens": 4}, "cosine": {"max_tokens": 4}, "exact": {"pattern": "x"}}
     for (name, argument), words in names.ARG_CHOICES.items():
         for word in words:
             registry.get_reward({"name": name, "args": {**base.get(name, {}), argument: word}})

@@ -45,5 +45,5 @@ def test_all_groups_together_are_the_answer_where_that_is_asked_for():
     args = {"pattern": r"#[Aa](\d)[Bb](\d)(x)?\Z", "groups": "all"}
     scores, _, extracted = told({"name": "exact", "args": args}, ["#A0b5", "#a0B6", "#a5b0x"], answer=["05"] * 3)
     assert (scores, extracted) == ([1.0, 0.0, 0.0], ["05", "06", "50x"])
-    with pytest.raises(RewardError, match="groups = 'some' -> first or all"):
+    with pytest.raises(RewardError, match="groups = 'some'; allowed: all, first"):
         get_reward({"name": "exact", "args": {**args, "groups": "some"}})
