@@ -107,8 +107,8 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
     ("boxes", "layout"): frozenset({"xyxy", "xywh"}),
     ("points", "measure"): frozenset({"step_gui", "gaussian", "linear", "inside"}),
     ("points", "frame"): frozenset({"pixels", "unit", "thousand"}),
-    ("exact", "groups"): frozenset({"first", "all"}),
     ("math", "policy"): frozenset({"strict", "default", "lenient"}),
+    ("exact", "groups"): frozenset({"first", "all"}),
 }
 WORLDS: dict[str, frozenset[str]] = {
     "big_integers": frozenset({"kinds", "low", "high", "modulus"}),

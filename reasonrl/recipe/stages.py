@@ -34,7 +34,16 @@ from reasonrl.recipe.prm_stage import PRMStage
 from reasonrl.recipe.references import Reference
 from reasonrl.recipe.rollout_stage import RolloutStage
 from reasonrl.recipe.segment_stage import SegmentStage
-from reasonrl.recipe.sources import TRAINING_OPTIONS, Data, ModelSource, RewardSpec, RolloutConfig, Seconds, read_system_prompt, system_prompt_issues
+from reasonrl.recipe.sources import (
+    TRAINING_OPTIONS,
+    Data,
+    ModelSource,
+    RewardSpec,
+    RolloutConfig,
+    Seconds,
+    read_system_prompt,
+    system_prompt_issues,
+)
 from reasonrl.recipe.stage_base import Stage, TrainingStage
 from reasonrl.recipe.stage_plugins import stage_plugins
 from reasonrl.recipe.training_fields import DataTraining
