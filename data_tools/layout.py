@@ -173,7 +173,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "flag"
     for name, types in (("number", (int, float)), ("text", str), ("mapping", Mapping), ("list", (list, tuple))):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return name
     return type(value).__name__
 

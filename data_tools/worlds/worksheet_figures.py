@@ -1,7 +1,7 @@
 """Figures of the worksheet world: what a model's solutions are like, and what its law makes of many of them.
 
-    measure(rows)           # ({"pass@1": .39, "well_formed": 1.0, "slip": .03, …}, the same of the law)
-    ceilings(problems=2000) # {"solo": .38, "maj@5": .48, "copy@4": .93, "merge@4": .94, …}
+measure(rows)           # ({"pass@1": .39, "well_formed": 1.0, "slip": .03, …}, the same of the law)
+ceilings(problems=2000) # {"solo": .38, "maj@5": .48, "copy@4": .93, "merge@4": .94, …}
 """
 
 from __future__ import annotations

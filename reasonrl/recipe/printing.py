@@ -72,6 +72,8 @@ def plain(value: Any) -> Any:
             if isinstance(value, DataSource) and (child is None or child == {}):
                 continue
             result[name] = plain(child)
+        if result.get("system_prompt_file") is not None:
+            del result["system_prompt"]  # it is what the file says; an arm may name another
         kind = {"kind": result.pop("kind")} if "kind" in result else {}
         return {**kind, **result, **getattr(value, "trl_args", {})}
     if isinstance(value, Mapping):

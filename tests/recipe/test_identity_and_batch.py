@@ -47,12 +47,13 @@ def test_which_fields_are_what():
         "save_steps",
         "save_total_limit",
         "tokens_per_microbatch",
+        "track_behaviours",
         "padding_free",
         "log_completions_steps",
         "stop_on",
     }
     assert marked(PPOStage, FieldClass.EXTENSIBLE) == {"max_steps"}
-    assert marked(LaunchConfig, FieldClass.OPERATIONAL) == {"num_processes", "deepspeed"}
+    assert marked(LaunchConfig, FieldClass.OPERATIONAL) == LaunchConfig.model_fields.keys() - {"limits"}
     assert marked(RolloutConfig, FieldClass.IDENTITY) == {"engine", "dtype"}
     assert marked(RolloutConfig, FieldClass.EXTENSIBLE) == set()
 

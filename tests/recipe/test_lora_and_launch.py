@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from reasonrl.models.lora import Lora
-from reasonrl.recipe.sources import LaunchConfig
+from reasonrl.recipe.launching import LaunchConfig
 from reasonrl.recipe.stages import PPOStage, SFTStage
 
 PPO = {
