@@ -66,7 +66,8 @@ def annotate_recipe(
         raise RunError("--batch-out and --batch-in are two steps -> take in the old batch, then write the next")
     resolved = load_recipe(recipe, overrides)
     name = annotation_of(resolved, stage, last=not parts and not restart)
-    cut = up_to(resolved, name)
+    every = [one for one, config in resolved.recipe.stages.items() if config.kind == "annotate"]
+    cut = up_to(resolved, name, *(every if stage is None and not parts else ()))
     folder = Path(cut.recipe.output).expanduser().absolute() / "stages" / name
     if not parts:
         from reasonrl.pipeline.runner import train
@@ -201,17 +202,27 @@ def annotation_of(resolved: ResolvedRecipe, stage: str | None = None, last: bool
     return name
 
 
-def up_to(resolved: ResolvedRecipe, name: str) -> ResolvedRecipe:
-    """The recipe with its stages up to and with this one."""
-    kept: dict[str, Any] = {}
-    for one, config in resolved.recipe.stages.items():
-        kept[one] = config
-        if one == name:
-            break
-    loop = resolved.recipe.loop
-    if loop is not None and not set(loop.stages) <= kept.keys():
-        loop = None
-    return replace(resolved, recipe=resolved.recipe.model_copy(update={"stages": kept, "loop": loop}))
+def up_to(resolved: ResolvedRecipe, name: str, *more: str) -> ResolvedRecipe:
+    """The recipe with this stage and those that it reads, through others too, and with `more` likewise; where there is
+    a loop, with all stages up to this one.
+    """
+    from reasonrl.recipe import expand_stages
+
+    recipe = resolved.recipe
+    if recipe.loop is not None:
+        names = list(recipe.stages)
+        needed = set(names[: names.index(name) + 1])
+    else:
+        inputs = {one.name: [reference.stage for reference in one.inputs] for one in expand_stages(recipe)}
+        needed, open_ones = set(), [name, *more]
+        while open_ones:
+            one = open_ones.pop()
+            if one not in needed:
+                needed.add(one)
+                open_ones += inputs[one]
+    kept = {one: config for one, config in recipe.stages.items() if one in needed}
+    loop = recipe.loop if recipe.loop is not None and set(recipe.loop.stages) <= kept.keys() else None
+    return replace(resolved, recipe=recipe.model_copy(update={"stages": kept, "loop": loop}))
 
 
 def _beside(

@@ -113,12 +113,19 @@ def test_a_stage_that_reads_an_unfinished_one_waits_for_it(folder: Path) -> None
 def test_without_a_name_all_annotations_are_made(tmp_path: Path) -> None:
     world = {"kind": "annotate", "data": {"world": "reflective", "n": 4}, "judges": [{"name": "oracle"}]}
     after = {"kind": "gate", "results": "${stage:second}", "bounds": {"solutions": [4, 4]}}
-    stages = {"first": world, "second": {**world, "data": "${stage:first}"}, "after": after}
+    other = {"kind": "sft", "model": "tiny:qwen2", "data": {"world": "arithmetic", "n": 9}, "max_steps": 1}
+    stages = {
+        "other": other,
+        "first": world,
+        "second": {**world, "data": {"world": "reflective", "n": 4, "split": "test"}},
+    }
+    stages["after"] = after
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps({"recipe": "two", "output": str(tmp_path / "run"), "stages": stages}))
     result = CliRunner().invoke(main, ["annotate", str(path)])
     assert result.exit_code == 0, result.output
-    assert sorted(one.name for one in (tmp_path / "run" / "stages").iterdir()) == ["first", "second"]
+    made = sorted(one.name for one in (tmp_path / "run" / "stages").iterdir())
+    assert made == ["first", "second"], "what no annotation reads is not made"
 
 
 def test_an_annotation_of_an_annotation(folder: Path) -> None:
