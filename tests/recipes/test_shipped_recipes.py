@@ -303,12 +303,15 @@ BIG = (
     "bcpg_nsa_code",
     "dialogue_reason",
     "dialogue_reason_qwq",
+    "gpu24",
+    "mini/bcpg_nsa",
     "mini/dialogue",
     "mini/pacore",
     "orz",
     "ovr",
     "pacore",
     "prm",
+    "rlvr_8b",
     "step3vl",
 )
 RUN = [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in CUT_DOWN]
