@@ -229,7 +229,7 @@ CUT_DOWN: dict[str, list[str]] = {
     ],
     "dialogue_reason": ["data.train.path=rows.jsonl", *_DIALOGUE],
     "dialogue_reason_qwq": [
-        "data.train.path=rows.jsonl",
+        *("data.train.path=rows.jsonl", "stages.plays.data.path=rows.jsonl"),
         *_DIALOGUE,
         *("stages.plays.max_tokens=16", "stages.plays.data.limit=4", "stages.plays.reward=stop"),
         "stages.start.data.keep=null",
@@ -365,7 +365,7 @@ def test_the_table_above_knows_every_recipe():
 
 @pytest.mark.parametrize("name", CUT_DOWN)
 def test_a_dry_run_goes_through_all_stages_and_writes_nothing(name, folder):
-    overrides = [one for one in CUT_DOWN[name] if re.match(r"data\.\w+\.path=", one)]
+    overrides = [one for one in CUT_DOWN[name] if re.match(r"(stages\.\w+\.)?data\.(\w+\.)?path=", one)]
     before = files_in(folder)
     said = called("train", name, "--dry-run", *overrides, cwd=folder)
     assert "dry run: nothing wrong was found" in said
