@@ -7,7 +7,9 @@ and then names nobody.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import socket
 import socketserver
 import threading
 import time
@@ -95,11 +97,16 @@ class Watch:
         self.machines: dict[int, Machine] = {}
         self.verdict: str | None = None
         self._expected, self._began = 0, 0.0
+        self._open: set[socket.socket] = set()
         watch = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                watch._serve(self)
+                watch._open.add(self.connection)
+                try:
+                    watch._serve(self)
+                finally:
+                    watch._open.discard(self.connection)
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = True
@@ -118,9 +125,12 @@ class Watch:
         return f"{self.host}:{self.port}"
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and hang up: who still reports finds nobody there."""
         self._server.shutdown()
         self._server.server_close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def begin(self, processes: int, limits: Limits) -> None:
         """Forget the last stage's processes and expect so many."""

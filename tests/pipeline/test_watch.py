@@ -110,7 +110,6 @@ def until(condition, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow  # real clocks of several processes: on a machine at peace only
 def test_processes_report_end_each_other_and_notice_the_runs_death(watch):
     """One that is stopped (as a machine that hangs) is named to the other, which ends itself."""
     watch.begin(3, Limits(silence=12.0))
