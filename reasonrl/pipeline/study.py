@@ -58,7 +58,7 @@ def run_study(
 
     Raises RecipeError if the study is not there; otherwise what `train` raises.
     """
-    from reasonrl.recipe import load_recipe
+    from reasonrl.recipe import load_recipe, load_runs
 
     say = say or _log.info
     command = command or resume_command(sys.argv)
@@ -67,9 +67,7 @@ def run_study(
         raise RecipeError([_no_study(study, tuple(recipe.studies), path)])
     plan = recipe.studies[study]
     directory = Path(recipe.output).expanduser().absolute() / study
-    resolved = {
-        (arm, seed): load_recipe(path, overrides, arm=arm, seed=seed) for arm in plan.arms for seed in plan.seeds
-    }
+    resolved = load_runs(path, overrides, [(arm, seed) for arm in plan.arms for seed in plan.seeds])
     runs: dict[tuple[str, int], RunSummary] = {}
     shown: dict[str, str] = {}
     stop = StopFlag()

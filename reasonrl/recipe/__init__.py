@@ -3,7 +3,7 @@
 from reasonrl.recipe.annotate_stage import AnnotateStage, SegmentConfig
 from reasonrl.recipe.batch import BatchPlan, plan_batch
 from reasonrl.recipe.bcpg_stage import BCPGStage
-from reasonrl.recipe.composing import ResolvedRecipe, load_recipe
+from reasonrl.recipe.composing import ResolvedRecipe, load_recipe, load_runs
 from reasonrl.recipe.dpo_stage import DPOStage
 from reasonrl.recipe.episodes_stage import EpisodesStage
 from reasonrl.recipe.expansion import StageInstance, expand_stages
@@ -60,6 +60,7 @@ __all__ = [
     "identity_key",
     "identity_of",
     "load_recipe",
+    "load_runs",
     "plan_batch",
     "print_config",
     "shipped_recipes",

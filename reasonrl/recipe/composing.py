@@ -71,11 +71,7 @@ def load_recipe(
     Raises:
         RecipeError: with every problem of the file, its bases, its arms and the overrides.
     """
-    file = find_recipe(path)
-    base, text = read_files(file)
-    if base.problems:
-        raise RecipeError(_ordered(base.problems))
-    _give_defaults(base, file)
+    file, base, text = _read(path)
     folder = file.parent if base_directory is None else Path(base_directory)
     chosen = _composed(base, arm, overrides, seed)
     recipe, tree, origins, problems = _checked(chosen, file, folder)
@@ -85,6 +81,40 @@ def load_recipe(
     if problems or recipe is None:
         raise RecipeError(_ordered(problems))
     return ResolvedRecipe(recipe, tree, origins, file, text, tuple(overrides), arm, seed)
+
+
+def load_runs(
+    path: str | Path, overrides: Sequence[str], runs: Sequence[tuple[str, int]]
+) -> dict[tuple[str, int], ResolvedRecipe]:
+    """The recipe of each (arm, seed) of `runs`, as `load_recipe` gives it.
+
+    The file is read once and each run is checked once, and no other arm: with many arms that is the difference between
+    a moment and minutes. Arms outside `runs` are `load_recipe`'s to check.
+
+    Raises:
+        RecipeError: with every problem of these runs.
+    """
+    file, base, text = _read(path)
+    loaded: dict[tuple[str, int], ResolvedRecipe] = {}
+    found: list[Problem] = []
+    for arm, seed in runs:
+        recipe, tree, origins, problems = _checked(_composed(base, arm, overrides, seed), file, file.parent)
+        found += problems
+        if recipe is not None:
+            loaded[arm, seed] = ResolvedRecipe(recipe, tree, origins, file, text, tuple(overrides), arm, seed)
+    if found or len(loaded) != len(runs):
+        raise RecipeError(_ordered(found))
+    return loaded
+
+
+def _read(path: str | Path) -> tuple[Path, Overlaid, str]:
+    """A recipe's file, what it and its bases say, and its text."""
+    file = find_recipe(path)
+    base, text = read_files(file)
+    if base.problems:
+        raise RecipeError(_ordered(base.problems))
+    _give_defaults(base, file)
+    return file, base, text
 
 
 def _arms(base: Overlaid) -> list[str]:

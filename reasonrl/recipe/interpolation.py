@@ -81,13 +81,15 @@ class _Resolver:
         if isinstance(node, DictConfig):
             if INTERPOLATED in node:
                 return self._copied(node, key)
-            return {str(name): self._child(node, name, _join(key, name)) for name in node.keys()}  # noqa: SIM118
+            return {str(name): self._child(node, name, raw, _join(key, name)) for name, raw in _raw(node).items()}
         if isinstance(node, ListConfig):
-            return [self._child(node, index, _join(key, index)) for index in range(len(node))]
+            return [self._child(node, index, raw, _join(key, index)) for index, raw in enumerate(_raw(node))]
         return node.replace(_MARK, "${") if isinstance(node, str) else node
 
-    def _child(self, parent: DictConfig | ListConfig, name: Any, key: str) -> Any:
-        text = OmegaConf.to_container(parent, resolve=False)[name]  # type: ignore[index]
+    def _child(self, parent: DictConfig | ListConfig, name: Any, text: Any, key: str) -> Any:
+        """The plain value of `parent[name]`, whose unresolved value is `text`."""
+        if _is_settled(text):
+            return self.plain(text, key)
         whole = _WHOLE.fullmatch(text) if isinstance(text, str) else None
         try:
             value = parent[name]
@@ -100,10 +102,11 @@ class _Resolver:
 
     def _copied(self, node: DictConfig, key: str) -> Any:
         """A copy of what an interpolation stands for, with the keys that were laid on it."""
-        base = self._child(node, INTERPOLATED, key)
+        raw = _raw(node)
+        base = self._child(node, INTERPOLATED, raw.pop(INTERPOLATED), key)
         if key in self.broken:
             return base
-        own = {str(name): self._child(node, name, _join(key, name)) for name in node.keys() if name != INTERPOLATED}  # noqa: SIM118
+        own = {str(name): self._child(node, name, text, _join(key, name)) for name, text in raw.items()}
         if not isinstance(base, dict):
             self._fail(
                 key, f"is {base!r}, no mapping, and {', '.join(own)} cannot be set in it", "give the whole value"
@@ -199,6 +202,16 @@ def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         present = result.get(name)
         result[name] = _merged(present, value) if isinstance(present, dict) and isinstance(value, dict) else value
     return result
+
+
+def _raw(node: DictConfig | ListConfig) -> Any:
+    """A container as it is written, nothing resolved."""
+    return OmegaConf.to_container(node, resolve=False)
+
+
+def _is_settled(value: Any) -> bool:
+    """Whether a written value stands for itself: a scalar without an interpolation that is not missing."""
+    return not isinstance(value, (dict, list)) and not (isinstance(value, str) and ("${" in value or value == "???"))
 
 
 def _join(key: str, name: object) -> str:

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reasonrl.errors import RecipeError
-from reasonrl.recipe import Reference, composed_yaml, load_recipe
+from reasonrl.recipe import Reference, composed_yaml, load_recipe, load_runs
 
 STAGES = """\
 stages:
@@ -200,3 +200,18 @@ def test_custom_functions_are_found_in_the_base_directory(tmp_path):
     with pytest.raises(RecipeError, match="there is no file"):
         load_recipe(path)
     assert load_recipe(path, base_directory=tmp_path / "elsewhere").recipe.stages["rl"].reward == "mine.py:f"
+
+
+def test_the_runs_of_a_study_are_those_that_load_one_by_one(tmp_path):
+    arms = "arms: {hot: {model: arm, stages.sft.max_steps: 6}, cold: {model: ice}}\n"
+    recipe = write(tmp_path, recipe="model: ground\n" + DATA + STAGES + arms)
+    pairs = [("default", 0), ("hot", 0), ("hot", 3)]
+    together = load_runs(recipe, ["seed=2"], pairs)
+    for arm, seed in pairs:
+        alone = load_recipe(recipe, ["seed=2"], arm=arm, seed=seed)
+        assert composed_yaml(together[arm, seed].tree) == composed_yaml(alone.tree)
+        assert together[arm, seed].recipe == alone.recipe
+    with pytest.raises(RecipeError, match="no arm 'warm'"):
+        load_runs(recipe, [], [("warm", 0)])
+    with pytest.raises(RecipeError, match="stages.sft.max_steps"):
+        load_runs(recipe, ["stages.sft.max_steps=-1"], pairs)
