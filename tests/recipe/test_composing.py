@@ -213,5 +213,5 @@ def test_the_runs_of_a_study_are_those_that_load_one_by_one(tmp_path):
         assert together[arm, seed].recipe == alone.recipe
     with pytest.raises(RecipeError, match="no arm 'warm'"):
         load_runs(recipe, [], [("warm", 0)])
-    with pytest.raises(RecipeError, match="stages.sft.max_steps"):
+    with pytest.raises(RecipeError, match=r"stages\.sft\.max_steps"):
         load_runs(recipe, ["stages.sft.max_steps=-1"], pairs)
