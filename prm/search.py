@@ -184,13 +184,18 @@ def search_with(
         for one, written in zip(wanted, writer.write(wanted), strict=True):
             drawn[one.problem] += written.tokens
             grown.append((one.problem, written.chain))
-        rivals_of: dict[int, list[Chain]] = {}
-        for number, chain in _scored(grown, problems, scorer, settings.aggregation):
-            rivals_of.setdefault(number, []).append(chain)
-        for number, chains in enumerate(kept):
-            rivals = [chain for chain in chains if chain.finished] + rivals_of.get(number, [])
-            # Sorting is stable: of equal scores, who was there or drawn first.
-            kept[number] = sorted(rivals, key=lambda chain: -chain.score)[: settings.width]
+        rivals: list[list[Chain]] = [[chain for chain in chains if chain.finished] for chains in kept]
+        for number, chain in grown:
+            rivals[number].append(chain)
+        # Where all are the same chain there is nothing to choose, and nothing is scored before there is.
+        contested = [len({chain.pieces for chain in chains}) > 1 for chains in rivals]
+        _score(rivals, contested, problems, scorer, settings.aggregation)
+        # Sorting is stable: of equal scores, who was there or drawn first.
+        kept = [
+            (sorted(chains, key=lambda chain: -chain.score) if choice else chains)[: settings.width]
+            for chains, choice in zip(rivals, contested, strict=True)
+        ]
+    _score(kept, [True] * len(kept), problems, scorer, settings.aggregation)
     ordered = [sorted(chains, key=lambda chain: (not chain.finished, -chain.score)) for chains in kept]
     return [SearchResult(chains[0], tuple(chains), tokens) for chains, tokens in zip(ordered, drawn, strict=True)]
 
@@ -258,22 +263,29 @@ def _grow(chain: Chain, sample: Sample, tokenizer: Any, separator: str) -> Chain
     return replace(chain, pieces=pieces, ids=(*chain.ids, *ids), finished=finished)
 
 
-def _scored(
-    grown: Sequence[tuple[int, Chain]], problems: Sequence[Mapping[str, Any]], scorer: Scorer, how: str
-) -> list[tuple[int, Chain]]:
-    """The chains with the scores of their steps; a chain that was drawn twice is scored once."""
+def _score(
+    chains_of: Sequence[list[Chain]],
+    wanted: Sequence[bool],
+    problems: Sequence[Mapping[str, Any]],
+    scorer: Scorer,
+    how: str,
+) -> None:
+    """Put the scores of their steps into those chains of the wanted problems that lack any; each chain is scored once,
+    however often it was drawn.
+    """
     records: dict[tuple[int, tuple[str, ...]], dict[str, Any]] = {}
-    for number, chain in grown:
-        if chain.pieces:
-            asked = {name: value for name, value in problems[number].items() if name in ("id", "problem", "prompt")}
-            records[number, chain.pieces] = {**asked, "text": chain.text, "steps": chain.steps}
+    for number, chains in enumerate(chains_of):
+        asked = {name: value for name, value in problems[number].items() if name in ("id", "problem", "prompt")}
+        for chain in chains if wanted[number] else ():
+            if chain.pieces and len(chain.step_scores) < len(chain.pieces):
+                records[number, chain.pieces] = {**asked, "text": chain.text, "steps": chain.steps}
     found = dict(zip(records, scorer(list(records.values())), strict=True)) if records else {}
-    scored = []
-    for number, chain in grown:
-        steps = tuple(found.get((number, chain.pieces), ()))
-        score = aggregate(steps, how)
-        scored.append((number, replace(chain, step_scores=steps, score=-1.0 if score is None else score)))
-    return scored
+    for number, chains in enumerate(chains_of):
+        for place, chain in enumerate(chains):
+            if (number, chain.pieces) in found:
+                steps = tuple(found[number, chain.pieces])
+                score = aggregate(steps, how)
+                chains[place] = replace(chain, step_scores=steps, score=-1.0 if score is None else score)
 
 
 @contextlib.contextmanager

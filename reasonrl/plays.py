@@ -48,6 +48,17 @@ class PlayForm:
         """What begins a scene or a turn, behind a line feed."""
         return re.compile(rf"\n(?:(?P<heading_>(?i:{self.scene}))|{self.speaker})")
 
+    @cached_property
+    def places(self) -> tuple[int, int, int]:
+        """Which groups of `line` are the heading, the voice's name and the problem's number (0: there is none)."""
+        groups = self.line.groupindex
+        return groups["heading_"], groups["name"], groups.get("number", 0)
+
+    @cached_property
+    def marks(self) -> tuple[str, str, str, str]:
+        """The tags in the order of a sound play."""
+        return f"<{self.play}>", f"</{self.play}>", f"<{self.answer}>", f"</{self.answer}>"
+
 
 DEFAULT_FORM = PlayForm()
 
@@ -126,8 +137,9 @@ class Play(NamedTuple):
     def voices(self) -> dict[str, int]:
         """Turns by agent, in order of appearance."""
         counts: dict[str, int] = {}
-        for name, _, _, _ in self.turns:
-            counts[name or ""] = counts.get(name or "", 0) + 1
+        for turn in self.turns:
+            name = turn[0] or ""
+            counts[name] = counts.get(name, 0) + 1
         return {name: count for name, count in counts.items() if self.is_agent(name)}
 
     @property
@@ -147,7 +159,7 @@ def read_play(text: str, form: PlayForm = DEFAULT_FORM) -> Play:
     tags = _tags(text, form)
     body, answer = _parts(text, tags, form)
     prologue, *scenes = _scenes(text, *body, form)
-    said = tuple([turn for scene in (prologue, *scenes) for turn in scene.turns if turn.speaker is not None])
+    said = tuple([turn for scene in (prologue, *scenes) for turn in scene[2] if turn[0] is not None])
     return Play(text, tags, body, answer, tuple(scenes), prologue if prologue.turns else None, said, form)
 
 
@@ -184,6 +196,22 @@ def _without_think(text: str) -> str:
 
 
 def _tags(text: str, form: PlayForm) -> Tags:
+    """How the tags stand; where each stands once and in order, as nearly always, by five plain searches."""
+    opens, closes, asks, ends = form.marks
+    begin = text.find(opens)
+    stop = text.find(closes, begin)
+    ask = text.find(asks, stop)
+    end = text.find(ends, ask)
+    if 0 <= begin < stop < ask < end and sum(map(text.count, form.marks)) == 4:
+        play, answer = (form.play, begin + len(opens), stop), (form.answer, ask + len(asks), end)
+        around = text[:begin], text[stop + len(closes) : ask], text[end + len(ends) :]
+        outside = any([part and not part.isspace() for part in around])
+        return Tags(True, False, (play, answer), outside)
+    return _any_tags(text, form)
+
+
+def _any_tags(text: str, form: PlayForm) -> Tags:
+    """How the tags stand, whatever their number and order."""
     stack: list[tuple[str, int]] = []
     opened = {form.play: 0, form.answer: 0}
     blocks: list[tuple[str, int, int]] = []
@@ -245,17 +273,20 @@ def _scenes(text: str, start: int, end: int, form: PlayForm) -> list[Scene]:
     scenes: list[Scene] = []
     turns: list[Turn] = []
     title, problem, scene_start, speaker, said_from = "", None, start, None, 1
+    heading_at, name_at, number_at = form.places
     for found in form.line.finditer(body):
         stop, behind = found.span()
         said = body[said_from:stop].strip()
         if said or speaker is not None:
-            turns.append(Turn(speaker, said, said_from + shift, stop + shift))
-        heading, said_from = found["heading_"], behind
+            # What a `Turn(…)` calls, without the call: there are many turns.
+            turns.append(tuple.__new__(Turn, (speaker, said, said_from + shift, stop + shift)))
+        said_from = behind
+        heading = found[heading_at]
         if heading is None:
-            speaker = found["name"].rstrip()
+            speaker = found[name_at].rstrip()
             continue
         scenes.append(Scene(title, problem, tuple(turns), scene_start, stop + 1 + shift))
-        title, problem = heading.strip(), _problem_of(found, heading)
+        title, problem = heading.strip(), _problem_of(found[number_at] if number_at else None, heading, number_at > 0)
         turns, speaker, scene_start = [], None, stop + 1 + shift
     said = body[said_from:].strip()
     if said or speaker is not None:
@@ -264,9 +295,9 @@ def _scenes(text: str, start: int, end: int, form: PlayForm) -> list[Scene]:
     return scenes
 
 
-def _problem_of(line: re.Match[str], heading: str) -> int | None:
-    if "number" in line.re.groupindex:
-        return int(line["number"]) if line["number"] else None
+def _problem_of(number: str | None, heading: str, marked: bool) -> int | None:
+    if marked:
+        return int(number) if number else None
     found = _PROBLEM.search(heading)
     return None if found is None else int(found[1])
 

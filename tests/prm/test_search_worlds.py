@@ -7,7 +7,7 @@ import pytest
 from reasonrl.data_tools.worlds import get_world
 from reasonrl.data_tools.worlds.reflective import answer_of, gold_of, read_trace
 from reasonrl.errors import DataError
-from reasonrl.prm.search import SearchSettings, search_with
+from reasonrl.prm.search import Chain, SearchSettings, Wanted, search_with
 from reasonrl.prm.search_worlds import LawWriter, world_writer
 
 PROBLEMS = get_world("reflective").rows(150, split="test", operators=7)
@@ -45,6 +45,45 @@ def test_true_scores_find_the_answer_and_blind_ones_what_the_law_finds():
     assert alone + 0.15 < two < four
     assert four > 0.85
     assert share_right(sound, 4, 2) > 0.85
+
+
+def test_a_chain_is_scored_when_there_is_a_choice_and_at_the_end():
+    """The same chains as by scoring every line as it is written, for fewer solutions read."""
+    read = []
+
+    def counted(solutions):
+        read.append(len(solutions))
+        return sound(solutions)
+
+    rows = PROBLEMS[:60]
+    asked = settings(2)
+    found = search_with(LawWriter(rows, asked, 0, ARGS), counted, rows, asked)
+    greedy, everything = _scoring_all(rows, LawWriter(rows, asked, 0, ARGS))
+    assert [one.best.text for one in found] == greedy
+    assert sum(read) < 0.75 * everything
+    for one in found:
+        assert one.best.step_scores[-1] == one.best.score
+        assert len(one.best.step_scores) == len(one.best.pieces)
+    read.clear()
+    search_with(LawWriter(rows, settings(1), 0, ARGS), counted, rows, settings(1))
+    assert read == [len(rows)]  # without a choice the solutions alone
+
+
+def _scoring_all(rows, writer):
+    """Two candidates a line, the better kept, the first of equals; and how many distinct candidates there were."""
+    texts, read = [], 0
+    for number, row in enumerate(rows):
+        chain = Chain()
+        for step in range(24):
+            drawn = writer.write([Wanted(number, chain, step, 0, turn) for turn in range(2)])
+            chains = [one.chain for one in drawn]
+            read += len({one.text for one in chains})
+            truth = [sound([{**row, "text": one.text, "steps": one.steps}])[0][-1] for one in chains]
+            chain = chains[truth.index(max(truth))]
+            if chain.finished:
+                break
+        texts.append(chain.text)
+    return texts, read
 
 
 def test_lines_hang_on_the_seed_and_the_problem_alone():
