@@ -201,6 +201,8 @@ def content_hash(row: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(content.encode())
     for picture in pictures_of(row):
         known = picture.get("bytes") or picture.get("path") if isinstance(picture, Mapping) else picture
+        if isinstance(picture, Mapping) and picture.get("world") is not None:
+            known = json.dumps({**picture}, sort_keys=True)
         if isinstance(known, (bytes, str)):
             digest.update(known if isinstance(known, bytes) else known.encode())
         elif known is not None and hasattr(known, "tobytes"):

@@ -1,7 +1,8 @@
 """Pictures in rows: where they stand, how they are opened, and how they get into a conversation.
 
 A row has its pictures in `images` (a list, or one) or `image`: paths, PNG or JPEG bytes, PIL images, or what `datasets`
-makes of them (`{"bytes": …, "path": …}`). They stay as they are until a prompt is made.
+makes of them (`{"bytes": …, "path": …}`); or what a synthetic world draws them from (`{"world": …, …}`, the arguments
+of its `picture`). They stay as they are until a prompt is made.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def open_picture(picture: Any, owner: str = "?") -> Image:
     """A picture as PIL has it: in RGB, on white where it is transparent.
 
     Args:
-        picture: a path, bytes, a PIL image, or a mapping with `bytes` or `path`.
+        picture: a path, bytes, a PIL image, or a mapping with `bytes`, `path`, or `world` and what it draws from.
         owner: id of its row, for messages.
 
     Raises:
@@ -77,6 +78,8 @@ def _find(picture: Any, owner: str) -> Image:
 
     if isinstance(picture, images.Image):
         return picture
+    if isinstance(picture, Mapping) and picture.get("world") is not None:
+        return _drawn(picture, owner)
     if isinstance(picture, Mapping):
         picture = picture.get("bytes") or picture.get("path")
     try:
@@ -93,6 +96,22 @@ def _find(picture: Any, owner: str) -> Image:
     raise DataError(
         f"row {owner}: a picture is a {type(picture).__name__} -> give a path, bytes of a PNG or JPEG, or a PIL image"
     )
+
+
+def _drawn(drawing: Mapping[str, Any], owner: str) -> Image:
+    from reasonrl.data_tools.worlds import get_world
+
+    name, given = str(drawing["world"]), {key: value for key, value in drawing.items() if key != "world"}
+    draw = getattr(get_world(name), "picture", None)
+    try:
+        if draw is None:
+            raise TypeError("it draws none")
+        drawn: Image = draw(**given)
+    except TypeError as problem:
+        raise DataError(
+            f"row {owner}: a picture of the world {name!r} from {given}: {problem} -> mend the row"
+        ) from problem
+    return drawn
 
 
 def with_pictures(

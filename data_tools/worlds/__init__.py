@@ -14,6 +14,8 @@ from reasonrl.data_tools.worlds.arithmetic import ArithmeticWorld
 from reasonrl.data_tools.worlds.big_integers import BigIntegerWorld
 from reasonrl.data_tools.worlds.compound_chain import CompoundChainWorld
 from reasonrl.data_tools.worlds.compound_reader import measure as measure_compound_chain
+from reasonrl.data_tools.worlds.grid import GridWorld
+from reasonrl.data_tools.worlds.grid_figures import measure as measure_grid
 from reasonrl.data_tools.worlds.reflective import ReflectiveWorld
 from reasonrl.data_tools.worlds.reflective_figures import measure as measure_reflective
 from reasonrl.data_tools.worlds.visual import VisualWorld
@@ -34,6 +36,7 @@ BUILT_IN: dict[str, Callable[[], Any]] = {
     "arithmetic": ArithmeticWorld,
     "big_integers": BigIntegerWorld,
     "compound_chain": CompoundChainWorld,
+    "grid": GridWorld,
     "reflective": ReflectiveWorld,
     "visual": VisualWorld,
     "worksheet": WorksheetWorld,
@@ -43,6 +46,7 @@ Measure = Callable[..., Any]
 """From rows to figures by name; or to a pair, the figures and what they would be if all were as the world has it."""
 MEASURES: dict[str, Measure] = {
     "compound_chain": measure_compound_chain,
+    "grid": measure_grid,
     "reflective": measure_reflective,
     "worksheet": measure_worksheet,
 }
@@ -65,6 +69,7 @@ __all__ = [
     "ArithmeticWorld",
     "BigIntegerWorld",
     "CompoundChainWorld",
+    "GridWorld",
     "ReflectiveWorld",
     "VisualWorld",
     "WorksheetWorld",

@@ -130,6 +130,9 @@ WORLDS: dict[str, frozenset[str]] = {
         }
     ),
     "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),
+    "grid": frozenset(
+        {"mix", "operands", "misread", "needless", "recompute", "halves", "backward", "noise", "contrast"}
+    ),
     "worksheet": frozenset({"slip", "room", "messages", "copies"}),
 }
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from reasonrl.rollout.quick_patches import quick_patches
+
 if TYPE_CHECKING:
     import torch
 
@@ -55,6 +57,7 @@ class ImageReader:
         self._kept: OrderedDict[tuple[bytes, ...], tuple[Features, dict[str, tuple[int, ...]]]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        self._quick = quick_patches(processor)
         #: Times that images were processed.
         self.reads = 0
 
@@ -64,6 +67,13 @@ class ImageReader:
             if digests in self._kept:
                 self._kept.move_to_end(digests)
                 return self._kept[digests][0]
+            quick = self._quick.read(images) if self._quick is not None else None
+            if quick is not None:
+                self.reads += 1
+                square = int(self.processor.image_processor.merge_size) ** 2
+                features = Features(quick, int(quick["image_grid_thw"].prod(dim=1).sum()) // square)
+                self._keep(digests, features)
+                return features
             return self._process(placeholder_text(self.processor, len(images)), images, digests, {})[0]
 
     def prompt_ids(

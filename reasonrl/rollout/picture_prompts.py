@@ -44,6 +44,8 @@ class PicturePrompts:
             )
         self.processor, self.reader = processor, reader_of(processor)
         self._tokens: dict[tuple[int, int], int] = {}
+        self._spliced: dict[tuple[tuple[int, int], ...], bool] = {}
+        self._stand_ins: dict[tuple[int, int], list[int]] = {}
 
     def prompt(self, row: Mapping[str, Any]) -> Prompt:
         """A row's prompt: its `prompt` (messages) with its pictures in their places.
@@ -59,6 +61,49 @@ class PicturePrompts:
         digests = tuple(image_digest(image) for image in images)
         ids, _ = self.reader.prompt_ids(text, images, digests, self._options(text))
         return Prompt(ids, images)
+
+    def prompt_ids(self, row: Mapping[str, Any]) -> list[int]:
+        """The ids of a row's prompt alone: they hang on its pictures' sizes only, so no pixel is processed; raises
+        DataError as `prompt`.
+        """
+        text, pictures = self._text(row, pictures_of(row))
+        if not pictures:
+            return self._encode(text)
+        sizes = tuple(size_of(picture, str(row.get("id", "?"))) for picture in pictures)
+        if sizes in self._spliced:
+            return self._splice(text, sizes) if self._spliced[sizes] else self._by_processor(text, sizes)
+        # Whether a processor writes each picture's tokens in its placeholder's place, is seen by the first prompt.
+        ids = self._by_processor(text, sizes)
+        self._spliced[sizes] = self._splice(text, sizes) == ids
+        return ids
+
+    def _by_processor(self, text: str, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        from PIL import Image
+
+        blank = [Image.new("RGB", size) for size in sizes]
+        made = self.processor(text=[text], images=[blank], **self._options(text))
+        return [int(token) for token in made["input_ids"][0]]
+
+    def _splice(self, text: str, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        mark = placeholder_text(self.processor, 1)
+        parts = text.split(mark)
+        ids = self._encode(text)
+        sign = self.processor.tokenizer(mark, add_special_tokens=False)["input_ids"]
+        if len(sign) != 1 or ids.count(sign[0]) != len(sizes) or len(parts) != len(sizes) + 1:
+            return []
+        found, left = [], list(sizes)
+        for token in ids:
+            found += self._stand_in(left.pop(0)) if token == sign[0] else [token]
+        return found
+
+    def _stand_in(self, size: tuple[int, int]) -> list[int]:
+        if size not in self._stand_ins:
+            from PIL import Image
+
+            mark = placeholder_text(self.processor, 1)
+            made = self.processor(text=[mark], images=[[Image.new("RGB", size)]], add_special_tokens=False)
+            self._stand_ins[size] = [int(token) for token in made["input_ids"][0]]
+        return self._stand_ins[size]
 
     def ordered(self, row: Mapping[str, Any]) -> list[Any]:
         """A row's pictures, unopened, in the order of their places; raises DataError as `prompt`."""

@@ -66,6 +66,35 @@ def completion_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], promp
     return solution + end
 
 
+def learnt(
+    tokenizer: Any, text: str, solution: str, ids: Sequence[int], masked: Sequence[Sequence[int]]
+) -> Sequence[int]:
+    """Labels of a completion: its ids, and -100 for each token that has a character of a masked span.
+
+    Args:
+        tokenizer: a fast one, where anything is masked.
+        text: the completion, which holds the solution.
+        solution: as the row has it.
+        ids: of `text`.
+        masked: spans [start, end) in characters of `solution`.
+
+    Raises:
+        DataError: a span does not lie within the solution, or the chat template changes the solution.
+    """
+    if not masked:
+        return ids
+    start = text.find(solution)
+    spans = [(int(span[0]), int(span[1])) for span in masked]
+    if start < 0 or any(not 0 <= first < end <= len(solution) for first, end in spans):
+        why = "the chat template changes the solution" if start < 0 else f"a solution of {len(solution)} characters"
+        raise DataError(f"sft: masked = {[list(span) for span in spans]}: {why} -> spans [start, end) within it")
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [
+        IGNORED if any(left < start + end and right > start + first for first, end in spans) else token
+        for token, (left, right) in zip(ids, offsets, strict=True)
+    ]
+
+
 def build_examples(
     rows: Sequence[Mapping[str, Any]],
     tokenizer: Any,
@@ -80,7 +109,8 @@ def build_examples(
     """Tokenize prompt and completion apart, so that the prompt's tokens are those a rollout starts from.
 
     Args:
-        rows: each with a `solution`.
+        rows: each with a `solution`, and perhaps `masked`: spans [start, end) of its characters, whose tokens the
+            loss leaves out.
         tokenizer: the model's.
         messages_of, render, prompt_ids: the one path from a row to its prompt, text and tokens.
         max_length: longest example in tokens; longer ones are dropped and counted, never cut.
@@ -96,20 +126,24 @@ def build_examples(
         for row, messages in zip(rows, prompts, strict=True)
     ]
     completions = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    taught = [
+        learnt(tokenizer, text, str(row["solution"]), ids, row.get("masked") or ())
+        for row, text, ids in zip(rows, texts, completions, strict=True)
+    ]
     examples: list[dict[str, Any]] = []
     too_long = 0
-    for row, messages, completion in zip(rows, prompts, completions, strict=True):
+    for row, messages, completion, labels_of in zip(rows, prompts, completions, taught, strict=True):
         images: dict[str, Any] = {}
         if pictures is None:
             prompt = prompt_ids(tokenizer, messages)
         else:
             asked = {**row, "prompt": messages}
-            prompt, images = list(pictures.prompt(asked).ids), {"pictures": pictures.ordered(asked) or None}
+            prompt, images = pictures.prompt_ids(asked), {"pictures": pictures.ordered(asked) or None}
         ids = [*prompt, *completion]
         if max_length is not None and len(ids) > max_length:
             too_long += 1
             continue
-        labels = [*([IGNORED] * len(prompt) if completion_only_loss else prompt), *completion]
+        labels = [*([IGNORED] * len(prompt) if completion_only_loss else prompt), *labels_of]
         examples.append({"input_ids": ids, "labels": labels, **images})
     if not examples:
         raise DataError(f"sft: none of {len(rows)} rows fits into max_length = {max_length} tokens -> raise it")
