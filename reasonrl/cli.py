@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ def main() -> None:
 @click.option("--print-config", is_flag=True, help="Print the composed recipe, each value with its origin, and stop.")
 @click.option("--dry-run", is_flag=True, help="Go through every stage without training; writes nothing.")
 @click.option("--study", metavar="NAME", help="Run every arm and seed of a study, and compare them.")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="With --study: runs at a time (default: 1).")
 @click.option("--arm", metavar="NAME", help="Lay one of the recipe's arms over it.")
 @click.option(
     "--restart-stage", "restart_stages", metavar="NAME", multiple=True, help="Start a stage over; repeatable."
@@ -43,6 +43,7 @@ def train(
     print_config: bool,
     dry_run: bool,
     study: str | None,
+    jobs: int | None,
     arm: str | None,
     restart_stages: tuple[str, ...],
     must_train: bool,
@@ -53,14 +54,19 @@ def train(
     """
     if study is not None and arm is not None:
         raise click.UsageError("--study runs the arms it names: give --study or --arm, not both")
+    if jobs is not None and study is None:
+        raise click.UsageError("--jobs is how many runs of a study go at a time: give --study NAME with it")
     if study is not None and not print_config:
         from reasonrl.recipe import load_recipe
 
         load_recipe(recipe, overrides)  # a bad recipe is refused before anything heavy is imported
-        _say_progress()
+        from reasonrl.pipeline.progress import logs_to_terminal
+
+        logs_to_terminal()
         from reasonrl.pipeline import run_study
 
-        run_study(recipe, study, overrides, dry_run=dry_run, restart_stages=restart_stages, say=click.echo)
+        options = {"dry_run": dry_run, "restart_stages": restart_stages, "jobs": jobs or 1}
+        run_study(recipe, study, overrides, say=click.echo, **options)  # type: ignore[arg-type]
         return
     from reasonrl.recipe import load_recipe
 
@@ -70,26 +76,11 @@ def train(
 
         click.echo(render(resolved), nl=False)
         return
-    _say_progress()
     from reasonrl import pipeline
+    from reasonrl.pipeline.progress import logs_to_terminal
 
+    logs_to_terminal()
     pipeline.train(resolved, dry_run=dry_run, must_train=must_train, restart_stages=restart_stages, say=click.echo)
-
-
-def _say_progress() -> None:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_not_said_already)
-
-
-def _not_said_already(record: logging.LogRecord) -> bool:
-    """Whether no library further down has a handler of its own that has written this record to the terminal."""
-    logger: logging.Logger | None = logging.getLogger(record.name)
-    while logger is not None and logger is not logging.getLogger():
-        if any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
-            return False
-        logger = logger.parent
-    return True
 
 
 @main.command(options_metavar="[OPTIONS]")

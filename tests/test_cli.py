@@ -167,8 +167,8 @@ def test_a_report_of_a_half_done_run(tmp_path):
 def test_a_library_that_writes_its_own_warnings_is_not_repeated(tmp_path):
     code = (
         "import logging\n"
-        "from reasonrl.cli import _say_progress\n"
-        "_say_progress()\n"
+        "from reasonrl.pipeline.progress import logs_to_terminal\n"
+        "logs_to_terminal()\n"
         "library = logging.getLogger('loud')\n"
         "library.addHandler(logging.StreamHandler())\n"
         "logging.getLogger('loud.inner').warning('once')\n"

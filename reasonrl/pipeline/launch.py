@@ -38,6 +38,8 @@ LOG = "launch.log"
 FAILURE = "failure.rank"
 TAIL_LINES = 30
 POLL = 0.1
+CORES = "REASONRL_CORES"
+"""Set for the runs of a study that run at once, where the user has not set OMP_NUM_THREADS: how many each has."""
 _running: list[subprocess.Popen[str]] = []
 
 
@@ -244,12 +246,18 @@ def worker_environment(
     if not torch.cuda.is_available():
         # Told to use the CPU, accelerate would leave DeepSpeed out, which finds it by itself.
         environment |= {"DS_ACCELERATOR": "cpu"} if deepspeed else {"ACCELERATE_USE_CPU": "true"}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    if CORES in environment:  # a study's share, from which its number of threads is ours too, not the user's
+        environment["OMP_NUM_THREADS"] = str(max(1, int(environment[CORES]) // processes))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     interface = interface_of(address) if address else None
     if interface is not None:
         environment.setdefault("GLOO_SOCKET_IFNAME", interface)
     return environment | dict(variables or {})
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def kill_children() -> None:

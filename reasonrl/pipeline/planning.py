@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
@@ -76,21 +77,44 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Peers:
-    """Finished runs of the same study, whose stages may be shared, in order."""
+    """Runs of the same study, whose finished stages may be shared.
+
+    Attributes:
+        runs: in order; the first that has a fitting stage is taken.
+        sources: by stage name, the one folder it may be shared from or stay linked to, decided beforehand; stages that
+            are not named share nothing. None: `runs` are looked through.
+    """
 
     runs: tuple[RunDirectory, ...] = ()
+    sources: Mapping[str, Path] | None = None
 
     def find(self, identity: StageIdentity) -> tuple[StageDirectory, DoneRecord] | None:
         """The first finished stage of equal key and extensible fields that holds its own result."""
-        for run in self.runs:
-            directory = run.stage(identity.name)
-            done = _done_or_none(directory)
+        for directory in self._places(identity.name):
+            done = done_or_none(directory)
             if done is None or done.shared_from is not None:
                 continue
             made = done.stage.identity
             if made.key == identity.key and made.extensible == identity.extensible:
                 return directory, done
         return None
+
+    def linked_product(self, name: str, folder: Path) -> str | None:
+        """The product in `folder`, which stage `name` is linked to; None if there is none, or it is not to be used."""
+        if self.sources is not None and not (name in self.sources and same_path(self.sources[name], folder)):
+            return None
+        done = done_or_none(StageDirectory(folder))
+        return None if done is None else done.product
+
+    def _places(self, name: str) -> list[StageDirectory]:
+        if self.sources is None:
+            return [run.stage(name) for run in self.runs]
+        return [StageDirectory(self.sources[name])] if name in self.sources else []
+
+
+def same_path(one: Path, other: Path) -> bool:
+    """Whether two absolute paths are the same but for `.` and `..` in them."""
+    return os.path.normpath(one) == os.path.normpath(other)
 
 
 def plan_run(
@@ -206,14 +230,15 @@ def _decide_linked(stage: PlannedStage, done: DoneRecord, restart: bool, peers: 
     """A link is kept while it fits and its source is as it was; else it is dropped, which loses nothing."""
     assert done.shared_from is not None
     made = done.stage.identity
-    source = _done_or_none(StageDirectory(done.shared_from))
+    product = peers.linked_product(stage.name, done.shared_from)
     fits = made.key == stage.identity.key and growth(made.extensible, stage.identity.extensible) is Growth.EQUAL
-    if fits and not restart and source is not None and source.product == done.product:
+    if fits and not restart and product == done.product:
         return replace(stage, action=Action.SKIP, done=done, attempt=done.stage.attempt)
     return _start_or_share(replace(stage, attempt=done.stage.attempt + 1, drop_link=True), peers)
 
 
-def _done_or_none(directory: StageDirectory) -> DoneRecord | None:
+def done_or_none(directory: StageDirectory) -> DoneRecord | None:
+    """The record of a finished stage; None if it is not finished, or torn."""
     try:
         return directory.read_done()
     except RunError:

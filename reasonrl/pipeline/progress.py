@@ -90,6 +90,23 @@ def logs_said(say: Callable[[str], None]) -> Iterator[None]:
         logger.level, logger.propagate = before
 
 
+def logs_to_terminal() -> None:
+    """Let what is logged as a warning or worse reach the terminal as a plain line, once."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_not_said_already)
+
+
+def _not_said_already(record: logging.LogRecord) -> bool:
+    """Whether no library further down has a handler of its own that has written this record to the terminal."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger is not logging.getLogger():
+        if any(isinstance(handler, logging.StreamHandler) for handler in logger.handlers):
+            return False
+        logger = logger.parent
+    return True
+
+
 def duration(seconds: float) -> str:
     """Seconds in words a person reads at a glance: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     if seconds < 10:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,7 @@ def train(
     stop: StopFlag | None = None,
     must_train: bool = False,
     shown: dict[str, str] | None = None,
+    sources: Mapping[str, Path] | None = None,
 ) -> RunSummary:
     """Run a recipe, or carry on with what its run directory holds.
 
@@ -94,6 +95,7 @@ def train(
         stop: set when this run is asked to stop; a study has one for all its runs.
         must_train: a run whose stages are all done already is an error.
         shown: of a study's dry run, the stages that earlier runs have shown (`dry_run.rehearse`).
+        sources: in place of `peers`, the one stage folder that each stage may be shared from (`planning.Peers`).
 
     Raises RunError (nothing was started), Interrupted (asked to stop; everything is saved), StageFailed, or what a
     stage raised.
@@ -111,7 +113,7 @@ def train(
             seed=resolved.recipe.seed,
             base_directory=resolved.path.parent.absolute(),
             restart=restart_stages,
-            peers=Peers(tuple(RunDirectory(path) for path in peers)),
+            peers=Peers(tuple(RunDirectory(path) for path in peers), sources),
         )
 
     if dry_run:

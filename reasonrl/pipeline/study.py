@@ -1,4 +1,4 @@
-"""A study: every arm with every seed, one after the other, equal stages made once, and one table over all of it."""
+"""A study: every arm with every seed, one after the other or several at once, equal stages made once, and one table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasonrl.errors import Problem, RecipeError
+from reasonrl.errors import Problem, RecipeError, RunError
 from reasonrl.pipeline.runner import RunSummary, Say, resume_command, train
 from reasonrl.pipeline.signals import StopFlag, stop_on_signals
 
@@ -26,7 +26,7 @@ class StudySummary:
 
     Attributes:
         directory: `<output>/<study>`; holds one run directory per arm and seed, and the comparison.
-        runs: by (arm, seed), in the order they ran.
+        runs: by (arm, seed), in the study's order.
         tables: files of the comparison; empty if the recipe evaluates nothing.
     """
 
@@ -44,6 +44,7 @@ def run_study(
     restart_stages: Sequence[str] = (),
     say: Say | None = None,
     command: str | None = None,
+    jobs: int = 1,
 ) -> StudySummary:
     """Run every arm with every seed of a study into `<output>/<study>/<arm>-seed<k>`, and compare them.
 
@@ -55,11 +56,16 @@ def run_study(
         study: a key of the recipe's `studies`.
         overrides: `a.b=c` tokens; they win over the arms.
         dry_run, restart_stages, say, command: as for `train`, for each run.
+        jobs: runs at a time. Above 1 each is a process of its own, with its share of the cores and GPUs, which starts
+            once the stages it shares are done; its lines are led by its name. A dry run goes through them in turn.
 
-    Raises RecipeError if the study is not there; otherwise what `train` raises.
+    Raises RecipeError if the study is not there; otherwise what `train` raises, or of several at a time StageFailed
+    naming the run.
     """
     from reasonrl.recipe import load_recipe, load_runs
 
+    if jobs < 1:
+        raise RunError(f"jobs: is {jobs}; allowed: 1 (one run after the other) or more")
     say = say or _log.info
     command = command or resume_command(sys.argv)
     recipe = load_recipe(path, overrides).recipe
@@ -68,6 +74,29 @@ def run_study(
     plan = recipe.studies[study]
     directory = Path(recipe.output).expanduser().absolute() / study
     resolved = load_runs(path, overrides, [(arm, seed) for arm in plan.arms for seed in plan.seeds])
+    if dry_run or min(jobs, len(resolved)) == 1:
+        runs = _in_turn(resolved, directory, study, restart_stages, say, command, dry_run)
+    else:
+        from reasonrl.pipeline.study_jobs import run_side_by_side
+        from reasonrl.pipeline.study_plan import plan_study
+
+        planned = plan_study(resolved, directory, restart_stages)
+        runs = run_side_by_side(
+            planned, min(jobs, len(resolved)), study=study, restart_stages=restart_stages, say=say, command=command
+        )
+    return StudySummary(directory, runs, () if dry_run else _compare(directory, study, resolved, runs, say))
+
+
+def _in_turn(
+    resolved: Mapping[tuple[str, int], ResolvedRecipe],
+    directory: Path,
+    study: str,
+    restart_stages: Sequence[str],
+    say: Say,
+    command: str,
+    dry_run: bool,
+) -> dict[tuple[str, int], RunSummary]:
+    """All runs in this process, one after the other."""
     runs: dict[tuple[str, int], RunSummary] = {}
     shown: dict[str, str] = {}
     stop = StopFlag()
@@ -87,7 +116,7 @@ def run_study(
                 stop=stop,
                 shown=shown,
             )
-    return StudySummary(directory, runs, () if dry_run else _compare(directory, study, resolved, runs, say))
+    return runs
 
 
 def _no_study(study: str, known: tuple[str, ...], path: str | Path) -> Problem:

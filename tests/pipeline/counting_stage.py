@@ -3,7 +3,8 @@
 What it makes depends on its learning rate, its seed and its input model, as a training's weights do. Environment
 variables make it misbehave: COUNT_SLEEP (seconds a step), COUNT_HANG_AT (sleep for good in that step), COUNT_KILL_AT
 (kill -9 in that step), COUNT_FAIL_AT (raise in that step), COUNT_DEAF (never asks whether to stop), COUNT_QUIET (prints
-nothing), COUNT_LOG (a file that gets one line per step actually done).
+nothing), COUNT_LOG (a file that gets one line per step actually done), COUNT_HOLD (`RUN STAGE FILE`: that stage of that
+run waits for the file), COUNT_IN (the run that COUNT_FAIL_AT and COUNT_KILL_AT are meant for; default every one).
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ from reasonrl.pipeline.context import StageContext, StageResult
 
 def _number(name: str) -> float:
     return float(os.environ.get(name, "0"))
+
+
+def _is_meant(context) -> bool:
+    return os.environ.get("COUNT_IN", context.run_directory.name) == context.run_directory.name
+
+
+def _hold(context) -> None:
+    run, stage, file = os.environ.get("COUNT_HOLD", "- - -").split(" ", 2)
+    while (run, stage) == (context.run_directory.name, context.name) and not Path(file).exists():
+        context.raise_if_stopping()
+        time.sleep(0.02)
 
 
 def _weights(config, context) -> str:
@@ -56,11 +68,12 @@ def run(config, context: StageContext) -> StageResult:
     while step < config.max_steps:
         if "COUNT_DEAF" not in os.environ:
             context.raise_if_stopping()
+        _hold(context)
         step += 1
         time.sleep(3600 if step == _number("COUNT_HANG_AT") else _number("COUNT_SLEEP"))
-        if step == _number("COUNT_KILL_AT"):
+        if step == _number("COUNT_KILL_AT") and _is_meant(context):
             os.kill(os.getpid(), signal.SIGKILL)
-        if step == _number("COUNT_FAIL_AT"):
+        if step == _number("COUNT_FAIL_AT") and _is_meant(context):
             raise ValueError(f"step {step} went wrong on rank {context.rank}")
         weights = hashlib.sha256(f"{weights} {step} {_reduced(context)}".encode()).hexdigest()
         if context.is_main:

@@ -1,4 +1,6 @@
-"""A stand-in for the command line in tests: `python drive.py RECIPE [--restart-stage NAME] [--study NAME] [a.b=c …]`.
+"""A stand-in for the command line in tests: `python drive.py RECIPE [OPTION VALUE …] [--dry-run] [a.b=c …]`.
+
+Options: --restart-stage NAME, --study NAME, --jobs N.
 
 DIE_AT names a moment at which the process is killed with SIGKILL: `part:FILE` with half of FILE's temporary written,
 `before:FILE` with all of it written but not renamed, `after:FILE` right after the rename.
@@ -44,7 +46,7 @@ def main() -> int:
     from reasonrl.recipe import load_recipe
 
     words = sys.argv[1:]
-    options: dict[str, list[str]] = {"--restart-stage": [], "--study": []}
+    options: dict[str, list[str]] = {"--restart-stage": [], "--study": [], "--jobs": []}
     while any(word in options for word in words):
         at = next(index for index, word in enumerate(words) if word in options)
         options[words[at]].append(words[at + 1])
@@ -60,7 +62,10 @@ def main() -> int:
     try:
         restart = options["--restart-stage"]
         if options["--study"]:
-            run_study(words[0], options["--study"][0], words[1:], dry_run=dry, restart_stages=restart, say=say)
+            jobs = int(options["--jobs"][0]) if options["--jobs"] else 1
+            run_study(
+                words[0], options["--study"][0], words[1:], dry_run=dry, restart_stages=restart, say=say, jobs=jobs
+            )
         else:
             train(load_recipe(words[0], words[1:]), dry_run=dry, restart_stages=restart, say=say)
     except ReasonRLError as error:
