@@ -181,9 +181,9 @@ class PPOStage(TrainingStage):
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = [*batch_problems(given), *overlap_problems(given), *lora_problems(given), *streaming_problems(given)]
-        issues += [*option_problems(given), *advantage_problems(given), *sampling_problems(given)]
-        issues += [*process_reward_problems(given), *schedule_problems(given)]
+        issues = [*super().cross_checks(given), *batch_problems(given), *overlap_problems(given), *lora_problems(given)]
+        issues += [*streaming_problems(given), *option_problems(given), *advantage_problems(given)]
+        issues += [*sampling_problems(given), *process_reward_problems(given), *schedule_problems(given)]
         if "eval_data" in given and given["eval_data"] is None:
             for key, idle in (
                 ("eval_steps", None),

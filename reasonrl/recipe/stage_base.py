@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from reasonrl.recipe.fields import Config
+from reasonrl.recipe.fields import Config, Issue
 from reasonrl.recipe.launching import LaunchConfig
 from reasonrl.recipe.trl_args import split_trl_args
 
@@ -49,3 +50,16 @@ class TrainingStage(Stage):
     @classmethod
     def prepare(cls, raw: dict[str, Any]) -> dict[str, Any]:
         return split_trl_args(cls.trl_config, raw, cls.model_fields)
+
+    @classmethod
+    def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
+        """A field of the stage that stands among TRL's arguments would go past what the stage checks and counts."""
+        passed = given.get("trl_args")
+        return [
+            *super().cross_checks(given),
+            *(
+                Issue("trl_args", f"holds {name}, which is a field of the stage itself", f"write {name} beside kind")
+                for name in (passed if isinstance(passed, Mapping) else ())
+                if name in cls.model_fields
+            ),
+        ]

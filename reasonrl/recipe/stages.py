@@ -80,6 +80,7 @@ class SFTStage(DataTraining, TrainingStage):
     gradient_accumulation_steps: Count = 1
     max_length: Count | None = None
     packing: Flag = False
+    padding_free: Annotated[Flag, OPERATIONAL] = True
     completion_only_loss: Flag = True
     max_cpu_seconds: Seconds | None = None
     trl_args: Annotated[dict[str, Any], AfterValidator(lambda args: check_trl_args("SFTConfig", args))] = Field(

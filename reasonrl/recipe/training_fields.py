@@ -60,7 +60,7 @@ class DataTraining(Stage):
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
-        issues = [*lora_problems(given)]
+        issues = [*super().cross_checks(given), *lora_problems(given)]
         if given.get("max_steps") is not None and given.get("num_train_epochs") is not None:
             steps, epochs = given["max_steps"], given["num_train_epochs"]
             message = f"max_steps ({steps}) and num_train_epochs ({epochs}) both say how long to train"

@@ -511,6 +511,11 @@ TRL = [
     line("an optimizer nobody knows", "optim: adamww", "is 'adamww'; allowed: adamw_torch"),
     line("an argument we set", "output_dir: here", "is set by the library", "set output at the top level"),
     line("an argument with no effect here", "label_smoothing_factor: 0.1", "the loss is PPO's"),
+    line(
+        "a field of the stage as TRL's",
+        "trl_args: {learning_rate: 1.0}",
+        "stages.rl.trl_args: holds learning_rate",
+    ),
     line("a batch in TRL's words", "per_device_train_batch_size: 4", "prompts_per_step x num_generations"),
 ]
 STUDIES = [

@@ -41,6 +41,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     from trl import SFTTrainer
 
     from reasonrl.trainers.checkpoint_names import LoadsByNames
+    from reasonrl.trainers.padding_free import PaddingFree
     from reasonrl.trainers.picture_collator import PictureCollator
     from reasonrl.trainers.sft import SFTCallback
     from reasonrl.trainers.zero import ready_for_deepspeed
@@ -64,7 +65,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         output, watch.line, context.should_stop, context.cpu_seconds, budget, config.save_total_limit
     )
     torch.manual_seed(context.seed)  # of an adapter's start
-    trainer = type("SFTTrainer", (LoadsByNames, SFTTrainer), {})(
+    trainer = type("SFTTrainer", (PaddingFree, LoadsByNames, SFTTrainer), {})(
         model=model,
         args=_arguments(config, context, output, held_out is not None, pictured=reader is not None),
         train_dataset=Dataset.from_list(examples.rows),
@@ -74,6 +75,8 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         callbacks=[callback],
         **adapter,
     )
+    packed = config.padding_free and reader is None and not config.packing
+    packed = packed and trainer.drop_padding(model, tokenizer, half=config.bf16) is None
     train_or_resume(trainer, callback, watch, context, output, config.save_total_limit)
     saved = tokenizer if reader is None else reader.processor
     export_policy(trainer, saved, context.directory, context.model_of(config.model), Lora.of(config.lora))
@@ -85,6 +88,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
             "examples": len(examples.rows),
             "examples_too_long": examples.too_long,
             "tokens": examples.tokens,
+            "padding_free": float(packed),
         },
         checkpoints=complete_checkpoints(output),
     )
