@@ -31,6 +31,8 @@ ROOM = 54
 """Characters of an answer, its end included: about seven operations."""
 LINE = 10
 """Characters of the last line, with the sign before it and the end after it."""
+LONGEST = 3
+"""Operations of a part, at most."""
 SLIP = 0.03
 """Share of operations that are worked wrongly."""
 PATTERN = r"#[Aa](\d)[Bb](\d)[Cc](\d)[Dd](\d)\Z"
@@ -86,11 +88,11 @@ def result(value: int, operation: Operation) -> int:
     return (value + number if sign == "+" else value * number) % MODULUS
 
 
-def draw_sheet(draw: random.Random) -> Sheet:
-    """A random problem: parts of one to three operations, four to twelve in all."""
+def draw_sheet(draw: random.Random, longest: int = LONGEST) -> Sheet:
+    """A random problem: parts of one to three operations (to `longest`), four to twelve in all."""
     chains = []
     for _ in PARTS:
-        operations = tuple((draw.choice("+*"), draw.randrange(1, MODULUS)) for _ in range(draw.randint(1, 3)))
+        operations = tuple((draw.choice("+*"), draw.randrange(1, MODULUS)) for _ in range(draw.randint(1, longest)))
         chains.append((draw.randrange(MODULUS), operations))
     return Sheet(tuple(chains))
 
@@ -215,6 +217,7 @@ class WorksheetWorld:
         room: int = ROOM,
         messages: Sequence[int] | None = None,
         copies: float = 0.0,
+        longest: int = LONGEST,
     ) -> list[dict[str, Any]]:
         """Write `n` problems.
 
@@ -227,6 +230,7 @@ class WorksheetWorld:
             messages: [fewest, most] messages of the law that stand in the prompt; None asks the bare problem. The
                 solution does not use them, but for `copies`.
             copies: share of guesses that are copied from one of them.
+            longest: operations of a part at most, 1 to 3; fewer than 3 make a drill, whose solutions work all parts.
 
         Returns:
             Rows with `id`, `problem`, `answer` (four digits), `solution`, `difficulty` (operations), and `prompt` where
@@ -236,11 +240,13 @@ class WorksheetWorld:
             DataError: an argument is out of range, or the split has fewer distinct problems than asked for.
         """
         _check(n, split, slip, room, messages, copies)
+        if type(longest) is not int or not 1 <= longest <= LONGEST:
+            raise DataError(f"worksheet: longest = {longest!r}, allowed are 1 to {LONGEST} operations a part")
         draw = random.Random(f"worksheet/{split}/{seed}")
         rows: list[dict[str, Any]] = []
         seen: set[str] = set()
         while len(rows) < n:
-            sheet = draw_sheet(draw)
+            sheet = draw_sheet(draw, longest)
             if split_of(sheet.text) != split or (split != "train" and sheet.text in seen):
                 continue
             seen.add(sheet.text)

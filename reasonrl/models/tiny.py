@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import ModelError
-from reasonrl.models.tiny_vision import VISION_CHAT_TEMPLATE, VISION_SIZES, build_processor, build_vision_model
+from reasonrl.models.tiny_vision import (
+    VISION_CHAT_TEMPLATE,
+    VISION_SIZES,
+    build_processor,
+    build_vision_model,
+    spread_of,
+)
 from reasonrl.models.tiny_vision_kinds import (
     IDEFICS_CHAT_TEMPLATE,
     IDEFICS_SIZES,
@@ -44,8 +50,14 @@ DEFAULT_SIZES: dict[str, int] = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "max_position_embeddings": 4096,
+    "spread_by_width": 0,
     "seed": 0,
 }
+
+#: Sizes that are switches, 0 or 1. `spread_by_width` starts from weights whose standard deviation is the width's to the
+#: power -1/2 (0.088 for 128), not 0.02: attention then tells places apart at once, and looking values up by their
+#: place, which takes hundreds of steps to begin from 0.02, is learnt in tens.
+SWITCHES = frozenset({"spread_by_width"})
 
 #: Tiny architectures, with their sizes.
 ARCHITECTURES = {
@@ -102,7 +114,7 @@ def parse_tiny(name: str) -> dict[str, int]:
             raise ModelError(f"model: {name!r} sets an unknown size {key!r} -> {hint}")
         if not (value.isascii() and value.isdigit()):
             raise ModelError(f"model: {name!r} sets {key}={value!r}, which is not a whole number")
-        least, most = (0, 2**63 - 1) if key == "seed" else (1, 2**31 - 1)
+        least, most = (0, 2**63 - 1) if key == "seed" else (0, 1) if key in SWITCHES else (1, 2**31 - 1)
         if not least <= int(value) <= most:
             raise ModelError(f"model: {name!r} sets {key}={value}, allowed are {least} to {most}")
         sizes[key] = int(value)
@@ -180,6 +192,7 @@ def build_tiny(name: str, directory: Path) -> Path:
 def _build_qwen2(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Any:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    spread = spread_of(sizes["hidden_size"]) if sizes["spread_by_width"] else 0.02
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         tie_word_embeddings=True,
@@ -187,7 +200,8 @@ def _build_qwen2(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> A
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
-        **sizes,
+        initializer_range=spread,
+        **{key: size for key, size in sizes.items() if key not in SWITCHES},
     )
     return Qwen2ForCausalLM(config)
 
@@ -206,7 +220,8 @@ def tiny_path(name: str) -> Path:
     # A model that reads images has its own template and random start; Qwen2's folders keep the names that they had.
     own = [architecture, "spread by width"] if architecture in _VISION else []
     templates = [template for template, _, _ in filter(None, [_VISION.get(architecture)])]
-    definition = json.dumps([parse_tiny(name), SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE, *templates, *own], sort_keys=True)
+    sizes = {key: size for key, size in parse_tiny(name).items() if size or key not in SWITCHES}
+    definition = json.dumps([sizes, SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE, *templates, *own], sort_keys=True)
     root = Path(os.environ.get("REASONRL_CACHE") or Path.home() / ".cache" / "reasonrl")
     target = root / "tiny" / hashlib.sha256(definition.encode()).hexdigest()[:16]
     if not (target / "config.json").exists():

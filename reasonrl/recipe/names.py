@@ -133,7 +133,7 @@ WORLDS: dict[str, frozenset[str]] = {
     "grid": frozenset(
         {"mix", "operands", "misread", "needless", "recompute", "halves", "backward", "noise", "contrast"}
     ),
-    "worksheet": frozenset({"slip", "room", "messages", "copies"}),
+    "worksheet": frozenset({"slip", "room", "messages", "copies", "longest"}),
 }
 READERS = frozenset({"jsonl", "json", "csv", "parquet"})
 # Of the shipped entries of eval/suites.
@@ -196,10 +196,11 @@ _TINY_SIZES = frozenset(
         "num_attention_heads",
         "num_key_value_heads",
         "max_position_embeddings",
+        "spread_by_width",
         "seed",
     }
 )
-_TINY_VISION_SIZES = _TINY_SIZES | {"patch_size", "vision_hidden_size", "vision_layers"}
+_TINY_VISION_SIZES = _TINY_SIZES - {"spread_by_width"} | {"patch_size", "vision_hidden_size", "vision_layers"}
 TINY_MODELS: dict[str, frozenset[str]] = {
     "tiny:qwen2": _TINY_SIZES,
     "tiny:llava": _TINY_VISION_SIZES | {"image_size"},

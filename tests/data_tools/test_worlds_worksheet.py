@@ -55,6 +55,14 @@ def test_problems_answers_and_solutions():
     assert set(lengths) == set(range(4, 13))
 
 
+def test_shorter_parts_are_a_drill():
+    """One operation a part: everything fits, so that nothing is guessed; with three the rows are what they were."""
+    rows = WORLD.rows(300, longest=1, slip=0.0)
+    assert all(row["difficulty"] == 4 and message_of(row["solution"]).isupper() for row in rows)
+    assert {row["difficulty"] for row in WORLD.rows(300, longest=2)} == set(range(4, 9))
+    assert WORLD.rows(50, longest=3) == WORLD.rows(50)
+
+
 def test_splits_are_disjoint_and_rows_are_the_seeds():
     texts = {
         split: {row["problem"] for row in WORLD.rows(400, split=split)} for split in ("train", "validation", "test")
@@ -160,6 +168,7 @@ def test_measure_tells_what_is_not_as_the_law_has_it():
         ({"slip": 2}, "slip = 2, allowed are 0 to 1"),
         ({"messages": [3, 1]}, r"messages = \[3, 1\] -> \[fewest, most\]"),
         ({"room": 5}, "the last line alone takes 10"),
+        ({"longest": 4}, "longest = 4, allowed are 1 to 3"),
         ({"split": "dev"}, "split 'dev' is unknown"),
     ],
 )

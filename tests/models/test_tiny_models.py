@@ -70,6 +70,17 @@ def test_names_carry_sizes(folder):
     assert config.max_position_embeddings == DEFAULT_SIZES["max_position_embeddings"]
 
 
+def test_the_spread_of_the_first_weights(folder, tmp_path):
+    """0.02 as wide models have it, or by the width; a name without the switch keeps its folder and its weights."""
+    name = f"{TINY},spread_by_width=1"
+    for path, spread in ((folder, 0.02), (build_tiny(name, tmp_path / "wide"), 64**-0.5)):
+        model = AutoModelForCausalLM.from_pretrained(path)
+        assert model.model.layers[0].self_attn.q_proj.weight.std().item() == pytest.approx(spread, rel=0.05)
+        assert model.lm_head.weight.std().item() == pytest.approx(spread, rel=0.05)
+    assert tiny_path(f"{TINY},spread_by_width=0") == tiny_path(TINY) != tiny_path(name)
+    assert not hasattr(model.config, "spread_by_width")
+
+
 BAD_NAMES = [
     ("tiny:llama", r"'llama'.*'tiny:qwen2'"),
     ("tiny:", r"architecture ''.*'tiny:qwen2'"),
@@ -81,6 +92,7 @@ BAD_NAMES = [
     ("tiny:qwen2:hidden_size=-64", "hidden_size='-64'"),
     ("tiny:qwen2:hidden_size=²", "hidden_size='²', which is not a whole number"),
     ("tiny:qwen2:num_hidden_layers=0", "num_hidden_layers=0, allowed are 1 to"),
+    ("tiny:qwen2:spread_by_width=2", "spread_by_width=2, allowed are 0 to 1"),
     ("tiny:qwen2:seed=99999999999999999999", "seed=99999999999999999999, allowed are 0 to"),
     ("tiny:qwen2:hidden_size=65", "hidden_size=65 over num_attention_heads=2.*same, even size"),
     ("tiny:qwen2:hidden_size=6", "hidden_size=6 over num_attention_heads=2.*same, even size"),
