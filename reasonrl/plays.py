@@ -17,7 +17,7 @@ from typing import NamedTuple
 SCENE = r"[ \t]*+[\[(*#_]{0,8}+[ \t]*+(?:scene|act)\b[^\n]{0,200}"
 SPEAKER = r"[ \t]*+[*_]{0,2}(?P<name>[^\W\d_][^:()\[\]<>*_=+\n]{0,39}+)(?:\([^()\n]{0,80}\)[ \t]*+)?[*_]{0,2}:[*_]{0,2}"
 ENVIRONMENT = ("environment", "narrator", "stage")
-_PROBLEM = re.compile(r"(?:problem|question|task)[ \t]*#?[ \t]*([0-9]{1,3})", re.IGNORECASE)
+_PROBLEM = re.compile(r"(?:problem|question|task)[ \t]*#?[ \t]*([0-9]{1,3})")  # of a heading in small letters
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class PlayForm:
 
     @cached_property
     def line(self) -> re.Pattern[str]:
-        """What begins a scene or a turn, behind a line feed."""
-        return re.compile(rf"\n(?:(?P<heading_>(?i:{self.scene}))|{self.speaker})")
+        """What begins a scene or a turn, behind a line feed; its first group is all of it."""
+        return re.compile(rf"(\n(?:(?P<heading_>(?i:{self.scene}))|{self.speaker}))")
 
     @cached_property
     def places(self) -> tuple[int, int, int]:
@@ -55,9 +55,14 @@ class PlayForm:
         return groups["heading_"], groups["name"], groups.get("number", 0)
 
     @cached_property
-    def marks(self) -> tuple[str, str, str, str]:
+    def marks(self) -> list[str]:
         """The tags in the order of a sound play."""
-        return f"<{self.play}>", f"</{self.play}>", f"<{self.answer}>", f"</{self.answer}>"
+        return [f"<{self.play}>", f"</{self.play}>", f"<{self.answer}>", f"</{self.answer}>"]
+
+    @cached_property
+    def mark(self) -> re.Pattern[str]:
+        """Any of the tags, without groups."""
+        return re.compile("<(?:" + "|".join(re.escape(mark[1:]) for mark in self.marks) + ")")
 
 
 DEFAULT_FORM = PlayForm()
@@ -136,11 +141,11 @@ class Play(NamedTuple):
 
     def voices(self) -> dict[str, int]:
         """Turns by agent, in order of appearance."""
-        counts: dict[str, int] = {}
-        for turn in self.turns:
-            name = turn[0] or ""
-            counts[name] = counts.get(name, 0) + 1
-        return {name: count for name, count in counts.items() if self.is_agent(name)}
+        counts: dict[str | None, int] = {}
+        for name in [turn[0] for turn in self.turns]:
+            counts[name] = counts[name] + 1 if name in counts else 1
+        environment = self.form.environment
+        return {name: count for name, count in counts.items() if name is not None and name.lower() not in environment}
 
     @property
     def answer_text(self) -> str:
@@ -196,17 +201,16 @@ def _without_think(text: str) -> str:
 
 
 def _tags(text: str, form: PlayForm) -> Tags:
-    """How the tags stand; where each stands once and in order, as nearly always, by five plain searches."""
+    """How the tags stand; plain searches tell where each stands once and in order, as nearly always."""
     opens, closes, asks, ends = form.marks
-    begin = text.find(opens)
-    stop = text.find(closes, begin)
-    ask = text.find(asks, stop)
-    end = text.find(ends, ask)
-    if 0 <= begin < stop < ask < end and sum(map(text.count, form.marks)) == 4:
-        play, answer = (form.play, begin + len(opens), stop), (form.answer, ask + len(asks), end)
-        around = text[:begin], text[stop + len(closes) : ask], text[end + len(ends) :]
-        outside = any([part and not part.isspace() for part in around])
-        return Tags(True, False, (play, answer), outside)
+    if form.mark.findall(text) == form.marks:
+        begin, end = text.find(opens), text.rfind(ends)
+        ask = text.rfind(asks, begin, end)
+        stop = text.rfind(closes, begin, ask)
+        before, between, behind = text[:begin], text[stop + len(closes) : ask], text[end + len(ends) :]
+        outside = any(map(str.strip, (before, between, behind)))
+        blocks = (form.play, begin + len(opens), stop), (form.answer, ask + len(asks), end)
+        return Tags(True, False, blocks, outside)
     return _any_tags(text, form)
 
 
@@ -254,6 +258,8 @@ def _last(names: list[str], wanted: str) -> int:
 def _parts(text: str, tags: Tags, form: PlayForm) -> tuple[tuple[int, int], tuple[int, int]]:
     """Where the play and the answers stand; of several blocks the first play and the last answer."""
     if tags.sound:
+        if len(tags.blocks) == 2:
+            return tags.blocks[0][1:], tags.blocks[1][1:]
         body = next((start, end) for name, start, end in tags.blocks if name == form.play)
         answer = next((start, end) for name, start, end in reversed(tags.blocks) if name == form.answer)
         return body, answer
@@ -269,36 +275,40 @@ def _parts(text: str, tags: Tags, form: PlayForm) -> tuple[tuple[int, int], tupl
 def _scenes(text: str, start: int, end: int, form: PlayForm) -> list[Scene]:
     """Scenes in order; the first is what stands before any heading."""
     # A line begins behind a line feed, which the pattern starts with: one pass in C finds all that begins something.
-    body, shift = "\n" + text[start:end], start - 1
+    line, (heading_at, name_at, number_at) = form.line, form.places
+    pieces = line.split("\n" + text[start:end])
+    width = line.groups + 1  # of what begins something, its groups, then the text behind it
+    begins, headings, names = pieces[1::width], pieces[heading_at::width], pieces[name_at::width]
+    numbers = pieces[number_at::width] if number_at else begins
+    found = zip(begins, headings, names, pieces[width::width], numbers)  # noqa: B905
     scenes: list[Scene] = []
     turns: list[Turn] = []
-    title, problem, scene_start, speaker, said_from = "", None, start, None, 1
-    heading_at, name_at, number_at = form.places
-    for found in form.line.finditer(body):
-        stop, behind = found.span()
-        said = body[said_from:stop].strip()
-        if said or speaker is not None:
-            # What a `Turn(…)` calls, without the call: there are many turns.
-            turns.append(tuple.__new__(Turn, (speaker, said, said_from + shift, stop + shift)))
-        said_from = behind
-        heading = found[heading_at]
+    title, problem, scene_start = "", None, start
+    new = tuple.__new__  # what `Turn(…)` comes to, at half its cost: there are many
+    stop = start - 1 + len(pieces[0])
+    if said := pieces[0].strip():
+        turns.append(Turn(None, said, start, stop))
+    for begin, heading, name, behind, number in found:
+        said_from = stop + len(begin)
+        said_to = said_from + len(behind)
+        said = behind.strip()
         if heading is None:
-            speaker = found[name_at].rstrip()
-            continue
-        scenes.append(Scene(title, problem, tuple(turns), scene_start, stop + 1 + shift))
-        title, problem = heading.strip(), _problem_of(found[number_at] if number_at else None, heading, number_at > 0)
-        turns, speaker, scene_start = [], None, stop + 1 + shift
-    said = body[said_from:].strip()
-    if said or speaker is not None:
-        turns.append(Turn(speaker, said, said_from + shift, len(body) + shift))
+            turns.append(new(Turn, (name.rstrip(), said, said_from, said_to)))
+        else:
+            scenes.append(new(Scene, (title, problem, tuple(turns), scene_start, stop + 1)))
+            title, problem = heading.strip(), _problem_of(heading, number, number_at)
+            turns, scene_start = [], stop + 1
+            if said:
+                turns.append(Turn(None, said, said_from, said_to))
+        stop = said_to
     scenes.append(Scene(title, problem, tuple(turns), scene_start, end))
     return scenes
 
 
-def _problem_of(number: str | None, heading: str, marked: bool) -> int | None:
-    if marked:
+def _problem_of(heading: str, number: str | None, number_at: int) -> int | None:
+    if number_at:
         return int(number) if number else None
-    found = _PROBLEM.search(heading)
+    found = _PROBLEM.search(heading.casefold())
     return None if found is None else int(found[1])
 
 

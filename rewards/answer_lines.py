@@ -74,18 +74,18 @@ def find_answers(region: str, line: re.Pattern[str] | None = None) -> Answers:
     loose: list[str] = []
     start, behind, last_start, labelled = 0, 0, -1, -1
     label: re.Match[str] | None = None
-    for box in box_spans(region):
-        start = region.rfind("\n", behind, box.start) + 1 or start
-        behind = box.start
+    for content, begin, _ in box_spans(region):
+        start = region.rfind("\n", behind, begin) + 1 or start
+        behind = begin
         if start != labelled:
-            label, labelled = LABEL.match(region, start, box.start), start
-        content = bare_content(box.content).strip()
+            label, labelled = LABEL.match(region, start, begin), start
+        content = bare_content(content).strip()
         if label is None:
             loose.append(content)
             continue
         if start == last_start:
             lines.pop()
-        lines.append(AnswerLine(int(label[1]), content))
+        lines.append(tuple.__new__(AnswerLine, (int(label[1]), content)))  # `AnswerLine(…)` at half its cost
         last_start = start
     return Answers(tuple(lines), tuple(loose))
 

@@ -82,6 +82,7 @@ class PlayReward:
             raise RewardError(f"reward 'play': {problem}") from problem
         self.__name__ = "play"
         self.rules, self.score = chosen, score
+        self._checks = tuple((rule, _CHECKS[rule]) for rule in chosen)
         self.line = line_form(line, "play")
         self.voices, self.turns, self.fresh = voices, turns, fresh
 
@@ -117,7 +118,7 @@ class PlayReward:
         """Whether each of the rules is kept; None where it is not asked."""
         play = read_play(text, self.form)
         given = _given(find_answers(play.answer_text, self.line), k)
-        return {rule: _CHECKS[rule](self, play, given, k) for rule in self.rules}
+        return {rule: check(self, play, given, k) for rule, check in self._checks}
 
     def _score(self, kept: Mapping[str, bool | None]) -> float:
         if self.score == "gate":
@@ -125,11 +126,13 @@ class PlayReward:
         return sum(held is True for held in kept.values()) / len(kept)
 
     def _single(self, play: Play) -> bool:
-        names = [name for name, _, _ in play.tags.blocks]
-        return names == [self.form.play, self.form.answer] and not play.tags.outside
+        tags = play.tags
+        if tags.outside or len(tags.blocks) != 2:
+            return False
+        return (tags.blocks[0][0], tags.blocks[1][0]) == (self.form.play, self.form.answer)
 
     def _voices(self, play: Play) -> bool:
-        return sum(turns >= self.turns for turns in play.voices().values()) >= self.voices
+        return sum([turns >= self.turns for turns in play.voices().values()]) >= self.voices
 
     def _fresh(self, play: Play) -> bool:
         said = [turn[1] for turn in play.turns]
@@ -140,11 +143,11 @@ def _given(found: Answers, k: int) -> Given:
     """Answers with their numbers; without any numbered line, as many boxes as problems count by order."""
     if not found.lines and len(found.loose) == k:
         return [(number, answer) for number, answer in enumerate(found.loose, start=1)]
-    return [*found.lines, *[(None, answer) for answer in found.loose]]
+    return [*found.lines, *[(None, answer) for answer in found.loose]] if found.loose else [*found.lines]
 
 
 def _numbered(given: Given, k: int) -> bool:
-    numbers = [number for number, _ in given if number is not None]
+    numbers = [line[0] for line in given if line[0] is not None]
     if len(numbers) == k:
         return numbers == list(range(1, k + 1))
     return all(before < after for before, after in zip([0, *numbers], numbers, strict=False))
@@ -152,7 +155,7 @@ def _numbered(given: Given, k: int) -> bool:
 
 def _worked(play: Play, given: Given) -> bool:
     body = play.body_text
-    missing = [answer for _, answer in given if not _stands(answer, body)]
+    missing = [line[1] for line in given if not _stands(line[1], body)]
     if not missing:
         return True
     plain = _plain(body)
