@@ -1,8 +1,8 @@
 """Compound prompts whose truth is known: short chains of digits, several in a prompt, worked as a monologue or a play.
 
-A problem is three operations on digits modulo 10 with a letter for the procedure, `L3+4*2-5` from left to right or
-`R3+4*2-5` from right to left; a prompt joins k of them with `;`. A solution works each in three lines and says the
-three results once more (the check), then gives one line a problem:
+A problem is three operations on digits modulo 10 (or a smaller `modulus`) with a letter for the procedure, `L3+4*2-5`
+from left to right or `R3+4*2-5` from right to left; a prompt joins k of them with `;`. A solution works each in three
+lines and says the three results once more (the check), then gives one line a problem:
 
     <p>
     [L3+4*2-5]          a scene restates its problem      (`scenes`)
@@ -37,11 +37,12 @@ LENGTH = 3
 
 
 class Chain(NamedTuple):
-    """A problem: its procedure, its digits, its operators between them."""
+    """A problem: its procedure, its digits, its operators between them; modulo what it is worked."""
 
     procedure: str
     digits: tuple[int, ...]
     operators: tuple[str, ...]
+    modulus: int = 10
 
     @property
     def text(self) -> str:
@@ -58,13 +59,13 @@ class Chain(NamedTuple):
         if (procedure or self.procedure) == "L":
             value = self.digits[0]
             for operator, digit in zip(self.operators, self.digits[1:], strict=True):
-                result = apply(operator, value, digit, 10)
+                result = apply(operator, value, digit, self.modulus)
                 found.append((value, operator, digit, result))
                 value = result
             return found
         value = self.digits[-1]
         for operator, digit in zip(reversed(self.operators), reversed(self.digits[:-1]), strict=True):
-            result = apply(operator, digit, value, 10)
+            result = apply(operator, digit, value, self.modulus)
             found.append((digit, operator, value, result))
             value = result
         return found
@@ -75,7 +76,7 @@ class Chain(NamedTuple):
         return self.steps()[-1][3]
 
 
-def read_chain(text: str) -> Chain:
+def read_chain(text: str, modulus: int = 10) -> Chain:
     """The problem of a text.
 
     Raises:
@@ -84,12 +85,12 @@ def read_chain(text: str) -> Chain:
     whole = text[:1] in PROCEDURES and len(text) == 2 * LENGTH + 2 and text[1::2].isdigit()
     if not whole or any(operator not in OPERATORS for operator in text[2::2]):
         raise DataError(f"compound_chain: {text!r} is no problem such as L3+4*2-5")
-    return Chain(text[0], tuple(map(int, text[1::2])), tuple(text[2::2]))
+    return Chain(text[0], tuple(map(int, text[1::2])), tuple(text[2::2]), modulus)
 
 
-def read_prompt(text: str) -> list[Chain]:
+def read_prompt(text: str, modulus: int = 10) -> list[Chain]:
     """The problems of a prompt; raises DataError for anything else."""
-    return [read_chain(part) for part in text.strip().split(";")]
+    return [read_chain(part, modulus) for part in text.strip().split(";")]
 
 
 class CompoundChainWorld:
@@ -107,6 +108,7 @@ class CompoundChainWorld:
         voices: bool = False,
         checks: int = 1,
         slip: float = 0.0,
+        modulus: int = 10,
     ) -> list[dict[str, Any]]:
         """Write `n` prompts.
 
@@ -122,6 +124,8 @@ class CompoundChainWorld:
             voices: solutions are said by two voices.
             checks: how often the results are said once more.
             slip: probability that a line of a solution has a wrong result; its check has the right ones.
+            modulus: of all values, 3 to 10; digits are below it, so that a smaller one has fewer facts (of 10: 297; of
+                7: 144; of 5: 72).
 
         Returns:
             Rows with `id`, `problem`, `answer` (JSON list), `items` (as `reasonrl.rewards.compound` reads them), `k`,
@@ -131,18 +135,18 @@ class CompoundChainWorld:
             DataError: an argument is out of range.
         """
         sizes = [k] if isinstance(k, int) else list(k)
-        _check(n, split, sizes, checks, slip)
+        _check(n, split, sizes, checks, slip, modulus)
         draw = random.Random(f"compound_chain/{split}/{seed}")
         layout = {"scenes": scenes, "voices": voices, "checks": checks}
         if split == "train":
             made = []
             for number in range(n):
-                chains = [_draw(draw, split) for _ in range(draw.choices(sizes, weights=shares)[0])]
+                chains = [_draw(draw, split, modulus) for _ in range(draw.choices(sizes, weights=shares)[0])]
                 made.append(_row(chains, f"compound_chain/train/{seed}/{number}", slip, layout))
             return made
         if len(sizes) > 1 or n % sizes[0]:
             raise DataError(f"compound_chain: {split} of n = {n} rows needs one k that divides n, and k = {k!r}")
-        return _blocked(draw, n, split, seed, sizes[0], slip, layout)
+        return _blocked(draw, n, split, seed, sizes[0], slip, layout, modulus)
 
 
 def solution_of(
@@ -164,14 +168,18 @@ def solution_of(
         wrong = draw.randrange(LENGTH) if draw is not None and draw.random() < slip * LENGTH else -1
         for place, (left, operator, right, result) in enumerate(steps):
             # The chain goes on from the right value, so that a slip is repaired by the check.
-            shown = (result + draw.randrange(1, 10)) % 10 if draw is not None and place == wrong else result
+            shown = (
+                (result + draw.randrange(1, chain.modulus)) % chain.modulus
+                if draw is not None and place == wrong
+                else result
+            )
             lines.append(f"{solver}{left}{operator}{right}={shown}")
         lines += [checker + "".join(str(step[3]) for step in steps)] * checks
     lines += ["</p>", "<a>", *(f"{number}={chain.value}" for number, chain in enumerate(chains, start=1)), "</a>"]
     return "\n".join(lines)
 
 
-def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float) -> None:
+def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float, modulus: int) -> None:
     if split not in SPLITS:
         raise DataError(f"compound_chain: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
@@ -182,24 +190,38 @@ def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float) -
         )
     if isinstance(checks, bool) or not isinstance(checks, int) or checks < 0:
         raise DataError(f"compound_chain: checks = {checks!r}, allowed are whole numbers from 0 on")
+    if isinstance(modulus, bool) or not isinstance(modulus, int) or not 3 <= modulus <= 10:
+        raise DataError(f"compound_chain: modulus = {modulus!r}, allowed are 3 to 10")
     if not 0 <= slip * LENGTH <= 1:
         raise DataError(f"compound_chain: slip = {slip!r}, allowed are 0 to {1 / LENGTH:.3g}")
 
 
-def _draw(draw: random.Random, split: str) -> Chain:
+def _check_room(n: int, split: str, modulus: int) -> None:
+    """Refuse more distinct problems than a split has: drawing them would never end."""
+    problems = len(PROCEDURES) * (modulus - 1) ** (LENGTH + 1) * len(OPERATORS) ** LENGTH
+    room = problems * len(SPLITS[split]) // 16 * 9 // 10
+    if n > room:
+        raise DataError(
+            f"compound_chain: n = {n} problems of their own, but {split} has about {room} modulo {modulus}"
+            " -> ask for fewer, or a larger modulus"
+        )
+
+
+def _draw(draw: random.Random, split: str, modulus: int) -> Chain:
     while True:
-        digits = tuple(draw.randrange(1, 10) for _ in range(LENGTH + 1))
-        chain = Chain(draw.choice(PROCEDURES), digits, tuple(draw.choices(OPERATORS, k=LENGTH)))
+        digits = tuple(draw.randrange(1, modulus) for _ in range(LENGTH + 1))
+        chain = Chain(draw.choice(PROCEDURES), digits, tuple(draw.choices(OPERATORS, k=LENGTH)), modulus)
         if split_of(chain.text) == split:
             return chain
 
 
 def _blocked(
-    draw: random.Random, n: int, split: str, seed: int, k: int, slip: float, layout: dict[str, Any]
+    draw: random.Random, n: int, split: str, seed: int, k: int, slip: float, layout: dict[str, Any], modulus: int
 ) -> list[dict[str, Any]]:
     chains: dict[str, Chain] = {}
+    _check_room(n, split, modulus)
     while len(chains) < n:
-        chain = _draw(draw, split)
+        chain = _draw(draw, split, modulus)
         chains.setdefault(chain.text, chain)
     ordered = list(chains.values())
     made = []

@@ -58,9 +58,9 @@ def belongs(line: Line, chain: Chain) -> bool:
     return any(operator == its and (left == before or right == after) for its, before, after in pairs)
 
 
-def read_solution(problem: str, text: str) -> tuple[list[Worked], bool]:
+def read_solution(problem: str, text: str, modulus: int = 10) -> tuple[list[Worked], bool]:
     """What is worked for each problem, in the order of the prompt; and whether all lines could be read."""
-    chains = read_prompt(problem)
+    chains = read_prompt(problem, modulus)
     body = text.partition("<p>")[2].partition("</p>")[0]
     stretches: list[tuple[list[Line], list[str]]] = [([], [])]
     sound = True
@@ -83,8 +83,11 @@ def read_solution(problem: str, text: str) -> tuple[list[Worked], bool]:
     return worked, sound and whole
 
 
-def measure(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The figures of `MEANINGS` of rows with `problem` and `text` (or `solution`); those that there are cases of."""
+def measure(rows: Iterable[Mapping[str, Any]], modulus: int = 10) -> dict[str, float]:
+    """The figures of `MEANINGS` of rows with `problem` and `text` (or `solution`); those that there are cases of.
+
+    `modulus` is that of the rows' world.
+    """
     hits: Counter[str] = Counter()
     tries: Counter[str] = Counter()
 
@@ -94,8 +97,8 @@ def measure(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
     for row in rows:
         text = str(row.get("text") or row.get("solution") or "")
-        chains = read_prompt(str(row["problem"]))
-        worked, sound = read_solution(str(row["problem"]), text)
+        chains = read_prompt(str(row["problem"]), modulus)
+        worked, sound = read_solution(str(row["problem"]), text, modulus)
         said = {int(number): int(value) for number, value in _ANSWER.findall(text.partition("<a>")[2])}
         for number, chain in enumerate(chains, start=1):
             add("right", said.get(number) == chain.value)
@@ -118,7 +121,10 @@ def _count_lines(chains: Sequence[Chain], worked: Sequence[Worked], add: Any) ->
     for place, one in enumerate(worked):
         for line in one.lines:
             left, operator, right, result = line
-            add("wrong_facts", result != {"+": left + right, "-": left - right, "*": left * right}[operator] % 10)
+            add(
+                "wrong_facts",
+                result != {"+": left + right, "-": left - right, "*": left * right}[operator] % one.chain.modulus,
+            )
             others = [other for other, chain in enumerate(chains) if other != place and belongs(line, chain)]
             own = belongs(line, one.chain)
             add("intrusion", bool(others) and not own)

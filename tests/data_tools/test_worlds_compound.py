@@ -42,6 +42,27 @@ def test_both_procedures() -> None:
             read_chain(wrong)
 
 
+@pytest.mark.parametrize(("modulus", "facts"), [(5, 72), (7, 144), (10, 297)])
+def test_a_smaller_modulus_has_fewer_facts(modulus: int, facts: int) -> None:
+    seen = set()
+    for row in rows(900, k=3, modulus=modulus):
+        for item, chain in zip(json.loads(row["items"]), read_prompt(row["problem"], modulus), strict=True):
+            assert min(chain.digits) > 0 and max(chain.digits) < modulus
+            seen |= {step[:3] for step in chain.steps()}
+            digits, (first, second, third) = chain.digits, chain.operators
+            if chain.procedure == "L":
+                whole = f"(({digits[0]}{first}{digits[1]}){second}{digits[2]}){third}{digits[3]}"
+            else:
+                whole = f"{digits[0]}{first}({digits[1]}{second}({digits[2]}{third}{digits[3]}))"
+            assert item["answer"] == str(eval(whole) % modulus)
+    assert len(seen) == facts
+    slips = rows(300, k=2, slip=0.2, modulus=modulus)
+    assert measure(slips, modulus=modulus)["wrong_facts"] == pytest.approx(0.2, abs=0.05)
+    assert not {row["problem"] for row in rows(200, split="test", modulus=modulus)} & {
+        row["problem"] for row in rows(200, modulus=modulus)
+    }
+
+
 @pytest.mark.parametrize("scenes", [False, True])
 @pytest.mark.parametrize("voices", [False, True])
 def test_layouts_hold_the_same_lines_and_keep_their_rules(scenes: bool, voices: bool) -> None:
@@ -121,8 +142,23 @@ def test_the_reader_finds_lines_of_other_problems() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [{"k": 0}, {"k": []}, {"k": [1, 10]}, {"split": "exam"}, {"checks": -1}, {"slip": 0.5}, {"split": "test", "k": 3}],
+    [
+        {"k": 0},
+        {"k": []},
+        {"k": [1, 10]},
+        {"split": "exam"},
+        {"checks": -1},
+        {"slip": 0.5},
+        {"split": "test", "k": 3},
+        {"modulus": 2},
+        {"modulus": 11},
+    ],
 )
 def test_arguments_out_of_range_are_refused(args: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="compound_chain"):
         rows(10, **args)
+
+
+def test_more_problems_than_a_split_has_are_refused() -> None:
+    with pytest.raises(DataError, match="n = 2000 problems of their own"):
+        rows(2000, split="test", modulus=5)
