@@ -25,6 +25,7 @@ _ANSWER = re.compile(r"#(\d)\Z", re.ASCII)
 
 MEANINGS: Mapping[str, str] = {
     "pass@1": "right answers of all samples",
+    "mixed": "problems with right and wrong answers; of several samples a problem",
     "finished": "samples that end with an answer",
     "well_formed": "samples whose every part is due and goes on from those before it: only digits can be wrong",
     "read_right": "cells that are read rightly, second looks left out",
@@ -198,6 +199,7 @@ def path_of(question: str) -> Path:
 def _figures(given: Sequence[tuple[str, str, str]]) -> dict[str, float]:
     hits: Counter[str] = Counter()
     tries: Counter[str] = Counter()
+    by_problem: dict[str, list[bool]] = defaultdict(list)
     by_length: dict[int, list[tuple[bool, bool]]] = defaultdict(list)
 
     def count(name: str, hit: float, of: int = 1) -> None:
@@ -207,6 +209,7 @@ def _figures(given: Sequence[tuple[str, str, str]]) -> dict[str, float]:
     for digits, question, text in given:
         found = read_trace(digits, question, text)
         right = found.answer == path_of(question).value(digits)
+        by_problem[f"{digits}/{question}"].append(right)
         by_length[len(question)].append((bool(found.looks), right))
         count("pass@1", right)
         count("finished", found.answer is not None)
@@ -223,6 +226,9 @@ def _figures(given: Sequence[tuple[str, str, str]]) -> dict[str, float]:
         for was, times in ((True, found.reads.count(True)), (False, found.reads.count(False))):
             looked = sum(before == was for before, _ in found.looks)
             count("looks_at_right" if was else "looks_at_wrong", looked, times)
+    for answers in by_problem.values():
+        if len(answers) > 1:
+            count("mixed", any(answers) and not all(answers))
     shares = {name: hits[name] / tries[name] for name in MEANINGS if tries[name]}
     gain = _look_gain(list(by_length.values()))
     return shares if gain is None else {**shares, "look_gain": gain}

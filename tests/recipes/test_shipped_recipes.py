@@ -245,6 +245,17 @@ CUT_DOWN: dict[str, list[str]] = {
         *(f"stages.exam.suites.{suite}.max_tokens=12" for suite in ("k1", "k2", "k3", "k5", "form")),
         *("stages.exam.suites.form.data.n=3", "stages.written.data.n=5", "stages.written.max_tokens=12"),
     ],
+    "mini/ovr": [
+        *(f"data.{name}.n={n}" for name, n in (("clean", 32), ("sights", 64), ("lessons", 32), ("problems", 16))),
+        *(f"data.{name}.n=4" for name in ("trials", "pictures", "twins", "pictures_400", "twins_400", "cells")),
+        *(f"stages.{name}.{key}" for name in ("see", "base", "cold_start")
+          for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
+        *(f"stages.rl.{key}" for key in ("max_steps=2", "prompts_per_step=2", "num_generations=2", "save_steps=1",
+          "max_completion_length=12", "log_completions_steps=1")),
+        *(f"stages.{name}.max_tokens=12" for name in ("exam_base", "exam_cold_start", "exam", "trial", "sights_before",
+          "sights_after", "words_before", "words_after")),
+        "stages.trial.n=2",
+    ],
     "ovr": [
         *("data.distilled.path=solutions.jsonl", "data.text.path=rows.jsonl", "data.image.path=rows.jsonl"),
         *("model=tiny:qwen2_5_vl", *PLAIN),
@@ -306,6 +317,7 @@ BIG = (
     "gpu24",
     "mini/bcpg_nsa",
     "mini/dialogue",
+    "mini/ovr",
     "mini/pacore",
     "orz",
     "ovr",
