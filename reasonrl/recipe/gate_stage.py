@@ -14,7 +14,7 @@ from reasonrl.recipe.sources import Data
 from reasonrl.recipe.stage_base import Stage
 
 MEASURES: dict[str, frozenset[str]] = {
-    "compound_chain": frozenset(),
+    "compound_chain": frozenset({"modulus"}),
     "grid": frozenset({"misread", "needless", "recompute", "halves", "backward"}),
     "reflective": frozenset(
         {"preset", "teacher_seed", "operators", "hard_facts", "slip", "easy_slip", "repair", "false_repair", "recheck"}

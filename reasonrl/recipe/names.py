@@ -113,7 +113,7 @@ ARG_CHOICES: dict[tuple[str, str], frozenset[str]] = {
 WORLDS: dict[str, frozenset[str]] = {
     "big_integers": frozenset({"kinds", "low", "high", "modulus"}),
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"}),
-    "compound_chain": frozenset({"k", "shares", "scenes", "voices", "checks", "slip"}),
+    "compound_chain": frozenset({"k", "shares", "scenes", "voices", "checks", "slip", "modulus"}),
     "reflective": frozenset(
         {
             "preset",
