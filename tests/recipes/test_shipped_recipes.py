@@ -213,9 +213,10 @@ CUT_DOWN: dict[str, list[str]] = {
         "stages.rl.save_steps=null",
     ],
     "mini/pacore": [
-        *(f"data.{name}.n={n}" for name, n in (("lessons", 64), ("frame", 32), ("problems", 8), ("pool_problems", 6))),
+        *(f"data.{name}.n={n}" for name, n in
+          (("drill", 32), ("lessons", 64), ("frame", 32), ("problems", 8), ("pool_problems", 6))),
         *("data.quiz.n=4", "data.test.n=4"),
-        *(f"stages.{name}.{key}" for name in ("start", "warmup")
+        *(f"stages.{name}.{key}" for name in ("drill", "start", "warmup")
           for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
         *(f"stages.{name}.{key}" for name in ("solo", "synthesis")
           for key in ("max_steps=2", "prompts_per_step=2", "num_generations=2", "max_completion_length=12")),
