@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from reasonrl.cli import main
 from reasonrl.errors import RunError
+from reasonrl.pipeline import stages
 from reasonrl.pipeline.planning import Action
 from reasonrl.pipeline.study import run_study
 from reasonrl.pipeline.study_plan import plan_study
@@ -46,6 +47,13 @@ MADE = [f"{run} first {step}" for run in RUNS[:2] for step in (1, 2)] + [f"{run}
 def study(bench):
     bench.write(STUDY)
     return bench
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """This process too takes the counting stage for `sft`, as the driver does; torch stays out."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setitem(stages._KINDS, "sft", stages.StageKind("counting_stage", launched=True))
 
 
 def done(output: Path, run: str, stage: str) -> dict:
@@ -170,7 +178,7 @@ def test_restarts_reach_the_runs_that_share(study):
     assert study.ok("--study", "both").count("skipped") == 8
 
 
-def test_what_is_shared_is_planned_as_the_runs_in_turn_would(study):
+def test_what_is_shared_is_planned_as_the_runs_in_turn_would(study, counting):
     """After a study: the plan of a restart, of a longer first stage and of a lost one, against what is on disk."""
     study.ok("--study", "once")
     runs = load_runs(study.recipe, [], [("default", 0), ("hot", 0)])
@@ -196,7 +204,7 @@ def test_what_is_shared_is_planned_as_the_runs_in_turn_would(study):
         plan(refused)
 
 
-def test_cores_and_gpus_are_shared_out(study, monkeypatch):
+def test_cores_and_gpus_are_shared_out(study, counting, monkeypatch):
     assert device_shares(["0", "1", "2", "3", "4"], 2) == [["0", "1"], ["2", "3"]]
     assert device_shares(["4", "6"], 3) == [["4"], ["6"], ["4"]]
     assert device_shares([], 2) == [[], []]
