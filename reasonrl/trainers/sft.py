@@ -160,6 +160,7 @@ class SFTCallback(TrainerCallback):
         cpu_seconds: CPU seconds spent in this stage so far.
         max_cpu_seconds: stop when `cpu_seconds` reaches it.
         keep_checkpoints: whole checkpoints to keep.
+        processor: of a model that reads pictures; a checkpoint without it is no model that a stage can start from.
     """
 
     def __init__(
@@ -170,9 +171,11 @@ class SFTCallback(TrainerCallback):
         cpu_seconds: Callable[[], float],
         max_cpu_seconds: float | None,
         keep_checkpoints: int | None,
+        processor: Any = None,
     ) -> None:
         self.output, self.on_metrics, self.should_stop = output, on_metrics, should_stop
         self.cpu_seconds, self.max_cpu_seconds, self.keep_checkpoints = cpu_seconds, max_cpu_seconds, keep_checkpoints
+        self.processor = processor
         self.interrupted = False
         self._last = time.perf_counter()
         self._last_step = 0
@@ -260,6 +263,8 @@ class SFTCallback(TrainerCallback):
             checkpoint = self.output / f"checkpoint-{state.global_step}"
             spent = {"num_tokens": self._num_tokens, "cpu_seconds": self._kept_cpu_seconds()}
             (checkpoint / SPENT_FILE).write_text(json.dumps(spent))
+            if self.processor is not None:
+                self.processor.save_pretrained(checkpoint)
             mark_complete(checkpoint, state.global_step, **layout)
             best = state.best_model_checkpoint
             prune(self.output, keep_last=self.keep_checkpoints, keep={Path(best)} if best else set())

@@ -62,7 +62,13 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     budget = _budget(config, context)
     watch = Watch(context, config.max_steps if budget is None else None, budget)
     callback = SFTCallback(
-        output, watch.line, context.should_stop, context.cpu_seconds, budget, config.save_total_limit
+        output,
+        watch.line,
+        context.should_stop,
+        context.cpu_seconds,
+        budget,
+        config.save_total_limit,
+        None if reader is None else reader.processor,
     )
     torch.manual_seed(context.seed)  # of an adapter's start
     trainer = type("SFTTrainer", (PaddingFree, LoadsByNames, SFTTrainer), {})(
