@@ -73,6 +73,7 @@ def run_study(
         raise RecipeError([_no_study(study, tuple(recipe.studies), path)])
     plan = recipe.studies[study]
     directory = Path(recipe.output).expanduser().absolute() / study
+    overrides = [*plan.overrides, *overrides]
     resolved = load_runs(path, overrides, [(arm, seed) for arm in plan.arms for seed in plan.seeds])
     if dry_run or min(jobs, len(resolved)) == 1:
         runs = _in_turn(resolved, directory, study, restart_stages, say, command, dry_run)

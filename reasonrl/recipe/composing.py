@@ -78,6 +78,8 @@ def load_recipe(
     for name in _arms(base):
         if name != arm:
             problems += _checked(_composed(base, name, overrides, seed), file, folder)[3]
+    for tokens in _study_overrides(base):
+        problems += _checked(_composed(base, None, [*tokens, *overrides], seed), file, folder)[3]
     if problems or recipe is None:
         raise RecipeError(_ordered(problems))
     return ResolvedRecipe(recipe, tree, origins, file, text, tuple(overrides), arm, seed)
@@ -120,6 +122,13 @@ def _read(path: str | Path) -> tuple[Path, Overlaid, str]:
 def _arms(base: Overlaid) -> list[str]:
     arms = base.tree.get("arms")
     return [name for name, overlay in arms.items() if isinstance(overlay, dict)] if isinstance(arms, dict) else []
+
+
+def _study_overrides(base: Overlaid) -> list[list[str]]:
+    studies = base.tree.get("studies")
+    given = studies.values() if isinstance(studies, dict) else ()
+    found = [study.get("overrides") for study in given if isinstance(study, dict)]
+    return [tokens for tokens in found if isinstance(tokens, list) and all(isinstance(one, str) for one in tokens)]
 
 
 def _give_defaults(base: Overlaid, file: Path) -> None:

@@ -318,10 +318,15 @@ class Loop(Config):
 
 
 class Study(Config):
-    """Arms and seeds to be run and compared."""
+    """Arms and seeds to be run and compared.
+
+    Attributes:
+        overrides: tokens `a.b=c` for all its runs, under those of the command line: a short study takes smaller exams.
+    """
 
     arms: Annotated[tuple[str, ...], Field(min_length=1)] = ("default",)
     seeds: Annotated[tuple[NonNegativeCount, ...], Field(min_length=1)] = (0,)
+    overrides: tuple[Text, ...] = ()
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:

@@ -8,6 +8,8 @@ import signal
 
 import pytest
 
+from reasonrl.recipe import load_recipe
+
 STUDY = """
 recipe: studying
 output: {output}
@@ -114,7 +116,7 @@ stages:
 arms:
   longer: {{stages.after.suites.sums.max_tokens: 6}}
 studies:
-  both: {{arms: [default, longer], seeds: [0, 1]}}
+  both: {{arms: [default, longer], seeds: [0, 1], overrides: ["data.test.n=2"]}}
 """
 
 
@@ -128,6 +130,9 @@ def test_study_ends_in_one_table_over_arms_and_seeds(bench):
     assert ("longer", "after", "arm default") in places
     assert "each seed" in out and "Seeds: default: 0, 1; longer: 0, 1." in out
     assert (bench.output / "both/study.md").exists()
+    assert (
+        load_recipe(bench.output / "both/longer-seed0/config.yaml").recipe.data["test"].n == 2
+    )  # the study's override
     assert done(bench, "longer-seed0", "before")["shared_from"] is not None
     assert done(bench, "longer-seed0", "after")["shared_from"] is None
 

@@ -215,3 +215,13 @@ def test_the_runs_of_a_study_are_those_that_load_one_by_one(tmp_path):
         load_runs(recipe, [], [("warm", 0)])
     with pytest.raises(RecipeError, match=r"stages\.sft\.max_steps"):
         load_runs(recipe, ["stages.sft.max_steps=-1"], pairs)
+
+
+def test_what_a_study_overrides_is_checked_with_the_recipe_and_lies_under_the_command_line(tmp_path):
+    studies = "studies: {{s: {{overrides: ['stages.sft.max_steps={}', 'model=small']}}}}\n"
+    good = write(tmp_path, recipe="model: ground\n" + DATA + STAGES + studies.format(3))
+    assert load_recipe(good).recipe.model == "ground"
+    assert load_recipe(good).recipe.studies["s"].overrides == ("stages.sft.max_steps=3", "model=small")
+    bad = write(tmp_path, recipe="model: ground\n" + DATA + STAGES + studies.format(-3))
+    with pytest.raises(RecipeError, match=r"stages\.sft\.max_steps"):
+        load_recipe(bad)

@@ -41,7 +41,12 @@ def marked(model: type, wanted: FieldClass) -> set[str]:
 
 
 def test_which_fields_are_what():
-    assert marked(SFTStage, FieldClass.OPERATIONAL) == {"save_steps", "save_total_limit", "logging_steps"}
+    assert marked(SFTStage, FieldClass.OPERATIONAL) == {
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "padding_free",
+    }
     assert marked(SFTStage, FieldClass.EXTENSIBLE) == {"max_steps"}
     assert marked(PPOStage, FieldClass.OPERATIONAL) == {
         "save_steps",
