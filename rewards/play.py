@@ -120,6 +120,14 @@ class PlayReward:
         given = _given(find_answers(play.answer_text, self.line), k)
         return {rule: check(self, play, given, k) for rule, check in self._checks}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the checks: they have no names by which another process could find them."""
+        return {name: value for name, value in vars(self).items() if name != "_checks"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._checks = tuple((rule, _CHECKS[rule]) for rule in self.rules)
+
     def _score(self, kept: Mapping[str, bool | None]) -> float:
         if self.score == "gate":
             return float(all(held is not False for held in kept.values()))
