@@ -6,7 +6,7 @@ import functools
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,32 @@ def fingerprints(config: BaseModel, base_directory: Path) -> dict[str, dict[str,
     return found
 
 
+def drawn_by_seed(config: BaseModel) -> bool:
+    """Whether rows that a stage reads hang on the recipe's seed: a world's, shuffled ones, several problems in one."""
+    fields = {name: getattr(config, name) for name in type(config).model_fields}
+    if _is_source(fields):
+        return fields["world"] is not None or fields["shuffle"] or fields["compound"] is not None
+    return any(drawn_by_seed(part) for value in fields.values() for part in _models_in(value))
+
+
+def _models_in(value: Any) -> Iterator[BaseModel]:
+    if isinstance(value, BaseModel):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _models_in(item)
+
+
+def _is_source(fields: Mapping[str, Any]) -> bool:
+    """Whether these are the fields of a data source, known by its shape: its schema is another room's."""
+    return fields.keys() >= {"path", "hub", "world"}
+
+
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, str | tuple[str, ...]]]:
     """Strings of the config by dotted key, and the paths of its data sources as tuples."""
     if isinstance(value, BaseModel):
         fields = {name: getattr(value, name) for name in type(value).model_fields}
-        if {"path", "hub", "world"} <= fields.keys():  # a data source, known by its shape: its schema is another room's
+        if _is_source(fields):
             paths = fields["path"]
             if isinstance(paths, (str, tuple)):
                 yield key, (paths,) if isinstance(paths, str) else tuple(paths)

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reasonrl.pipeline.fingerprints import fingerprints
+from reasonrl.pipeline.fingerprints import drawn_by_seed, fingerprints
 from reasonrl.pipeline.stages import stage_module
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def identify(instance: StageInstance, seed: int, inputs: Mapping[str, str], base
     module = stage_module(instance.config.kind)
     extensible = dict(extensible_of(instance.config))
     identity = {"kind": instance.config.kind, **identity_of(instance.config)}
-    if getattr(module, "DEPENDS_ON_SEED", True):
+    if getattr(module, "DEPENDS_ON_SEED", True) or drawn_by_seed(instance.config):
         identity["seed"] = seed
     for key, files in fingerprints(instance.config, base_directory).items():
         home = extensible if key.partition(".")[0] in extensible else identity

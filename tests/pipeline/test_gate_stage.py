@@ -131,3 +131,21 @@ def test_tables_and_studies_tell_of_failed_gates(tmp_path):
     assert "(in default-seed0)" in said
     with pytest.raises(RecipeError, match="'exam' is of kind eval, no gate"):
         load_recipe(recipe(tmp_path, {**stages, "table": {**table, "gates": ["${stage:exam}"]}}))
+
+
+def test_every_seed_of_a_study_has_its_own_rows_measured(tmp_path):
+    """A world's rows hang on the seed, a file's do not: only what was measured on the same rows may be shared."""
+    rows = [{"problem": "1+1", "answer": "2", "well_formed": 1}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text("def count(rows):\n    return {'rows': float(len(rows))}\n")
+    file = {"path": str(tmp_path / "rows.jsonl")}
+    of_files = {"kind": "gate", "figures": "mine.py:count", "bounds": {"rows": [1, 1]}}
+    mixed = {**of_files, "data": {**file, "shuffle": True}}
+    stages = {"drawn": GATE, "read": {**of_files, "data": file}, "mixed": mixed}
+    path = recipe(tmp_path, stages, studies={"two": {"arms": ["default"], "seeds": [0, 1]}})
+    said = call("train", path, "--study", "two")
+    runs = ["run/two/default-seed0", "run/two/default-seed1"]
+    first, second = (record(tmp_path, "drawn", run)["figures"]["pass@1"] for run in runs)
+    assert first != second
+    shared = [line for line in said.splitlines() if "shared" in line or "made by" in line]
+    assert len(shared) == 1 and "read" in shared[0], said

@@ -6,7 +6,7 @@ A stage module offers `run(config, context) -> StageResult` and `dry_run(config,
   stage's key,
 * `extensible_extra(config) -> dict`: versions that may grow: the stage then goes on from what it has made,
 * `resume_point(directory) -> str | None`: words for where a half-done stage will carry on (`step 40`),
-* `DEPENDS_ON_SEED = False`: the recipe's seed is no part of its key.
+* `DEPENDS_ON_SEED = False`: the recipe's seed is no part of its key, unless rows that it reads are drawn by it.
 """
 
 from __future__ import annotations
