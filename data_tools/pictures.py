@@ -107,7 +107,7 @@ def _drawn(drawing: Mapping[str, Any], owner: str) -> Image:
         if draw is None:
             raise TypeError("it draws none")
         drawn: Image = draw(**given)
-    except TypeError as problem:
+    except (TypeError, DataError) as problem:
         raise DataError(
             f"row {owner}: a picture of the world {name!r} from {given}: {problem} -> mend the row"
         ) from problem

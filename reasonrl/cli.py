@@ -57,13 +57,10 @@ def train(
     if jobs is not None and study is None:
         raise click.UsageError("--jobs is how many runs of a study go at a time: give --study NAME with it")
     if study is not None and not print_config:
-        from reasonrl.recipe import load_recipe
-
-        load_recipe(recipe, overrides)  # a bad recipe is refused before anything heavy is imported
+        from reasonrl.pipeline import run_study
         from reasonrl.pipeline.progress import logs_to_terminal
 
         logs_to_terminal()
-        from reasonrl.pipeline import run_study
 
         options = {"dry_run": dry_run, "restart_stages": restart_stages, "jobs": jobs or 1}
         run_study(recipe, study, overrides, say=click.echo, **options)  # type: ignore[arg-type]

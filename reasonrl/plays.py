@@ -280,7 +280,7 @@ def _scenes(text: str, start: int, end: int, form: PlayForm) -> list[Scene]:
     width = line.groups + 1  # of what begins something, its groups, then the text behind it
     begins, headings, names = pieces[1::width], pieces[heading_at::width], pieces[name_at::width]
     numbers = pieces[number_at::width] if number_at else begins
-    found = zip(begins, headings, names, pieces[width::width], numbers)  # noqa: B905
+    found = zip(begins, headings, names, pieces[width::width], numbers, strict=True)
     scenes: list[Scene] = []
     turns: list[Turn] = []
     title, problem, scene_start = "", None, start

@@ -82,7 +82,6 @@ class PlayReward:
             raise RewardError(f"reward 'play': {problem}") from problem
         self.__name__ = "play"
         self.rules, self.score = chosen, score
-        self._checks = tuple((rule, _CHECKS[rule]) for rule in chosen)
         self.line = line_form(line, "play")
         self.voices, self.turns, self.fresh = voices, turns, fresh
 
@@ -118,15 +117,7 @@ class PlayReward:
         """Whether each of the rules is kept; None where it is not asked."""
         play = read_play(text, self.form)
         given = _given(find_answers(play.answer_text, self.line), k)
-        return {rule: check(self, play, given, k) for rule, check in self._checks}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the checks: they have no names by which another process could find them."""
-        return {name: value for name, value in vars(self).items() if name != "_checks"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._checks = tuple((rule, _CHECKS[rule]) for rule in self.rules)
+        return {rule: _CHECKS[rule](self, play, given, k) for rule in self.rules}
 
     def _score(self, kept: Mapping[str, bool | None]) -> float:
         if self.score == "gate":

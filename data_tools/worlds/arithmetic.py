@@ -37,6 +37,14 @@ def split_of(problem: str) -> str:
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 
+def check_asked(world: str, n: Any, split: str) -> None:
+    """Raises DataError unless a world is asked for at least one row of a split that there is."""
+    if split not in SPLITS:
+        raise DataError(f"{world}: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise DataError(f"{world}: n = {n!r}, but at least 1 row must be asked for")
+
+
 def apply(operator: str, left: int, right: int, modulus: int) -> int:
     """One step of the chain, modulo `modulus`."""
     value = {"+": left + right, "-": left - right, "*": left * right}[operator]
@@ -129,10 +137,7 @@ def _lengths(operations: Any) -> list[int]:
 
 
 def _check(n: int, split: str, modulus: int, shares: dict[str, float]) -> None:
-    if split not in SPLITS:
-        raise DataError(f"arithmetic: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
-    if n < 1:
-        raise DataError(f"arithmetic: n = {n}, but at least 1 row must be asked for")
+    check_asked("arithmetic", n, split)
     if not isinstance(modulus, int) or not 2 <= modulus <= 10:
         raise DataError(f"arithmetic: modulus = {modulus!r}, allowed are 2 to 10 (values are single digits)")
     for name, share in shares.items():

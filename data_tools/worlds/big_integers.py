@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from reasonrl.data_tools.worlds.arithmetic import SPLITS, split_of
+from reasonrl.data_tools.worlds.arithmetic import check_asked, split_of
 from reasonrl.errors import DataError
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -89,10 +89,7 @@ class BigIntegerWorld:
 
 
 def _check(n: Any, split: str, kinds: Any, low: Any, high: Any, modulus: Any) -> None:
-    if split not in SPLITS:
-        raise DataError(f"big_integers: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
-    if type(n) is not int or n < 1:
-        raise DataError(f"big_integers: n = {n!r}, but at least 1 row must be asked for")
+    check_asked("big_integers", n, split)
     if isinstance(kinds, str) or not kinds or any(kind not in KINDS for kind in kinds):
         raise DataError(f"big_integers: kinds = {kinds!r}, allowed is a list of {', '.join(KINDS)}")
     ends = [("low and high", low, high), ("modulus", *(modulus if len(modulus) == 2 else (0, 0)))]

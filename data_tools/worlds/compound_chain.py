@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from reasonrl.data_tools.compound import blocks, rotated
-from reasonrl.data_tools.worlds.arithmetic import OPERATORS, SPLITS, apply, split_of
+from reasonrl.data_tools.worlds.arithmetic import OPERATORS, SPLITS, apply, check_asked, split_of
 from reasonrl.errors import DataError
 
 PROCEDURES = "LR"
@@ -180,10 +180,7 @@ def solution_of(
 
 
 def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float, modulus: int) -> None:
-    if split not in SPLITS:
-        raise DataError(f"compound_chain: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise DataError(f"compound_chain: n = {n!r}, but at least 1 row must be asked for")
+    check_asked("compound_chain", n, split)
     if not sizes or any(isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 9 for k in sizes):
         raise DataError(
             f"compound_chain: k = {list(sizes)!r}, allowed are 1 to 9 problems in a prompt, or a list of such"

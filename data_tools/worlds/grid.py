@@ -17,10 +17,11 @@ of a test picture stands in a training set. Equal problems have equal ids, drawn
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reasonrl.data_tools.worlds.arithmetic import SPLITS, split_of
+from reasonrl.data_tools.worlds.arithmetic import check_asked, split_of
 from reasonrl.data_tools.worlds.grid_drawing import draw_field
 from reasonrl.data_tools.worlds.grid_law import CELLS, MOST, Law, Path, draw_digits, draw_path, written
 from reasonrl.errors import DataError
@@ -94,7 +95,9 @@ class GridWorld:
         return rows
 
     def picture(self, *, field: str, seed: int, noise: float = 0.25, contrast: float = 0.3) -> Any:
-        """The PIL image that a row's `images` describe."""
+        """The PIL image that a row's `images` describe; raises DataError unless the field is nine digits."""
+        if not (isinstance(field, str) and re.fullmatch(f"[0-9]{{{MOST}}}", field)):
+            raise DataError(f"grid: field = {field!r}, but a field is {MOST} digits, row by row, as text")
         return draw_field(field, seed, noise, contrast)
 
 
@@ -168,10 +171,7 @@ def _operands(operands: Any) -> list[int]:
 
 
 def _check(n: Any, split: str, shares: Mapping[str, Any]) -> None:
-    if split not in SPLITS:
-        raise DataError(f"grid: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise DataError(f"grid: n = {n!r}, but at least 1 row must be asked for")
+    check_asked("grid", n, split)
     for name, share in shares.items():
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise DataError(f"grid: {name} = {share!r}, allowed are 0 to 1")

@@ -18,15 +18,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from reasonrl.data_tools.worlds.arithmetic import apply
+
 CELLS = tuple(f"{column}{row}" for row in "123" for column in "ABC")
 SIGNS = "+-*"
 MOST = len(CELLS)
 """Operands that a path may have: no cell stands in it twice."""
-
-
-def work(left: int, sign: str, right: int) -> int:
-    """One operation, modulo 10."""
-    return {"+": left + right, "-": left - right, "*": left * right}[sign] % 10
 
 
 def draw_digits(draw: random.Random) -> str:
@@ -56,7 +53,7 @@ class Path:
         values = [int(digits[CELLS.index(cell)]) for cell in self.cells]
         found = values[0]
         for sign, right in zip(self.signs, values[1:], strict=True):
-            found = work(found, sign, right)
+            found = apply(sign, found, right, 10)
         return found
 
 
@@ -150,11 +147,8 @@ class _Writing:
             right = values[number + 1]
             if not backward or number + 1 < len(self.path.signs):
                 self.read(number + 1)
-            step = f"{value}{sign}{right}={work(value, sign, right)};"
+            step = f"{value}{sign}{right}={apply(sign, value, right, 10)};"
             self.parts.append(step)
             if number == again:
                 self.parts.append(f"!{step}")
-            value = work(value, sign, right)
-
-
-__all__ = ["CELLS", "MOST", "SIGNS", "Law", "Path", "Trace", "draw_digits", "draw_path", "work", "written"]
+            value = apply(sign, value, right, 10)

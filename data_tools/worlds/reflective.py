@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reasonrl.data_tools.worlds.arithmetic import SPLITS, split_of
+from reasonrl.data_tools.worlds.arithmetic import check_asked, split_of
 from reasonrl.data_tools.worlds.reflective_law import (
     LETTERS,
     MOVES,
@@ -90,10 +90,7 @@ class ReflectiveWorld:
         lengths = _lengths(operations)
         given = {"hard_facts": hard_facts, "slip": slip, "repair": repair}
         given |= {"false_repair": false_repair, "recheck": recheck}
-        if split not in SPLITS:
-            raise DataError(f"reflective: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise DataError(f"reflective: n = {n!r}, but at least 1 row must be asked for")
+        check_asked("reflective", n, split)
         if isinstance(each, bool) or not isinstance(each, int) or each < 1 or n % each:
             raise DataError(f"reflective: each = {each!r} solutions a problem do not divide n = {n} rows")
         law = law_of(preset, {**given, "easy_slip": easy_slip}, teacher_seed, operators)

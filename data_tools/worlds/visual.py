@@ -17,7 +17,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from reasonrl.data_tools.worlds.arithmetic import SPLITS, split_of
+from reasonrl.data_tools.worlds.arithmetic import check_asked, split_of
 from reasonrl.data_tools.worlds.visual_drawing import LEAST_SIZE, draw_scene
 from reasonrl.data_tools.worlds.visual_scenes import DIFFICULTIES, SCENES, Scene
 from reasonrl.errors import DataError
@@ -139,10 +139,7 @@ def _difficulties(difficulty: Any) -> list[int]:
 
 
 def _check(n: int, split: str, modality: str, size: Any, shares: dict[str, Any]) -> None:
-    if split not in SPLITS:
-        raise DataError(f"visual: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
-    if n < 1:
-        raise DataError(f"visual: n = {n}, but at least 1 row must be asked for")
+    check_asked("visual", n, split)
     if modality not in MODALITIES:
         raise DataError(f"visual: modality = {modality!r}, allowed are {', '.join(MODALITIES)}")
     if isinstance(size, bool) or not isinstance(size, int) or not LEAST_SIZE <= size <= 2048:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reasonrl.data_tools.worlds.arithmetic import SPLITS, split_of
+from reasonrl.data_tools.worlds.arithmetic import check_asked, split_of
 from reasonrl.errors import DataError
 
 PARTS = "ABCD"
@@ -271,10 +271,7 @@ class WorksheetWorld:
 
 
 def _check(n: Any, split: str, slip: Any, room: Any, messages: Any, copies: Any) -> None:
-    if split not in SPLITS:
-        raise DataError(f"worksheet: split {split!r} is unknown -> one of {', '.join(SPLITS)}")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise DataError(f"worksheet: n = {n!r}, but at least 1 row must be asked for")
+    check_asked("worksheet", n, split)
     for name, share in (("slip", slip), ("copies", copies)):
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise DataError(f"worksheet: {name} = {share!r}, allowed are 0 to 1")

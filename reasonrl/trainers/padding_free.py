@@ -11,8 +11,7 @@ import torch
 from reasonrl.models.packing import packed_inputs
 from reasonrl.trainers.batch import MicroBatch
 from reasonrl.trainers.packing import first_obstacle
-
-IGNORED = -100
+from reasonrl.trainers.sft import IGNORED
 
 _log = logging.getLogger(__name__)
 

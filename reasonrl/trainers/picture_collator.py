@@ -11,8 +11,7 @@ from reasonrl.data_tools.pictures import open_picture
 from reasonrl.rollout.engine import Request
 from reasonrl.rollout.image_reader import TOKEN_INPUTS, join_inputs
 from reasonrl.rollout.picture_prompts import PicturePrompts
-
-IGNORED = -100
+from reasonrl.trainers.sft import IGNORED
 
 
 class PictureCollator:

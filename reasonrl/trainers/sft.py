@@ -66,7 +66,7 @@ def completion_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], promp
     return solution + end
 
 
-def learnt(
+def completion_labels(
     tokenizer: Any, text: str, solution: str, ids: Sequence[int], masked: Sequence[Sequence[int]]
 ) -> Sequence[int]:
     """Labels of a completion: its ids, and -100 for each token that has a character of a masked span.
@@ -126,13 +126,13 @@ def build_examples(
         for row, messages in zip(rows, prompts, strict=True)
     ]
     completions = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    taught = [
-        learnt(tokenizer, text, str(row["solution"]), ids, row.get("masked") or ())
+    labels_of = [
+        completion_labels(tokenizer, text, str(row["solution"]), ids, row.get("masked") or ())
         for row, text, ids in zip(rows, texts, completions, strict=True)
     ]
     examples: list[dict[str, Any]] = []
     too_long = 0
-    for row, messages, completion, labels_of in zip(rows, prompts, completions, taught, strict=True):
+    for row, messages, completion, learned in zip(rows, prompts, completions, labels_of, strict=True):
         images: dict[str, Any] = {}
         if pictures is None:
             prompt = prompt_ids(tokenizer, messages)
@@ -143,7 +143,7 @@ def build_examples(
         if max_length is not None and len(ids) > max_length:
             too_long += 1
             continue
-        labels = [*([IGNORED] * len(prompt) if completion_only_loss else prompt), *labels_of]
+        labels = [*([IGNORED] * len(prompt) if completion_only_loss else prompt), *learned]
         examples.append({"input_ids": ids, "labels": labels, **images})
     if not examples:
         raise DataError(f"sft: none of {len(rows)} rows fits into max_length = {max_length} tokens -> raise it")

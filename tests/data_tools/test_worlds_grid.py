@@ -208,3 +208,9 @@ def test_what_cannot_be_asked_is_refused(args, message):
         WORLD.rows(**{"n": 3, **args})
     with pytest.raises(DataError, match="row r: a picture of the world 'grid'"):
         open_picture({"world": "grid", "field": "372518904"}, "r")
+
+
+@pytest.mark.parametrize("field", ["12345678", "12345678x", "1234567890", 123456789])
+def test_a_picture_of_no_field_is_refused_with_its_row(field):
+    with pytest.raises(DataError, match=r"row q7: .*'grid'.*a field is 9 digits"):
+        open_picture({"world": "grid", "field": field, "seed": 1}, "q7")

@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
-from reasonrl.recipe import load_recipe
+sys.path.insert(0, str(Path(__file__).parent))
+from study_recipe import RUNS, STUDY
 
-STUDY = """
-recipe: studying
-output: {output}
-model: tiny:qwen2
-stages:
-  first: {{kind: sft, model: base, data: {{path: {data}}}, max_steps: 2}}
-  second: {{kind: sft, model: "${{stage:first}}", data: {{path: {data}}}, max_steps: 1, learning_rate: 0.1}}
-arms:
-  hot: {{stages.second.learning_rate: 0.9}}
-studies:
-  both: {{arms: [default, hot], seeds: [0, 1]}}
-"""
-RUNS = ["default-seed0", "default-seed1", "hot-seed0", "hot-seed1"]
+from reasonrl.recipe import load_recipe
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+sys.path.insert(0, str(Path(__file__).parent))
+from study_recipe import RUNS, STUDY
+
 from reasonrl.cli import main
 from reasonrl.errors import RunError
 from reasonrl.pipeline import stages
@@ -24,22 +27,6 @@ from reasonrl.pipeline.study_plan import plan_study
 from reasonrl.pipeline.study_shares import device_shares, environments, visible_devices
 from reasonrl.recipe import load_runs
 
-STUDY = """
-recipe: studying
-output: {output}
-model: tiny:qwen2
-stages:
-  first: {{kind: sft, model: base, data: {{path: {data}}}, max_steps: 2}}
-  second: {{kind: sft, model: "${{stage:first}}", data: {{path: {data}}}, max_steps: 1, learning_rate: 0.1}}
-arms:
-  hot: {{stages.second.learning_rate: 0.9}}
-  longer: {{stages.first.max_steps: 3}}
-studies:
-  both: {{arms: [default, hot], seeds: [0, 1]}}
-  once: {{arms: [default, hot], seeds: [0]}}
-  apart: {{arms: [default, longer], seeds: [0]}}
-"""
-RUNS = ["default-seed0", "default-seed1", "hot-seed0", "hot-seed1"]
 MADE = [f"{run} first {step}" for run in RUNS[:2] for step in (1, 2)] + [f"{run} second 1" for run in RUNS]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from reasonrl.pipeline import train
@@ -67,4 +66,3 @@ def test_the_updates_are_those_of_padded_rows(tmp_path, monkeypatch, completion_
         assert packed["loss"] == pytest.approx(padded["loss"], rel=1e-4)
         assert packed["mean_token_accuracy"] == pytest.approx(padded["mean_token_accuracy"], abs=5e-3)
         assert packed["num_tokens"] == padded["num_tokens"]
-    assert torch.isfinite(torch.tensor([line["loss"] for line in lines[True]])).all()
