@@ -71,15 +71,12 @@ class SampleOrder:
 
     def decoding(self) -> dict[str, Any]:
         """How samples are drawn, as results tell it."""
-        drawn = {"temperature": self.params.temperature, "top_p": self.params.top_p}
-        return {"n": self.n, **drawn, "max_tokens": self.params.max_tokens}
+        return {"n": self.n, **self._drawn()}
 
     def settings(self) -> dict[str, Any]:
         """What samples of one record have in common."""
         return {
-            "temperature": self.params.temperature,
-            "top_p": self.params.top_p,
-            "max_tokens": self.params.max_tokens,
+            **self._drawn(),
             "seed": self.seed,
             "stage": self.stage,
             "suite": self.name,
@@ -91,6 +88,10 @@ class SampleOrder:
             **({} if grader_version(self.reward) is not None else reward_basis(self.reward, self.base_dir)),
             **(self.made_by or {}),
         }
+
+    def _drawn(self) -> dict[str, Any]:
+        told = {name: getattr(self.params, name) for name in ("temperature", "top_p", "max_tokens")}
+        return {**told, **({"stop_strings": list(self.params.stop_strings)} if self.params.stop_strings else {})}
 
 
 def record_samples(

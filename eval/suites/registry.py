@@ -38,7 +38,10 @@ _IN_COMPOUND = re.compile(r"(?P<suite>.+)-cb(?P<k>[1-9]\d?)(?P<framed>-framed)?"
 _IN_FILE = re.compile(r"(?P<file>.+\.ya?ml)(?::(?P<one>[^:/]+))?")
 Entries: TypeAlias = dict[str, tuple[SuiteEntry | Mapping[str, Any], Path]]
 """Entries by name, each with the folder that its relative paths start at."""
-OVERRIDES = (*SAMPLING, "reward", "metrics", "limit", "check", "template", "system_prompt", "system_prompt_file")
+OVERRIDES = (
+    *(*SAMPLING, "stop_strings", "reward", "metrics", "limit", "check"),
+    *("template", "system_prompt", "system_prompt_file"),
+)
 """What an override may set, for all suites or below a suite's name."""
 
 
@@ -124,8 +127,8 @@ def resolve(
             several, between commas.
         protocol: a protocol whose settings are laid over the entries' own.
         overrides: settings laid over both, for all suites (`{"n": 4}`) or for one (`{"math500": {"n": 4}}`): n,
-            temperature, top_p, max_tokens, k, greedy, reward, metrics, limit (first rows), check, template,
-            system_prompt.
+            temperature, top_p, max_tokens, k, greedy, stop_strings, reward, metrics, limit (first rows), check,
+            template, system_prompt.
         data_root: folder of local files; None takes the one that REASONRL_DATA names, if it is set.
         base_dir: where a relative `my.yaml` starts; the working directory if None.
 

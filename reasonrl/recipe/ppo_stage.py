@@ -118,6 +118,7 @@ class PPOStage(TrainingStage):
     stop_on: Annotated[AlarmNames, OPERATIONAL] = ()
     temperature: Positive = 1.0
     top_p: PositiveFraction = 1.0
+    stop_strings: tuple[Text, ...] = ()
     max_completion_length: Count
     max_prompt_length: Count | None = None
     max_steps: Annotated[Count, EXTENSIBLE]
@@ -147,6 +148,7 @@ class PPOStage(TrainingStage):
     makes: ClassVar[tuple[str, ...]] = ("model", "critic")
     hints: ClassVar[Mapping[str, str]] = {
         "lr": "learning_rate",
+        "stop": "stop_strings",
         "critic_lr": "critic_learning_rate",
         "kl": "beta",
         "kl_coef": "beta",

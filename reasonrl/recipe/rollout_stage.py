@@ -108,6 +108,7 @@ class RolloutStage(Stage):
     n: Annotated[Count | None, EXTENSIBLE] = None
     temperature: NonNegative = 1.0
     top_p: PositiveFraction = 1.0
+    stop_strings: tuple[Text, ...] = ()
     max_tokens: Count | None = None
     reward: RewardSpec = "math"
     verify: Literal["missing", "all", "none"] = "missing"
@@ -121,6 +122,7 @@ class RolloutStage(Stage):
         "num_generations": "n",
         "samples": "n",
         "filter": "keep",
+        "stop": "stop_strings",
         "type": "kind",
         "prompts": "data",
         "problems": "data",
@@ -131,7 +133,7 @@ class RolloutStage(Stage):
     }
 
     def repeated_fields(self) -> tuple[str, ...]:
-        drawing = ("data", "n", "temperature", "top_p", "max_tokens", "endpoint", "rollout")
+        drawing = ("data", "n", "temperature", "top_p", "stop_strings", "max_tokens", "endpoint", "rollout")
         return drawing if self.logs is not None else ("verify", "damaged")
 
     @classmethod

@@ -103,7 +103,7 @@ class SFTStage(DataTraining, TrainingStage):
         return {"global_batch_size": sequences}
 
 
-SUITE_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy", "metrics")
+SUITE_DEFAULTS = ("n", "temperature", "top_p", "stop_strings", "max_tokens", "k", "reward", "greedy", "metrics")
 
 
 class SuiteConfig(Config):
@@ -119,6 +119,7 @@ class SuiteConfig(Config):
     n: Annotated[Count, EXTENSIBLE] = 1
     temperature: NonNegative = 1.0
     top_p: PositiveFraction = 1.0
+    stop_strings: tuple[Text, ...] = ()
     max_tokens: Count
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (1,)
     reward: RewardSpec = "math"
@@ -127,6 +128,7 @@ class SuiteConfig(Config):
     hints: ClassVar[Mapping[str, str]] = {
         "metric": "metrics",
         "max_new_tokens": "max_tokens",
+        "stop": "stop_strings",
         "max_completion_length": "max_tokens",
         "num_generations": "n",
         "samples": "n",
@@ -170,6 +172,7 @@ class EvalStage(Stage):
     n: Annotated[Count | None, EXTENSIBLE] = None
     temperature: NonNegative | None = None
     top_p: PositiveFraction | None = None
+    stop_strings: tuple[Text, ...] | None = None
     max_tokens: Count | None = None
     k: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     reward: RewardSpec | None = None

@@ -98,6 +98,7 @@ class EndpointEngine:
             temperature=params.temperature,
             top_p=params.top_p,
             max_tokens=params.max_tokens,
+            stop=list(params.stop_strings) or None,
             # Signed 64 bits is what servers take.
             seed=request.seed & 0x7FFF_FFFF_FFFF_FFFF,
         )

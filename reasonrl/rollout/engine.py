@@ -26,11 +26,14 @@ class SamplingParams:
         max_tokens: most tokens a sample may have, its stop token included.
         temperature: divides the logits; 0 takes the most probable token (greedy).
         top_p: nucleus mass; 1 keeps the whole distribution.
+        stop_strings: texts that end a sample, as its stop tokens do, once it holds one of them. The tokens up to the
+            one that completes the text belong to the sample, and so does the text; an endpoint of others leaves it out.
     """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -39,6 +42,9 @@ class SamplingParams:
             raise ValueError(f"temperature = {self.temperature}, allowed are 0 (greedy) and above")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}, allowed are values above 0 and up to 1")
+        texts: object = self.stop_strings
+        if isinstance(texts, str) or not all(self.stop_strings):
+            raise ValueError(f"stop_strings = {self.stop_strings!r}, allowed are texts of at least one character")
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Sample:
         logprobs_sampled: natural log-probability of each token under the distribution it was drawn from (temperature
             and top-p applied). A vision-language model never draws its placeholder tokens: they are left out of that
             distribution, which a trained model does not notice.
-        finish_reason: `stop` when a stop token was drawn, `length` when `max_tokens` cut it.
+        finish_reason: `stop` when a stop token or a stop string was drawn, `length` when `max_tokens` cut it.
         weight_version: version of the weights that drew it, as given to `sync_weights`.
         stamp: where and when it was drawn; None where the engine does not say. Samples that differ in nothing else are
             equal.

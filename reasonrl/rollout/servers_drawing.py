@@ -302,4 +302,5 @@ def _sampling(params: SamplingParams, stop_ids: frozenset[int], never: Mapping[s
         "repetition_penalty": 1.0,
         "skip_special_tokens": False,
         **({"logit_bias": never} if never else {}),
+        **({"stop": params.stop_strings, "include_stop_str_in_output": True} if params.stop_strings else {}),
     }

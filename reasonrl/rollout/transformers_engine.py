@@ -29,6 +29,7 @@ from reasonrl.rollout.images import (
 from reasonrl.rollout.sampling import draw_tokens
 from reasonrl.rollout.seeds import uniforms
 from reasonrl.rollout.stamps import now, process_name
+from reasonrl.rollout.stop_strings import StopStrings
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class TransformersEngine:
     def _decode(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Sample]:
         batch = self._prefill(requests)
         stop = torch.tensor(sorted(self.stop_ids), device=batch.logits.device)
+        strings = StopStrings(self.tokenizer, params.stop_strings)
         position = 0
         while batch.requests and not self._interrupted:
             draws = torch.from_numpy(uniforms(batch.seeds, position)).to(batch.logits.device)
@@ -154,6 +156,8 @@ class TransformersEngine:
             batch.latest = now()
             batch.started = batch.started or batch.latest
             stopped = torch.isin(tokens, stop)
+            if params.stop_strings:
+                stopped |= torch.tensor(strings.ended(batch.tokens), device=stopped.device)
             done = torch.ones_like(stopped) if position == params.max_tokens else stopped
             flags = stopped.tolist()
             finished = done.nonzero().flatten().tolist()

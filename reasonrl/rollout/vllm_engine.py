@@ -200,7 +200,11 @@ class VLLMEngine:
             ignore_eos=True,  # the end tokens are among ours
             logprobs=0,
             flat_logprobs=True,
-            detokenize=False,
+            # As text only where texts end a sample; a special token counts as its text then.
+            stop=list(params.stop_strings) or None,
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            detokenize=bool(params.stop_strings),
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )

@@ -80,6 +80,7 @@ class PPOConfig(GRPOConfig):
     hint_column: str | None = field(default=None, metadata={"help": "Column of hints for groups that are all wrong."})
     hint_fraction: float = field(default=1.0, metadata={"help": "Share of a hint's words that is given."})
     hint_template: str = field(default=DEFAULT_HINT_TEMPLATE, metadata={"help": "The user's message with a hint."})
+    stop_strings: Sequence[str] = field(default=(), metadata={"help": "Texts that end a response; they stay in it."})
     stop_on: Sequence[str] = field(default=(), metadata={"help": "Alarms that stop the run; `all`: all of them."})
     max_logprob_gap: float | None = field(
         default=None, metadata={"help": "Largest mean difference of engine and trainer on drawn tokens, nats; stops."}

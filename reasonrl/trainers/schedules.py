@@ -94,7 +94,8 @@ class Schedules:
         """How the samples of a step are drawn."""
         args = trainer.args
         length = int(self.of("max_completion_length", step, args.max_completion_length or 0))
-        return SamplingParams(length, self.of("temperature", step, args.temperature), args.top_p)
+        temperature = self.of("temperature", step, args.temperature)
+        return SamplingParams(length, temperature, args.top_p, tuple(args.stop_strings))
 
     def apply(self, trainer: PPOTrainer) -> None:
         """Put the values of the coming step in place; called when it begins."""

@@ -48,7 +48,8 @@ def judge(trainer: PPOTrainer, placed: Sequence[tuple[int, dict[str, Any]]]) -> 
         for number, ((place, row), prompt) in enumerate(zip(placed, trainer.prompts.render(rows), strict=True))
     ]
     # The stage's own settings, whatever a schedule says: differences between steps are the policy's.
-    params = SamplingParams(trainer.args.max_completion_length, trainer.args.temperature, trainer.top_p)
+    args = trainer.args
+    params = SamplingParams(args.max_completion_length, args.temperature, trainer.top_p, tuple(args.stop_strings))
     with trainer.for_inference():
         samples = in_order(trainer.begin_rewards(trainer.engine.stream(requests, params), rows), len(rows))
     scored = trainer.score(rows, samples)

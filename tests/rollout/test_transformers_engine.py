@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -325,3 +326,60 @@ def test_stop_tokens_come_from_the_tokenizer_and_the_generation_config(declared,
     else:
         with pytest.raises(ModelError, match="names an end token"):
             stop_token_ids(model, tokenizer)
+
+
+def test_stop_strings_end_samples_where_generate_ends_them(loaded):
+    """Greedily against `generate`, and drawn against a reader of every beginning of the unstopped samples."""
+    model, tokenizer = loaded
+    engine, requests = TransformersEngine(model, tokenizer, batch_size=5), requests_of(tokenizer, RAGGED * 3)
+    free = by_id(engine.stream(requests, SamplingParams(max_tokens=40)))
+    # Texts over the seams of tokens, of the samples themselves; one more that is never drawn.
+    found = [re.findall(r"[ -~]{2}", sample.text[2:]) for sample in free.values()]
+    texts = tuple(dict.fromkeys(pairs[0] for pairs in found if pairs))[:8]
+    assert len(texts) > 2
+    params = SamplingParams(max_tokens=40, stop_strings=(*texts, "never said"))
+    ended = by_id(engine.stream(requests, params))
+    by_text = 0
+    for name, sample in free.items():
+        beginnings = (sample.token_ids[: size + 1] for size in range(sample.length))
+        held = (ids for ids in beginnings if any(text in tokenizer.decode(list(ids)) for text in texts))
+        want = next(held, sample.token_ids)
+        assert ended[name].token_ids == want
+        assert ended[name].logprobs_sampled == pytest.approx(sample.logprobs_sampled[: len(want)], abs=1e-4)
+        by_text += want != sample.token_ids
+        if want != sample.token_ids:
+            assert ended[name].finish_reason == "stop" and any(text in ended[name].text for text in texts)
+    assert by_text >= len(RAGGED)
+
+    padded = tokenizer(RAGGED, return_tensors="pt", padding=True)
+    plain = by_id(engine.stream(requests[: len(RAGGED)], SamplingParams(max_tokens=40, temperature=0.0)))
+    text = next(pairs[0] for sample in plain.values() if (pairs := re.findall(r"[ -~]{2}", sample.text[2:])))
+    given = {"max_new_tokens": 40, "pad_token_id": tokenizer.pad_token_id, "do_sample": False}
+    out = model.generate(**padded, **given, stop_strings=[text], tokenizer=tokenizer)
+    params = SamplingParams(max_tokens=40, temperature=0.0, stop_strings=(text,))
+    got = by_id(engine.stream(requests[: len(RAGGED)], params))
+    for row, request in zip(out, requests, strict=False):
+        want = row[padded["input_ids"].shape[1] :].tolist()
+        assert list(got[request.id].token_ids) == want[: got[request.id].length]
+        assert all(token == tokenizer.pad_token_id for token in want[got[request.id].length :])
+    assert any(got[name].length < plain[name].length for name in got)
+
+
+def test_stop_strings_hold_special_tokens_as_their_text(loaded):
+    """A sample that a special token does not end by itself ends where its text is a stop string."""
+    model, tokenizer = loaded
+    engine = TransformersEngine(model, tokenizer)
+    engine.stop_ids = frozenset({-1})
+    texts = [text for text in (tokenizer.eos_token, tokenizer.pad_token) if text]
+    requests = requests_of(tokenizer, RAGGED * 8)
+    samples = list(engine.stream(requests, SamplingParams(max_tokens=200, temperature=1.5, stop_strings=tuple(texts))))
+    stopped = [sample for sample in samples if sample.finish_reason == "stop"]
+    assert stopped
+    for sample in stopped:
+        assert any(tokenizer.decode([sample.token_ids[-1]]) == text for text in texts)
+
+
+@pytest.mark.parametrize("given", ["text", ("a", "")])
+def test_stop_strings_are_texts(given):
+    with pytest.raises(ValueError, match="stop_strings"):
+        SamplingParams(max_tokens=4, stop_strings=given)

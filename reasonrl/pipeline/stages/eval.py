@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from reasonrl.pipeline.stages.common import Source
     from reasonrl.recipe import EvalStage, RolloutStage, SuiteConfig
 
-_DEFAULTS = ("n", "temperature", "top_p", "max_tokens", "k", "reward", "greedy", "metrics", "system_prompt")
-
 
 def run(config: EvalStage, context: StageContext) -> StageResult:
     """Samples every suite, judges the samples and writes `results.json`; goes on from the samples on disk.
@@ -56,7 +54,7 @@ def evaluate(config: EvalStage, suites: Mapping[str, SuiteConfig], context: Stag
                 source.rows,
                 SampleOrder(
                     n=suite.n,
-                    params=SamplingParams(suite.max_tokens, suite.temperature, suite.top_p),
+                    params=SamplingParams(suite.max_tokens, suite.temperature, suite.top_p, suite.stop_strings),
                     directory=context.directory,
                     name=name,
                     seed=context.seed,
@@ -118,10 +116,12 @@ def suites_of(config: EvalStage) -> dict[str, SuiteConfig]:
         RecipeError: there is no suite of a name, or its entry is wrong.
     """
     from reasonrl.eval.suites import resolve
+    from reasonrl.recipe.stages import SUITE_DEFAULTS
 
     if isinstance(config.suites, Mapping):
         return dict(config.suites)
-    given = {key: getattr(config, key) for key in _DEFAULTS if getattr(config, key) is not None}
+    keys = (*SUITE_DEFAULTS, "system_prompt")
+    given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     return {**resolve(config.suites, config.protocol, given)}
 
 

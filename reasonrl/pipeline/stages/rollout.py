@@ -62,7 +62,7 @@ def _draw(config: RolloutStage, context: StageContext) -> Collected:
             source.rows,
             SampleOrder(
                 n=config.n,
-                params=SamplingParams(config.max_tokens, config.temperature, config.top_p),
+                params=SamplingParams(config.max_tokens, config.temperature, config.top_p, config.stop_strings),
                 directory=context.directory,
                 name=SAMPLES_FOLDER,
                 seed=context.seed,
