@@ -25,7 +25,7 @@ from reasonrl.rollout.transformers_engine import TransformersEngine
 pytest.importorskip("vllm", reason="vLLM is not installed (docs/servers.md)", exc_type=ImportError)
 sys.path.insert(0, str(Path(__file__).parent))
 from servers_help import gone, group_members
-from vllm_help import requests_of, small_policy, worst_gap
+from vllm_help import check_texts_end_samples, requests_of, small_policy, worst_gap
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -79,6 +79,10 @@ def test_draws_depend_on_the_seed_alone_and_greedy_equals_transformers(engine, l
     theirs = by_id(engine.stream(requests_of(12), greedy))
     ours = by_id(TransformersEngine(*loaded).stream(requests_of(12), greedy))
     assert {name: theirs[name].text for name in ours} == {name: ours[name].text for name in ours}
+
+
+def test_texts_end_samples(engine, loaded):
+    check_texts_end_samples(engine, loaded[1])
 
 
 def test_a_server_without_the_key_does_nothing(engine):

@@ -16,7 +16,7 @@ from reasonrl.rollout.transformers_engine import TransformersEngine
 
 pytest.importorskip("vllm", reason="vLLM is not installed (docs/rollout.md, vLLM on CPU)", exc_type=ImportError)
 sys.path.insert(0, str(Path(__file__).parent))
-from vllm_help import requests_of, small_policy, worst_gap
+from vllm_help import check_texts_end_samples, requests_of, small_policy, worst_gap
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,10 @@ def test_every_request_gives_one_sample_with_its_text_and_reason(engine, loaded)
         assert len(sample.logprobs_sampled) == len(sample.token_ids)
         assert sample.text == tokenizer.decode(list(sample.token_ids), skip_special_tokens=True)
         assert sample.request is requests[int(sample.request.id)] and sample.weight_version == 0
+
+
+def test_texts_end_samples(engine, loaded):
+    check_texts_end_samples(engine, loaded[1])
 
 
 def test_a_sample_depends_on_its_seed_alone(engine):

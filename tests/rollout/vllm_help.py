@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -59,3 +60,22 @@ def worst_gap(model: Any, samples: list[Any], params: SamplingParams) -> float:
         trainer = trainer_logprobs(model, sample.request.prompt_ids, sample.token_ids, params)
         worst = max(worst, float((trainer - torch.tensor(sample.logprobs_sampled).double()).abs().max()))
     return worst
+
+
+def check_texts_end_samples(engine: Any, tokenizer: Any) -> None:
+    """With texts that end samples, each is the one drawn without up to the token that completes a text."""
+    requests = requests_of(48)
+    free = {sample.request.id: sample for sample in engine.stream(requests, SamplingParams(64))}
+    pairs = [re.findall(r"[ -~]{2}", sample.text[2:]) for sample in free.values()]
+    texts = tuple(dict.fromkeys(found[0] for found in pairs if found))[:8]
+    sooner = 0
+    for ended in engine.stream(requests, SamplingParams(64, stop_strings=texts)):
+        whole = free[ended.request.id].token_ids
+        beginnings = (whole[: size + 1] for size in range(len(whole)))
+        held = (ids for ids in beginnings if any(text in tokenizer.decode(list(ids)) for text in texts))
+        want = next(held, whole)
+        assert ended.token_ids == want and len(ended.logprobs_sampled) == len(want)
+        if want != whole:
+            sooner += 1
+            assert ended.finish_reason == "stop" and any(text in ended.text for text in texts)
+    assert sooner >= 8
