@@ -38,6 +38,7 @@ from reasonrl.rollout.servers_start import default_options, finish, plan_process
 from reasonrl.rollout.servers_state import Reading, Server, figures_of, in_words
 from reasonrl.rollout.servers_weights import WeightFolders, bytes_of
 from reasonrl.rollout.stamps import now
+from reasonrl.rollout.stop_strings import StopStrings
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_folder import startable
 from reasonrl.rollout.vllm_start import checkpoint_dtype, generation_config_of
@@ -371,7 +372,8 @@ class ServersEngine:
     async def _draw(
         self, requests: Sequence[Request], params: SamplingParams, out: queue.SimpleQueue[Any], outgoing: Outgoing
     ) -> None:
-        told = (self.stop_ids, self._most_open, self._expectation, out, outgoing)
+        stops = StopStrings(self.tokenizer, params.stop_strings)
+        told = (self.stop_ids, self._most_open, self._expectation, out, outgoing, stops)
         mine = Drawing(self._fleet, requests, params, *told)
         self._drawing = mine
         try:

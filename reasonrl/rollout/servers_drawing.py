@@ -26,6 +26,7 @@ from reasonrl.rollout.servers_images import Outgoing
 from reasonrl.rollout.servers_lanes import Lanes, dispatch_of
 from reasonrl.rollout.servers_state import OpenCall, Server
 from reasonrl.rollout.stamps import now
+from reasonrl.rollout.stop_strings import StopStrings
 
 #: Tokens that a server may gather before it sends them on: few enough to see what it still owes.
 STREAM_INTERVAL = 16
@@ -87,6 +88,7 @@ class Drawing:
         expectation: of lengths.
         out: where arrivals go, at last None, or the error that ended it.
         outgoing: the requests' images, as they go out.
+        stops: texts that end a sample.
     """
 
     def __init__(
@@ -99,10 +101,12 @@ class Drawing:
         expectation: Expectation,
         out: queue.SimpleQueue[Arrival | BaseException | None],
         outgoing: Outgoing,
+        stops: StopStrings,
     ) -> None:
         self.fleet, self.params, self.most_open, self.expectation, self.out = fleet, params, most_open, expectation, out
         self.wake = asyncio.Event()
         self._sampling, self._outgoing = _sampling(params, stop_ids, outgoing.never), outgoing
+        self._stops = stops
         self._waiting, self._lanes = deque[_Wanted](), self._lanes_of(requests)
         if self._lanes is None:
             # Requests of one prompt side by side, in the order in which prompts first come.
@@ -225,7 +229,7 @@ class Drawing:
         body = {**sampling, **_OF_TEXT, "prompt": request.prompt_ids} if prompt is None else prompt.body(sampling)
         body |= {"model": self.fleet.model_of(server), "stream": True}
         try:
-            drawn = await server.api.draw(body, heard, prompt)
+            drawn = await server.api.draw(body, heard, prompt, self._stops)
         except asyncio.CancelledError:
             if not call.recalled:
                 raise
@@ -302,5 +306,4 @@ def _sampling(params: SamplingParams, stop_ids: frozenset[int], never: Mapping[s
         "repetition_penalty": 1.0,
         "skip_special_tokens": False,
         **({"logit_bias": never} if never else {}),
-        **({"stop": params.stop_strings, "include_stop_str_in_output": True} if params.stop_strings else {}),
     }

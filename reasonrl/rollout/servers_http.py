@@ -8,15 +8,17 @@ proxies and the reasons for aiohttp are the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.endpoints.config import is_local
 from reasonrl.errors import ModelError
 from reasonrl.rollout.servers_images import GENERATE, ImagePrompt, PictureReading, require_same_prompt
+from reasonrl.rollout.stop_strings import StopStrings
 
 if TYPE_CHECKING:
     import aiohttp
@@ -82,7 +84,11 @@ class ServerApi:
         self._session: aiohttp.ClientSession | None = None
 
     async def draw(
-        self, body: Mapping[str, Any], on_tokens: Callable[[int], None], prompt: ImagePrompt | None = None
+        self,
+        body: Mapping[str, Any],
+        on_tokens: Callable[[int], None],
+        prompt: ImagePrompt | None = None,
+        stops: StopStrings | None = None,
     ) -> Drawn:
         """Draw one sample.
 
@@ -90,6 +96,7 @@ class ServerApi:
             body: of `/v1/completions`, or of the endpoint for images where `prompt` has some.
             on_tokens: told how many tokens have just come.
             prompt: with images; the server has to have read its token ids.
+            stops: texts that end the sample; the server is left there, which ends its work on it.
 
         Raises:
             ServerFault: no whole sample came.
@@ -99,8 +106,9 @@ class ServerApi:
         logprobs: list[float] = []
         reason: str | None = None
         try:
-            async with asyncio.timeout(self.limits.request):
-                async for event in self._events(_COMPLETIONS if prompt is None else GENERATE, body):
+            events = self._events(_COMPLETIONS if prompt is None else GENERATE, body)
+            async with asyncio.timeout(self.limits.request), contextlib.aclosing(events):
+                async for event in events:
                     choice = _choice(event)
                     if choice is None:
                         continue
@@ -110,6 +118,9 @@ class ServerApi:
                     ids += new_ids
                     logprobs += new_logprobs
                     on_tokens(len(new_ids))
+                    if stops and (end := stops.end(ids, len(new_ids))) is not None:
+                        ids, logprobs, reason = ids[:end], logprobs[:end], "stop"
+                        break
         except TimeoutError:
             raise ServerFault(
                 f"a sample was not finished within request_timeout={self.limits.request:g} s ({len(ids)} tokens came)"
@@ -165,7 +176,7 @@ class ServerApi:
             await self._session.close()
             self._session = None
 
-    async def _events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         import aiohttp
 
         try:

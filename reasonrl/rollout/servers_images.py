@@ -50,7 +50,7 @@ class ImagePrompt:
         return {
             "token_ids": self.short_ids,
             "content_parts": self.parts,
-            "sampling_params": {**sampling, "detokenize": "stop" in sampling},  # texts that end a sample need it
+            "sampling_params": {**sampling, "detokenize": False},
             "return_token_ids": True,
         }
 

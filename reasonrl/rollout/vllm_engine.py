@@ -43,6 +43,7 @@ from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_adapter import AdapterSlot
 from reasonrl.rollout.vllm_folder import startable
+from reasonrl.rollout.vllm_drawn import Drawn, Growing
 from reasonrl.rollout.vllm_images import NEVER, VisionPrompts, tower_names, vision_gap, vision_options
 from reasonrl.rollout.vllm_start import (
     checkpoint_dtype,
@@ -155,6 +156,7 @@ class VLLMEngine:
             raise ModelError("rollout: this engine is already drawing -> read one stream to its end before the next")
         waiting: dict[str, Request] = {}
         not_begun, begun = deque[tuple[str, str]](), dict[str, float]()
+        growing = Growing(self.tokenizer, params.stop_strings)
         self._streaming, self._interrupted = True, False
         try:
             self._wake()
@@ -169,10 +171,13 @@ class VLLMEngine:
                 outputs, time = self._step(), now()
                 self._note_begun(not_begun, begun, time)
                 for output in outputs:
-                    if output.finished and output.request_id in waiting:
-                        name = output.request_id
-                        stamp = Stamp(process_name(), begun.pop(name, time), time, output.num_cached_tokens)
-                        yield self._sample(waiting.pop(name), output.outputs[0], stamp)
+                    name = output.request_id
+                    if name not in waiting or (drawn := growing.take(name, output)) is None:
+                        continue
+                    if not output.finished:
+                        self._vllm.abort_request([name])
+                    stamp = Stamp(process_name(), begun.pop(name, time), time, output.num_cached_tokens)
+                    yield self._sample(waiting.pop(name), drawn, stamp)
         finally:
             if waiting:
                 self._vllm.abort_request(list(waiting))
@@ -200,12 +205,8 @@ class VLLMEngine:
             ignore_eos=True,  # the end tokens are among ours
             logprobs=0,
             flat_logprobs=True,
-            # As text only where texts end a sample; a special token counts as its text then.
-            stop=list(params.stop_strings) or None,
-            include_stop_str_in_output=True,
-            skip_special_tokens=False,
-            detokenize=bool(params.stop_strings),
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA if params.stop_strings else RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
 
@@ -357,9 +358,8 @@ class VLLMEngine:
         require_processor(requests, self._processor)
         refuse_requests(requests, params, self.max_model_len, "the engine holds")
 
-    def _sample(self, request: Request, drawn: Any, stamp: Stamp) -> Sample:
-        logprobs = tuple(drawn.logprobs.logprobs)
-        ids = tuple(drawn.token_ids)
+    def _sample(self, request: Request, drawn: Drawn, stamp: Stamp) -> Sample:
+        logprobs, ids = tuple(drawn.logprobs), tuple(drawn.token_ids)
         if drawn.finish_reason not in ("stop", "length"):
             raise ModelError(f"rollout: vLLM ended request {request.id!r} with {drawn.finish_reason!r} -> see its log")
         if any(map(math.isnan, logprobs)):
@@ -374,7 +374,7 @@ class VLLMEngine:
             token_ids=ids,
             text=self.tokenizer.decode(list(ids), skip_special_tokens=True),
             logprobs_sampled=logprobs,
-            finish_reason=drawn.finish_reason,
+            finish_reason="stop" if drawn.finish_reason == "stop" else "length",
             weight_version=self.weight_version,
             stamp=stamp,
         )

@@ -70,12 +70,14 @@ def check_texts_end_samples(engine: Any, tokenizer: Any) -> None:
     texts = tuple(dict.fromkeys(found[0] for found in pairs if found))[:8]
     sooner = 0
     for ended in engine.stream(requests, SamplingParams(64, stop_strings=texts)):
-        whole = free[ended.request.id].token_ids
-        beginnings = (whole[: size + 1] for size in range(len(whole)))
+        whole = free[ended.request.id]
+        beginnings = (whole.token_ids[: size + 1] for size in range(whole.length))
         held = (ids for ids in beginnings if any(text in tokenizer.decode(list(ids)) for text in texts))
-        want = next(held, whole)
-        assert ended.token_ids == want and len(ended.logprobs_sampled) == len(want)
-        if want != whole:
+        want = next(held, whole.token_ids)
+        assert ended.token_ids == want
+        assert max(abs(a - b) for a, b in zip(ended.logprobs_sampled, whole.logprobs_sampled, strict=False)) < 1e-4
+        assert len(ended.logprobs_sampled) == len(want)
+        if want != whole.token_ids:
             sooner += 1
             assert ended.finish_reason == "stop" and any(text in ended.text for text in texts)
     assert sooner >= 8
