@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.errors import RunError
-from reasonrl.eval.compared import Compared, figure_of
+from reasonrl.eval.compared import Compared, figure_of, of_own_problems
 from reasonrl.eval.exams.record import is_exam, is_exam_entry, unit_values
 from reasonrl.eval.metrics import Interval
 from reasonrl.eval.named_metrics import groups_of, metric_values
@@ -278,7 +278,7 @@ def _cells(
     cells = []
     for label, found in figures.items():
         difference, chance = None, None
-        if label != baseline:
+        if label != baseline and not of_own_problems(metric):
             place = f"{suite}, {metric}, rows {label!r} and {baseline!r}"
             difference = found.difference(figures[baseline], place, confidence, seed)
             chance = found.p_value(figures[baseline], place, seed)

@@ -12,6 +12,9 @@ from reasonrl.eval.compound import AGAINST_ALONE, Against, block_values
 from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
 from reasonrl.eval.paired import FLIPS, fold_groups, sign_flip_test
 
+EMERGENT = "emergent "
+"""How figures begin that are over the problems whose messages were all wrong in that row's own rounds."""
+
 
 class Compared(Protocol):
     """What a table asks of a figure; `other` is the same figure of the baseline."""
@@ -76,6 +79,11 @@ def too_few_shared(shared: int, ours: int, theirs: int, place: str) -> None:
             f"{place}: only {shared} problems are on both sides (of {ours} and {theirs})"
             " -> compare evaluations of the same data"
         )
+
+
+def of_own_problems(metric: str) -> bool:
+    """Whether a figure is over problems that a row's own answers choose: of two rows there is no paired difference."""
+    return metric.startswith(EMERGENT)
 
 
 def figure_of(directory: Path, suite: str, metric: str) -> Compared:

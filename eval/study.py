@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import RunError
 from reasonrl.eval.compare import Comparison, compare_evaluations
-from reasonrl.eval.compared import figure_of
+from reasonrl.eval.compared import figure_of, of_own_problems
 from reasonrl.eval.metrics import Interval, mean_interval, seed_difference
 from reasonrl.eval.tables import markdown_table, percent, points
 from reasonrl.observe.style import COLOURS, MUTED, new_figure, save_figure, styled
@@ -130,7 +130,7 @@ def compare_study(
     lines: list[StudyLine] = []
     for suite, metric, arm, label in _places(tables):
         lines += _row_lines(tables, suite, metric, arm, label, baseline, confidence)
-        if arm != first_arm:
+        if arm != first_arm and not of_own_problems(metric):
             lines += _arm_lines(runs, tables, suite, metric, arm, label, first_arm, confidence, seed)
     notes = list(
         dict.fromkeys(
@@ -173,7 +173,7 @@ def _row_lines(
         if its_arm == arm and (cell := table.cell(suite, metric, label)) is not None
     }
     estimate = mean_interval([cell.estimate.value for cell in cells.values()], confidence)
-    if label == baseline:
+    if label == baseline or of_own_problems(metric):
         by_seed = {number: cell.estimate for number, cell in cells.items()}
         return [StudyLine(suite, metric, arm, label, estimate, "", None, by_seed)]
     differences = {number: cell.difference for number, cell in cells.items() if cell.difference is not None}

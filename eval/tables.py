@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reasonrl.eval.compared import of_own_problems
 from reasonrl.eval.metrics import Interval
 from reasonrl.observe.report import tokens_text
 from reasonrl.observe.style import COLOURS, MUTED, dot_with_bar, new_figure, save_figure, styled
@@ -89,7 +90,9 @@ def _lost(found: Mapping[str, Any]) -> list[str]:
 
 
 def _difference_text(cell: Cell) -> str:
-    return "baseline" if cell.difference is None else points(cell.difference)
+    if cell.difference is None:
+        return "" if of_own_problems(cell.metric) else "baseline"
+    return points(cell.difference)
 
 
 def p_text(cell: Cell) -> str:

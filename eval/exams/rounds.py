@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reasonrl.errors import DataError
 from reasonrl.eval.answer_classes import answer_class
+from reasonrl.eval.compared import EMERGENT
 from reasonrl.eval.exams.record import Examined, Unit
 from reasonrl.eval.metrics import Interval, paired_difference
 from reasonrl.observe.records import RecordWriter, iter_records
@@ -318,7 +319,7 @@ def _add_run(
     )
     emergent = {name: right[name] for name, row in told.items() if row["inputs"] and not row["inputs_right"]}
     if emergent:
-        book.values[f"emergent {run}"] = emergent
+        book.values[f"{EMERGENT}{run}"] = emergent
     about["runs"][run] = {
         "emergent_count": len(emergent),
         "shown": fmean(row["shown"] for row in told.values()),
@@ -350,8 +351,8 @@ def rounds_text(entry: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for run, about in entry["runs"].items():
-        if f"emergent {run}" in entry["metrics"]:
-            share, count = _points(entry["metrics"][f"emergent {run}"]), about["emergent_count"]
+        if f"{EMERGENT}{run}" in entry["metrics"]:
+            share, count = _points(entry["metrics"][f"{EMERGENT}{run}"]), about["emergent_count"]
             lines.append(f"| {run}: right where all inputs are wrong | {share} | | | {count} problems |")
     return "\n".join(lines)
 

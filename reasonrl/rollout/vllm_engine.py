@@ -42,8 +42,8 @@ from reasonrl.rollout.request_rules import refuse_requests
 from reasonrl.rollout.stamps import now, process_name
 from reasonrl.rollout.stop_tokens import stop_tokens_of
 from reasonrl.rollout.vllm_adapter import AdapterSlot
-from reasonrl.rollout.vllm_folder import startable
 from reasonrl.rollout.vllm_drawn import Drawn, Growing
+from reasonrl.rollout.vllm_folder import startable
 from reasonrl.rollout.vllm_images import NEVER, VisionPrompts, tower_names, vision_gap, vision_options
 from reasonrl.rollout.vllm_start import (
     checkpoint_dtype,
