@@ -20,7 +20,7 @@ from reasonrl.eval.exams.benchmarks import (
     read_prmbench,
 )
 from reasonrl.eval.exams.best_of import examine_best_of
-from reasonrl.eval.exams.record import read_units, write_examined
+from reasonrl.eval.exams.record import Examined, Unit, read_units, write_examined
 from reasonrl.eval.exams.scores import Scored, given_scores
 from reasonrl.eval.exams.steps import examine_steps, solution_kind, zones_of
 from reasonrl.eval.results import read_results
@@ -284,3 +284,24 @@ def test_an_examination_is_not_compared_with_samples(models, tmp_path) -> None:
     (tmp_path / "sampled" / "results.json").write_text(json.dumps(results))
     with pytest.raises(RunError, match="steps is an examination in one"):
         compare_evaluations({"a": models["0.1"], "b": tmp_path / "sampled"}, "a")
+
+
+def test_figures_over_a_rows_own_problems_have_no_difference(tmp_path) -> None:
+    """Which messages are all wrong is each run's own: `after` has few such problems, and not those of `before`."""
+    for row, chosen in (("before", range(40)), ("after", range(36, 45))):
+        own = {f"p{number}": {"emergent [8,2]": float(number % 3 == 0)} for number in chosen}
+        units = [Unit(name, {"[8,2]": 1.0, **own.get(name, {})}) for name in (f"p{number}" for number in range(60))]
+        write_examined(tmp_path / row, "rounds", Examined(units, "problems"))
+    runs = {row: tmp_path / row for row in ("before", "after")}
+    found = compare_evaluations(runs, "before")
+    cell = found.cell("rounds", "emergent [8,2]", "after")
+    assert cell.estimate.value == pytest.approx(3 / 9) and cell.difference is None and cell.p_value is None
+    assert found.cell("rounds", "[8,2]", "after").difference.value == 0
+    write_comparison(found, tmp_path / "table")
+    arms = {"default": {0: runs}, "other": {0: {"before": runs["after"], "after": runs["before"]}}}
+    study = compare_study(arms, baseline="before")
+    told = [line for line in study.lines if line.metric == "emergent [8,2]"]
+    assert {(line.arm, line.label, line.versus) for line in told} == {
+        (arm, row, "") for arm in ("default", "other") for row in ("before", "after")
+    }
+    assert "emergent [8,2]" in study_markdown(study) and "emergent" in study_table(study)
