@@ -12,7 +12,7 @@ from reasonrl.errors import DataError
 from reasonrl.eval.answer_classes import answer_class
 from reasonrl.eval.compared import EMERGENT
 from reasonrl.eval.exams.record import Examined, Unit
-from reasonrl.eval.metrics import Interval, paired_difference
+from reasonrl.eval.metrics import paired_difference
 from reasonrl.observe.records import RecordWriter, iter_records
 from reasonrl.pacore.baselines import Baseline, Solo, any_right, at_count, at_tokens, majority
 from reasonrl.pacore.over_engine import run_rounds_on_engine
@@ -362,35 +362,3 @@ def _points(interval: Mapping[str, Any], sign: str = "") -> str:
     if interval["low"] is None:
         return value
     return f"{value} [{100 * interval['low']:{sign}.1f}, {100 * interval['high']:{sign}.1f}]"
-
-
-def plot_rounds(entry: Mapping[str, Any], path: Path) -> Path:
-    """Percent right against generated tokens: votes and pass@k as lines, runs as points with their intervals."""
-    from reasonrl.observe.style import COLOURS, MUTED, new_figure, save_figure, styled
-
-    @styled
-    def draw() -> Path:
-        figure, axis = new_figure(7.2, 4.2)
-        shares = {name: Interval(**found) for name, found in entry["metrics"].items()}
-        found = {point["figure"]: (point["tokens"], shares[point["figure"]]) for point in entry["points"]}
-        for prefix, style in (("maj@", "-"), ("pass@", (0, (4, 3)))):
-            names = ["solo", *(name for name in found if name.startswith(prefix))]
-            line = sorted((found[name][0], 100 * found[name][1].value) for name in names)
-            if len(line) > 1:
-                look: Any = {"color": MUTED, "linestyle": style, "marker": "o", "markersize": 3, "label": f"{prefix}k"}
-                axis.plot(*zip(*line, strict=True), **look)
-        runs = [name for name in entry["runs"] if name in found]
-        for number, name in enumerate(runs):
-            tokens, share = found[name]
-            low, high = (share.value if end is None else end for end in (share.low, share.high))
-            spread = [[100 * (share.value - low)], [100 * (high - share.value)]]
-            colour = COLOURS[number % len(COLOURS)]
-            marker = "osD^v<>P"[number // len(COLOURS) % 8]
-            axis.errorbar([tokens], [100 * share.value], yerr=spread, color=colour, fmt=marker, capsize=3, label=name)
-        axis.set_title(f"{entry['n_problems']:,} problems, intervals over them")
-        axis.set_xlabel("generated tokens a problem, mean")
-        axis.set_ylabel("percent right")
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return save_figure(figure, path)
-
-    return draw()

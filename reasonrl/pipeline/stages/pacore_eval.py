@@ -26,7 +26,8 @@ def run(config: PacoreEvalStage, context: StageContext) -> StageResult:
         `results.json`.
     """
     from reasonrl.eval.exams.record import flat_metrics, write_examined
-    from reasonrl.eval.exams.rounds import examine_rounds, plot_rounds, read_cache, rounds_text, run_all
+    from reasonrl.eval.exams.rounds import examine_rounds, read_cache, rounds_text, run_all
+    from reasonrl.eval.exams.rounds_plot import plot_rounds
     from reasonrl.pipeline.stages.common import load_source
     from reasonrl.rewards.pool import close_shared_pools
 
