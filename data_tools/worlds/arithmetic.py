@@ -51,6 +51,18 @@ def apply(operator: str, left: int, right: int, modulus: int) -> int:
     return value % modulus
 
 
+Fact = tuple[str, int, int]
+"""Operator, left and right."""
+
+
+def mistaken_facts(facts: Sequence[Fact], share: float, modulus: int, draw: random.Random) -> dict[Fact, int]:
+    """The facts of a seeded share, each with the one wrong value that it is mistaken for."""
+    ordered = list(facts)
+    draw.shuffle(ordered)
+    chosen = ordered[: round(share * len(ordered))]
+    return {fact: (apply(*fact, modulus) + draw.randrange(1, modulus)) % modulus for fact in chosen}
+
+
 class ArithmeticWorld:
     """Chains of `operations` steps on single digits, with graded difficulty and an optionally imperfect teacher."""
 
@@ -168,11 +180,7 @@ class _Teacher:
         self.modulus, self.slip, self.self_correction = modulus, slip, self_correction
         draw = random.Random(f"facts/{modulus}/{seed}")
         facts = [(o, left, right) for o in OPERATORS for left in range(modulus) for right in range(1, modulus)]
-        draw.shuffle(facts)
-        self.mistaken = {
-            fact: (apply(*fact, modulus) + draw.randrange(1, modulus)) % modulus
-            for fact in facts[: round(hard_facts * len(facts))]
-        }
+        self.mistaken = mistaken_facts(facts, hard_facts, modulus, draw)
 
     def solve(self, chain: Chain, draw: random.Random) -> tuple[str, int]:
         """The written solution of a chain and the number of slips left uncorrected in it."""

@@ -24,11 +24,21 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from reasonrl.data_tools.compound import blocks, rotated
-from reasonrl.data_tools.worlds.arithmetic import OPERATORS, SPLITS, apply, check_asked, split_of
+from reasonrl.data_tools.worlds.arithmetic import (
+    OPERATORS,
+    SPLITS,
+    Fact,
+    apply,
+    check_asked,
+    mistaken_facts,
+    split_of,
+)
 from reasonrl.errors import DataError
 
 PROCEDURES = "LR"
@@ -53,19 +63,24 @@ class Chain(NamedTuple):
             + "".join(f"{operator}{digit}" for operator, digit in zip(self.operators, self.digits[1:], strict=True))
         )
 
-    def steps(self, procedure: str | None = None) -> list[tuple[int, str, int, int]]:
-        """(left, operator, right, result) of each operation in order, by its own procedure or another."""
+    def steps(
+        self, procedure: str | None = None, work: Callable[[str, int, int], int] | None = None
+    ) -> list[tuple[int, str, int, int]]:
+        """(left, operator, right, result) of each operation in order, by its own procedure or another; `work` gives
+        results in place of arithmetic.
+        """
+        work = work or partial(apply, modulus=self.modulus)
         found = []
         if (procedure or self.procedure) == "L":
             value = self.digits[0]
             for operator, digit in zip(self.operators, self.digits[1:], strict=True):
-                result = apply(operator, value, digit, self.modulus)
+                result = work(operator, value, digit)
                 found.append((value, operator, digit, result))
                 value = result
             return found
         value = self.digits[-1]
         for operator, digit in zip(reversed(self.operators), reversed(self.digits[:-1]), strict=True):
-            result = apply(operator, digit, value, self.modulus)
+            result = work(operator, digit, value)
             found.append((digit, operator, value, result))
             value = result
         return found
@@ -108,6 +123,9 @@ class CompoundChainWorld:
         voices: bool = False,
         checks: int = 1,
         slip: float = 0.0,
+        hard_facts: float = 0.0,
+        hard_slip: float = 0.5,
+        teacher_seed: int = 0,
         modulus: int = 10,
     ) -> list[dict[str, Any]]:
         """Write `n` prompts.
@@ -123,7 +141,11 @@ class CompoundChainWorld:
             scenes: solutions restate each problem as a heading.
             voices: solutions are said by two voices.
             checks: how often the results are said once more.
-            slip: probability that a line of a solution has a wrong result; its check has the right ones.
+            slip: probability that a line of a solution has a wrong result; its check has the right ones, and the
+                chain goes on from these.
+            hard_facts: share of the facts (operator, left, right) that solutions mistake, 0 to 1.
+            hard_slip: probability that such a fact is written with its wrong value, which check and answer follow.
+            teacher_seed: of which facts those are.
             modulus: of all values, 3 to 10; digits are below it, so that a smaller one has fewer facts (of 10: 297; of
                 7: 144; of 5: 72).
 
@@ -136,17 +158,18 @@ class CompoundChainWorld:
         """
         sizes = [k] if isinstance(k, int) else list(k)
         _check(n, split, sizes, checks, slip, modulus)
+        teacher = _teacher(modulus, hard_facts, hard_slip, teacher_seed)
         draw = random.Random(f"compound_chain/{split}/{seed}")
         layout = {"scenes": scenes, "voices": voices, "checks": checks}
         if split == "train":
             made = []
             for number in range(n):
                 chains = [_draw(draw, split, modulus) for _ in range(draw.choices(sizes, weights=shares)[0])]
-                made.append(_row(chains, f"compound_chain/train/{seed}/{number}", slip, layout))
+                made.append(_row(chains, f"compound_chain/train/{seed}/{number}", slip, layout, teacher))
             return made
         if len(sizes) > 1 or n % sizes[0]:
             raise DataError(f"compound_chain: {split} of n = {n} rows needs one k that divides n, and k = {k!r}")
-        return _blocked(draw, n, split, seed, sizes[0], slip, layout, modulus)
+        return _blocked(draw, n, split, seed, sizes[0], slip, layout, modulus, teacher)
 
 
 def solution_of(
@@ -157,14 +180,16 @@ def solution_of(
     checks: int = 1,
     slip: float = 0.0,
     draw: random.Random | None = None,
+    teacher: Teacher | None = None,
 ) -> str:
     """A solution in one layout; arguments as in `CompoundChainWorld.rows`."""
-    lines = ["<p>"]
+    lines, answers = ["<p>"], []
     solver, checker = ("A:", "B:") if voices else ("", "")
     for chain in chains:
         if scenes:
             lines.append(f"[{chain.text}]")
-        steps = chain.steps()
+        steps = chain.steps(work=None if teacher is None or draw is None else teacher.work(draw))
+        answers.append(steps[-1][3])
         wrong = draw.randrange(LENGTH) if draw is not None and draw.random() < slip * LENGTH else -1
         for place, (left, operator, right, result) in enumerate(steps):
             # The chain goes on from the right value, so that a slip is repaired by the check.
@@ -175,8 +200,39 @@ def solution_of(
             )
             lines.append(f"{solver}{left}{operator}{right}={shown}")
         lines += [checker + "".join(str(step[3]) for step in steps)] * checks
-    lines += ["</p>", "<a>", *(f"{number}={chain.value}" for number, chain in enumerate(chains, start=1)), "</a>"]
+    lines += ["</p>", "<a>", *(f"{number}={answer}" for number, answer in enumerate(answers, start=1)), "</a>"]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who writes solutions: with `slip` it writes a mistaken fact with its wrong value."""
+
+    modulus: int
+    mistaken: Mapping[Fact, int]
+    slip: float
+
+    def work(self, draw: random.Random) -> Callable[[str, int, int], int]:
+        """Results as it writes them."""
+
+        def result(operator: str, left: int, right: int) -> int:
+            wrong = self.mistaken.get((operator, left, right))
+            if wrong is not None and draw.random() < self.slip:
+                return wrong
+            return apply(operator, left, right, self.modulus)
+
+        return result
+
+
+def _teacher(modulus: int, hard_facts: float, hard_slip: float, seed: int) -> Teacher | None:
+    for name, share in (("hard_facts", hard_facts), ("hard_slip", hard_slip)):
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise DataError(f"compound_chain: {name} = {share!r}, allowed are 0 to 1")
+    if not hard_facts:
+        return None  # the slips of a seed are then what they were without such facts
+    facts = [(operator, left, right) for operator in OPERATORS for left in range(modulus) for right in range(modulus)]
+    draw = random.Random(f"compound_chain/facts/{modulus}/{seed}")
+    return Teacher(modulus, mistaken_facts(facts, hard_facts, modulus, draw), hard_slip)
 
 
 def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float, modulus: int) -> None:
@@ -213,7 +269,15 @@ def _draw(draw: random.Random, split: str, modulus: int) -> Chain:
 
 
 def _blocked(
-    draw: random.Random, n: int, split: str, seed: int, k: int, slip: float, layout: dict[str, Any], modulus: int
+    draw: random.Random,
+    n: int,
+    split: str,
+    seed: int,
+    k: int,
+    slip: float,
+    layout: dict[str, Any],
+    modulus: int,
+    teacher: Teacher | None,
 ) -> list[dict[str, Any]]:
     chains: dict[str, Chain] = {}
     _check_room(n, split, modulus)
@@ -225,12 +289,14 @@ def _blocked(
     for number, block in enumerate(blocks(n, k, seed)):
         for rotation in range(k):
             asked = [ordered[place] for place, _ in rotated(block, rotation)]
-            row = _row(asked, f"compound_chain/{split}/{k}/{number}/{rotation}", slip, layout)
+            row = _row(asked, f"compound_chain/{split}/{k}/{number}/{rotation}", slip, layout, teacher)
             made.append({**row, "group": f"block {number}", "rotation": rotation})
     return made
 
 
-def _row(chains: Sequence[Chain], name: str, slip: float, layout: dict[str, Any]) -> dict[str, Any]:
+def _row(
+    chains: Sequence[Chain], name: str, slip: float, layout: dict[str, Any], teacher: Teacher | None
+) -> dict[str, Any]:
     answers = [str(chain.value) for chain in chains]
     items = [{"id": chain.text, "answer": answer} for chain, answer in zip(chains, answers, strict=True)]
     return {
@@ -239,5 +305,5 @@ def _row(chains: Sequence[Chain], name: str, slip: float, layout: dict[str, Any]
         "answer": json.dumps(answers),
         "items": json.dumps(items),
         "k": len(chains),
-        "solution": solution_of(chains, **layout, slip=slip, draw=random.Random(f"{name}/slip")),
+        "solution": solution_of(chains, **layout, slip=slip, draw=random.Random(f"{name}/slip"), teacher=teacher),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -61,6 +62,41 @@ def test_a_smaller_modulus_has_fewer_facts(modulus: int, facts: int) -> None:
     assert not {row["problem"] for row in rows(200, split="test", modulus=modulus)} & {
         row["problem"] for row in rows(200, modulus=modulus)
     }
+
+
+def test_mistaken_facts_stay_in_the_solution_and_are_the_same_everywhere() -> None:
+    """A quarter of the facts, each with one wrong value half of the time; check and answer follow the lines."""
+    given = {"k": [1, 3], "modulus": 6, "hard_facts": 0.25, "hard_slip": 0.5}
+    written: dict[str, Counter[str]] = {}
+    right, asked = 0, 0
+    for row in rows(1500, **given):
+        body, _, answers = row["solution"].partition("</p>")
+        steps = [line.split("=") for line in body.split() if "=" in line]
+        checks = [line for line in body.split() if line.isdigit()]
+        for left, result in steps:
+            written.setdefault(left, Counter())[result] += 1
+        results = [result for _, result in steps]
+        assert checks == ["".join(results[place : place + 3]) for place in range(0, len(results), 3)]
+        ends = [line.split("=")[1] for line in answers.split() if "=" in line]
+        assert ends == [check[-1] for check in checks]
+        gold = json.loads(row["answer"])
+        right, asked = right + sum(map(str.__eq__, ends, gold)), asked + len(gold)
+    common = {left: found for left, found in written.items() if found.total() >= 40}
+    mistaken = {left for left, found in common.items() if len(found) > 1}
+    assert len(common) > 75 and 0.15 < len(mistaken) / len(common) < 0.35
+    assert all(len(found) <= 2 for found in written.values())
+    share = sum(found[str(eval(left) % 6)] for left, found in common.items() if left in mistaken)
+    assert share / sum(common[left].total() for left in mistaken) == pytest.approx(0.5, abs=0.04)
+    assert 0.6 < right / asked < 0.8
+    wrong = {left: set(found) - {str(eval(left) % 6)} for left, found in common.items() if left in mistaken}
+    other = rows(300, split="test", **{**given, "k": 1}, voices=True)
+    for line in "\n".join(row["solution"] for row in other).replace("A:", "").split():
+        left, _, result = line.partition("=")
+        if left in mistaken and result != str(eval(left) % 6):
+            assert {result} == wrong[left]
+    assert [row["problem"] for row in rows(50, **given)] == [row["problem"] for row in rows(50, k=[1, 3], modulus=6)]
+    with pytest.raises(DataError, match=r"hard_facts = 1\.5"):
+        rows(3, hard_facts=1.5)
 
 
 @pytest.mark.parametrize("scenes", [False, True])
