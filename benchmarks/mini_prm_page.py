@@ -1,7 +1,8 @@
-"""The tables and the plot of recipes/mini/prm.md, from the folder of its study.
+"""The tables and the plot of recipes/mini/prm.md.
 
-reasonrl train mini/prm --study full --jobs 2
-python benchmarks/mini_prm_page.py runs/mini-prm/full docs/mini_prm.png
+    python benchmarks/mini_prm_page.py runs/mini-prm/full docs/mini_prm.png
+
+reads the folder of `reasonrl train mini/prm --study full`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from scipy.stats import t as student
+from reasonrl.eval.metrics import seed_difference
 
 ARMS = {
     "default": ("propagation and cessation", "#2563eb"),
@@ -59,12 +60,9 @@ def figures_of(study: Path, arm: str, stage: str = "exam") -> Figures:
 
 
 def difference(ours: list[float], theirs: list[float]) -> str:
-    """The 95 % t interval of the mean of paired differences: `[-29.7, -24.8]`; empty for one seed."""
-    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if len(gaps) < 2:
-        return ""
-    half = float(student.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / len(gaps) ** 0.5
-    return f" [{mean(gaps) - half:+.1f}, {mean(gaps) + half:+.1f}]"
+    """The 95 % t interval of the mean of paired differences: ` [-29.7, -24.8]`; empty for one seed."""
+    found = seed_difference([a - b for a, b in zip(ours, theirs, strict=True)], 0.95)
+    return "" if found.low is None or found.high is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
 
 
 def print_tables(study: Path, all_figures: dict[str, Figures]) -> None:
