@@ -62,7 +62,7 @@ def test_a_silent_process_is_named_with_those_that_wait(watch):
     while watch.look() is None:
         ranks.beat(0, "values", 2)
         time.sleep(0.05)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     said = watch.look()
     assert said.startswith("nothing heard of rank 1 on h1") and "in generate after step 1" in said
     assert "waiting: rank 0 on h0 in values after step 2" in said

@@ -177,9 +177,9 @@ def test_a_judge_that_decides_first_waits_for_its_own_samples_only(monkeypatch):
         started = time.monotonic()
         for place in range(6):
             begin(judge, "2+2?", f"sleep {60 + place}", row)
-        assert time.monotonic() - started < 1, "it waits for no verdict"
+        assert time.monotonic() - started < 10, "it waits for no verdict"
         assert judge(prompts=["2+2?"] * 3, completions=said, answer=["4"] * 3) == [1.0, 0.0, 0.0]
-        assert time.monotonic() - started < 20, "nor for those of other samples"
+        assert time.monotonic() - started < 50, "nor for those of other samples"
         assert [parts_of(seen)["response"] for seen in server.seen] == [said[2]], "the rules decide the others"
 
 

@@ -120,12 +120,11 @@ def test_memory_stays_under_the_limit(pool: RewardPool) -> None:
 def test_a_gold_that_hangs_with_anything_is_to_blame(pool: RewardPool) -> None:
     from pool_graders import STUCK_GOLD
 
-    started = time.monotonic()
     verdicts = pool.map([*((STUCK_GOLD, str(i)) for i in range(30)), ("1", "1")])
     assert {verdict.status for verdict in verdicts[:-1]} == {"bad_gold"} and verdicts[-1].correct
     assert {verdict.score for verdict in verdicts[:-1]} == {None}
-    # Known after one try of each worker and one with a trivial answer: the rest is not tried.
-    assert time.monotonic() - started < 12 * LIMIT and pool.counters().gold_checks == 1
+    # Known after a few tries (those given ahead) and one with a trivial answer: the rest is not tried.
+    assert pool.counters().kills < 15 and pool.counters().gold_checks == 1
     assert pool.map([(STUCK_GOLD, "later")])[0].status == "bad_gold" and pool.counters().gold_checks == 1
 
 
@@ -174,12 +173,12 @@ def test_verdicts_come_in_order_and_as_they_are_made(pool: RewardPool) -> None:
 
 
 def test_an_item_behind_a_slow_one_goes_to_an_idle_worker() -> None:
-    with RewardPool(2, time_limit=5, grader=OBEY) as pool:
+    with RewardPool(2, time_limit=50, grader=OBEY) as pool:
         pool.map([(str(i), "busy 0.0005") for i in range(100)])  # short items: several are given at once
-        slow = pool.submit("slow", "sleep 2")
+        slow = pool.submit("slow", "sleep 20")
         started = time.monotonic()
         assert all(verdict.correct for verdict in pool.map([(str(i), str(i)) for i in range(64)]))
-        assert time.monotonic() - started < 1.0 and not slow.done()
+        assert time.monotonic() - started < 15 and not slow.done()
 
 
 def test_equal_questions_are_graded_once(pool: RewardPool) -> None:

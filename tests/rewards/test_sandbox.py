@@ -81,7 +81,7 @@ def test_how_a_program_ends(sandbox: Sandbox, program: str, status: str | None) 
     given = run(sandbox, program)[0]
     expected = status or ("crash" if sandbox.isolation.pids else "runtime_error")
     assert given == expected
-    assert time.monotonic() - started < 9
+    assert time.monotonic() - started < 30
 
 
 def test_input_output_and_a_fresh_start_each_time(sandbox: Sandbox) -> None:

