@@ -17,6 +17,17 @@ from reasonrl.recipe.origins import Origin, file_label
 class RecipeLoader(yaml.SafeLoader):
     """YAML 1.1 without its traps: 1e-4 is a number, 12:30 and 2024-01-01 are texts, as in OmegaConf."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.merged: set[int] = set()
+        """Mappings (`id` of the node) that those of their `<<` keys were laid in, which changes the node."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Lay in the mappings of `<<` keys, once."""
+        if id(node) not in self.merged:
+            self.merged.add(id(node))
+            super().flatten_mapping(node)
+
 
 RecipeLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in ("timestamp", "float", "int")]
@@ -153,9 +164,10 @@ def _build(
         layer.problems.append(Problem(key, f"has the tag {node.tag!r}", place, "use plain YAML values, without tags"))
         return None
     if isinstance(node, yaml.MappingNode):
-        own = [child for child in node.value if child[0].tag != "tag:yaml.org,2002:merge"]
-        _report_duplicates(own, key, label, layer)
-        loader.flatten_mapping(node)
+        if id(node) not in loader.merged:  # a mapping that an alias names is visited again, its `<<` keys laid in
+            own = [child for child in node.value if child[0].tag != "tag:yaml.org,2002:merge"]
+            _report_duplicates(own, key, label, layer)
+            loader.flatten_mapping(node)
         mapping = {}
         for name_node, child in node.value:
             name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else None

@@ -6,10 +6,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from reasonrl.errors import RecipeError
 from reasonrl.recipe import Reference, composed_yaml, load_recipe, load_runs
+from reasonrl.recipe.yaml_files import parse_yaml
 
 STAGES = """\
 stages:
@@ -225,3 +227,17 @@ def test_what_a_study_overrides_is_checked_with_the_recipe_and_lies_under_the_co
     bad = write(tmp_path, recipe="model: ground\n" + DATA + STAGES + studies.format(-3))
     with pytest.raises(RecipeError, match=r"stages\.sft\.max_steps"):
         load_recipe(bad)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {x: 1, y: 2}\nb: &b {n: 1, args: {<<: *a, y: 3}}\nc: {<<: *b, n: 2}\nd: *b\n",
+        "a: &a {x: 1, y: 2}\nb: {<<: &b {<<: *a, y: 3}, x: 4}\nc: *b\nd: [*b, {<<: [*a, *b]}]\n",
+    ],
+)
+def test_mappings_that_lay_over_others_may_be_named_again(text):
+    """Independent oracle: PyYAML's own reading."""
+    layer = parse_yaml(text, "recipe.yaml")
+    assert layer.problems == [] and layer.tree == yaml.safe_load(text)
+    assert parse_yaml(text + "e: {x: 1, x: 2, <<: *a}\n", "recipe.yaml").problems[0].key == "e.x"
