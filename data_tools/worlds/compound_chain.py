@@ -44,6 +44,8 @@ from reasonrl.errors import DataError
 PROCEDURES = "LR"
 LENGTH = 3
 """Operations of a problem."""
+BLANK = "." * (2 * LENGTH + 2)
+"""A place of a prompt without a problem, as long as one."""
 
 
 class Chain(NamedTuple):
@@ -104,8 +106,11 @@ def read_chain(text: str, modulus: int = 10) -> Chain:
 
 
 def read_prompt(text: str, modulus: int = 10) -> list[Chain]:
-    """The problems of a prompt; raises DataError for anything else."""
-    return [read_chain(part, modulus) for part in text.strip().split(";")]
+    """The problems of a prompt, blank places left out; raises DataError for anything else."""
+    parts = text.strip().split(";")
+    while len(parts) > 1 and parts[-1] == BLANK:
+        parts.pop()
+    return [read_chain(part, modulus) for part in parts]
 
 
 class CompoundChainWorld:
@@ -127,6 +132,7 @@ class CompoundChainWorld:
         hard_slip: float = 0.5,
         teacher_seed: int = 0,
         modulus: int = 10,
+        places: int = 0,
     ) -> list[dict[str, Any]]:
         """Write `n` prompts.
 
@@ -148,6 +154,8 @@ class CompoundChainWorld:
             teacher_seed: of which facts those are.
             modulus: of all values, 3 to 10; digits are below it, so that a smaller one has fewer facts (of 10: 297; of
                 7: 144; of 5: 72).
+            places: problems that a prompt has room for; those it lacks are blank, so that the way from a line of the
+                solution to its problem does not depend on k. 0: as many as it has.
 
         Returns:
             Rows with `id`, `problem`, `answer` (JSON list), `items` (as `reasonrl.rewards.compound` reads them), `k`,
@@ -157,10 +165,10 @@ class CompoundChainWorld:
             DataError: an argument is out of range.
         """
         sizes = [k] if isinstance(k, int) else list(k)
-        _check(n, split, sizes, checks, slip, modulus)
+        _check(n, split, sizes, checks, slip, modulus, places)
         teacher = _teacher(modulus, hard_facts, hard_slip, teacher_seed)
         draw = random.Random(f"compound_chain/{split}/{seed}")
-        layout = {"scenes": scenes, "voices": voices, "checks": checks}
+        layout = _Layout(places, {"scenes": scenes, "voices": voices, "checks": checks})
         if split == "train":
             made = []
             for number in range(n):
@@ -204,6 +212,13 @@ def solution_of(
     return "\n".join(lines)
 
 
+class _Layout(NamedTuple):
+    """How many problems a prompt has room for, and the arguments of `solution_of`."""
+
+    places: int
+    solution: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Teacher:
     """Who writes solutions: with `slip` it writes a mistaken fact with its wrong value."""
@@ -235,7 +250,7 @@ def _teacher(modulus: int, hard_facts: float, hard_slip: float, seed: int) -> Te
     return Teacher(modulus, mistaken_facts(facts, hard_facts, modulus, draw), hard_slip)
 
 
-def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float, modulus: int) -> None:
+def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float, modulus: int, places: int) -> None:
     check_asked("compound_chain", n, split)
     if not sizes or any(isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 9 for k in sizes):
         raise DataError(
@@ -245,6 +260,8 @@ def _check(n: int, split: str, sizes: Sequence[Any], checks: int, slip: float, m
         raise DataError(f"compound_chain: checks = {checks!r}, allowed are whole numbers from 0 on")
     if isinstance(modulus, bool) or not isinstance(modulus, int) or not 3 <= modulus <= 10:
         raise DataError(f"compound_chain: modulus = {modulus!r}, allowed are 3 to 10")
+    if isinstance(places, bool) or not isinstance(places, int) or (places and places < max(sizes)):
+        raise DataError(f"compound_chain: places = {places!r}, allowed are 0 and {max(sizes)} (the largest k) or more")
     if not 0 <= slip * LENGTH <= 1:
         raise DataError(f"compound_chain: slip = {slip!r}, allowed are 0 to {1 / LENGTH:.3g}")
 
@@ -275,7 +292,7 @@ def _blocked(
     seed: int,
     k: int,
     slip: float,
-    layout: dict[str, Any],
+    layout: _Layout,
     modulus: int,
     teacher: Teacher | None,
 ) -> list[dict[str, Any]]:
@@ -294,16 +311,16 @@ def _blocked(
     return made
 
 
-def _row(
-    chains: Sequence[Chain], name: str, slip: float, layout: dict[str, Any], teacher: Teacher | None
-) -> dict[str, Any]:
+def _row(chains: Sequence[Chain], name: str, slip: float, layout: _Layout, teacher: Teacher | None) -> dict[str, Any]:
     answers = [str(chain.value) for chain in chains]
     items = [{"id": chain.text, "answer": answer} for chain, answer in zip(chains, answers, strict=True)]
     return {
         "id": name,
-        "problem": ";".join(chain.text for chain in chains),
+        "problem": ";".join([*(chain.text for chain in chains), *[BLANK] * (layout.places - len(chains))]),
         "answer": json.dumps(answers),
         "items": json.dumps(items),
         "k": len(chains),
-        "solution": solution_of(chains, **layout, slip=slip, draw=random.Random(f"{name}/slip"), teacher=teacher),
+        "solution": solution_of(
+            chains, **layout.solution, slip=slip, draw=random.Random(f"{name}/slip"), teacher=teacher
+        ),
     }

@@ -114,7 +114,19 @@ WORLDS: dict[str, frozenset[str]] = {
     "big_integers": frozenset({"kinds", "low", "high", "modulus"}),
     "arithmetic": frozenset({"operations", "modulus", "hard_facts", "slip", "self_correction", "teacher_seed"}),
     "compound_chain": frozenset(
-        {"k", "shares", "scenes", "voices", "checks", "slip", "hard_facts", "hard_slip", "teacher_seed", "modulus"}
+        {
+            "k",
+            "shares",
+            "scenes",
+            "voices",
+            "checks",
+            "slip",
+            "hard_facts",
+            "hard_slip",
+            "teacher_seed",
+            "modulus",
+            "places",
+        }
     ),
     "reflective": frozenset(
         {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reasonrl.data_tools.worlds import MEASURES, get_world
-from reasonrl.data_tools.worlds.compound_chain import read_chain, read_prompt, solution_of
+from reasonrl.data_tools.worlds.compound_chain import BLANK, read_chain, read_prompt, solution_of
 from reasonrl.data_tools.worlds.compound_reader import measure
 from reasonrl.errors import DataError
 from reasonrl.rewards import get_reward
@@ -142,6 +142,23 @@ def test_splits_share_no_problem_and_every_k_asks_the_same_ones() -> None:
         (item["id"], at) for row in rows(60, split="test", k=5) for at, item in enumerate(json.loads(row["items"]))
     ]
     assert len(set(places)) == 300
+
+
+def test_blank_places_change_the_prompt_alone() -> None:
+    plain, blank = (rows(200, k=[1, 2, 5], scenes=True, places=places) for places in (0, 6))
+    assert {len(row["problem"]) for row in blank} == {6 * 9 - 1}
+    assert {len(row["problem"]) for row in plain} == {k * 9 - 1 for k in (1, 2, 5)}
+    for one, other in zip(plain, blank, strict=True):
+        assert other["problem"].startswith(one["problem"]) and read_prompt(other["problem"]) == read_prompt(
+            one["problem"]
+        )
+        assert {**other, "problem": None} == {**one, "problem": None}
+    figures = measure([{**row, "text": row["solution"]} for row in blank])
+    assert (figures["right"], figures["intrusion"], figures["extra_switches"]) == (1.0, 0.0, 0.0)
+    with pytest.raises(DataError, match=r"places = 4, allowed are 0 and 5"):
+        rows(2, k=[1, 5], places=4)
+    with pytest.raises(DataError, match="no problem"):
+        read_prompt(f"{BLANK};{BLANK}")
 
 
 def test_the_reader_finds_kept_on_procedures() -> None:
