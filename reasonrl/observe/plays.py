@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from reasonrl.errors import DataError
 from reasonrl.plays import Play, PlayForm, Scene, form_in, read_play
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
@@ -17,9 +18,11 @@ _MARKS = {"correct": "green", "wrong": "red", "no_answer": "yellow"}
 def verdicts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The verdict on each problem of a sample: `problem` (from 1), `verdict`, `extracted`, `gold`; one where the prompt
     asks one, none where nothing was judged.
+
+    Raises:
+        DataError: `item_verdicts` is no list of verdicts.
     """
-    cell = row.get("items") if _judged(row.get("items")) else row.get("item_verdicts")
-    items = json.loads(cell) if isinstance(cell, str) else cell
+    items = row.get("items") if _judged(row.get("items")) else _item_verdicts(row.get("item_verdicts"))
     golds = _golds(row, len(items) if items else 1)
     if not items:
         verdict = row.get("verdict")
@@ -38,8 +41,18 @@ def verdicts_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _item_verdicts(cell: Any) -> list[dict[str, Any]] | None:
+    try:
+        items = json.loads(cell) if isinstance(cell, str) else cell
+    except ValueError:
+        items = cell
+    if items and not _judged(items):
+        raise DataError(f'item_verdicts is {cell!r}, where a list such as [{{"verdict": "correct"}}] was expected')
+    return items
+
+
 def _judged(cell: Any) -> bool:
-    return isinstance(cell, list) and bool(cell) and isinstance(cell[0], dict) and "verdict" in cell[0]
+    return isinstance(cell, list) and bool(cell) and all(isinstance(item, dict) and "verdict" in item for item in cell)
 
 
 def _golds(row: Mapping[str, Any], count: int) -> list[str | None]:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from reasonrl.cli import main
+from reasonrl.errors import DataError
 from reasonrl.observe.completions import write_parquet
 from reasonrl.observe.play_page import play_page
 from reasonrl.observe.plays import play_view, show_row
@@ -104,3 +105,11 @@ def test_other_marks(tmp_path: Path, marks: list[str]) -> None:
     write_parquet(tmp_path / "a.parquet", [row(text=text, item_verdicts=json.dumps(items), answer='["9"]')])
     shown = CliRunner().invoke(main, ["show", str(tmp_path / "a.parquet"), *marks]).output
     assert "[L3+4*2-5]" in shown and "problem 1: correct (said 9)" in shown and "voices: A (1), B (1)" in shown
+
+
+@pytest.mark.parametrize(
+    "cell", ["correct", '["correct"]', '{"verdict": "correct"}', ["correct"], [{"extracted": "1"}]]
+)
+def test_verdicts_of_another_form_are_refused(cell: Any) -> None:
+    with pytest.raises(DataError, match=r"item_verdicts is .*expected"):
+        show_row({"text": "<play>\n</play>", "item_verdicts": cell})
