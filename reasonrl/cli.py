@@ -35,7 +35,7 @@ def main() -> None:
 @click.option(
     "--restart-stage", "restart_stages", metavar="NAME", multiple=True, help="Start a stage over; repeatable."
 )
-@click.option("--must-train", is_flag=True, help="Exit with status 3 if every stage is done already.")
+@click.option("--if-needed", is_flag=True, help="Nothing left to do is status 0, not 3.")
 @reports_errors
 def train(
     recipe: str,
@@ -46,7 +46,7 @@ def train(
     jobs: int | None,
     arm: str | None,
     restart_stages: tuple[str, ...],
-    must_train: bool,
+    if_needed: bool,
 ) -> None:
     """Run RECIPE, a YAML file or the name of a shipped recipe, or carry on with what its run directory holds.
 
@@ -77,7 +77,7 @@ def train(
     from reasonrl.pipeline.progress import logs_to_terminal
 
     logs_to_terminal()
-    pipeline.train(resolved, dry_run=dry_run, must_train=must_train, restart_stages=restart_stages, say=click.echo)
+    pipeline.train(resolved, dry_run=dry_run, must_train=not if_needed, restart_stages=restart_stages, say=click.echo)
 
 
 @main.command(options_metavar="[OPTIONS]")

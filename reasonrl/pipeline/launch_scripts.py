@@ -83,7 +83,7 @@ def job_of(resolved: ResolvedRecipe, recipe: str, overrides: Sequence[str], arm:
     tensor = rollout.tensor_parallel_size or 1
     options = [name for name in STARTED_OPTIONS if name != "tensor_parallel_size"]
     told = [name for name in options if getattr(rollout, name) is not None]
-    words = ["reasonrl", "train", recipe, *overrides, *(["--arm", arm] if arm else [])]
+    words = ["reasonrl", "train", "--if-needed", recipe, *overrides, *(["--arm", arm] if arm else [])]
     return Job(
         name=resolved.recipe.recipe,
         train=tuple(words),

@@ -244,7 +244,7 @@ def test_a_recipe_evaluates_a_model_behind_an_endpoint(tmp_path: Path) -> None:
     with serving() as server:
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(RECIPE.format(output=tmp_path / "run", suites=suite, url=server.url))
-        command = [sys.executable, "-m", "reasonrl", "train", str(recipe)]
+        command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", str(recipe)]
         for expected in ("exam", "skipped"):
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0 and expected in done.stdout + done.stderr, done.stderr

@@ -141,7 +141,7 @@ stages:
 
 def test_a_run_of_an_older_grader_is_extended(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RUN.format(output=tmp_path / "out"))
-    command = [sys.executable, "-m", "reasonrl", "train", str(tmp_path / "recipe.yaml")]
+    command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", str(tmp_path / "recipe.yaml")]
 
     def run() -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -99,7 +99,7 @@ def test_a_pass_samples_with_what_the_one_before_trained_and_holds_to_it(tmp_pat
 
 def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "reasonrl", "train", "recipe.yaml"],
+        [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml"],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,

@@ -322,7 +322,7 @@ def weights(folder: Path) -> dict:
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     write(folder)
-    command = [sys.executable, "-m", "reasonrl", "train", "recipe.yaml", *more]
+    command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml", *more]
     return subprocess.Popen(
         command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )

@@ -42,7 +42,7 @@ def test_slurm(tmp_path):
     wanted = ("--nodes=2", "--gpus-per-node=8", "--partition=gpu", "--time=24:00:00", "--requeue", "--signal=B:TERM@")
     for line in wanted:
         assert f"#SBATCH {line}" in script
-    assert "exec reasonrl train quickstart 'launch=" in script and "vllm serve" not in script
+    assert "exec reasonrl train --if-needed quickstart 'launch=" in script and "vllm serve" not in script
     assert "@" not in re.sub(r"\[@\]|\$\{hosts\[@\]:\d+\}|B:TERM@180", "", script), "every place is filled in"
     served = written(
         tmp_path / "two",

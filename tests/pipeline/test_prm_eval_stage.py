@@ -178,7 +178,7 @@ def test_killed_examinations_end_as_an_unbroken_one(tmp_path, material) -> None:
             "data": {"world": "reflective", "n": 600},
         }
         path = write(folder, material, steps=many, search=search)
-        command = [sys.executable, "-m", "reasonrl", "train", str(path)]
+        command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", str(path)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def lines(folder: Path, name: str) -> list[dict]:

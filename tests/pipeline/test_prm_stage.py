@@ -93,7 +93,7 @@ def weights(folder: Path) -> dict[str, object]:
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     write(folder)
-    command = [sys.executable, "-m", "reasonrl", "train", "recipe.yaml", *more]
+    command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml", *more]
     return subprocess.Popen(
         command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )

@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -50,16 +52,14 @@ def test_run_directory_of_a_whole_run(bench):
     assert [path.name for path in bench.output.rglob(".tmp-*")] == []
 
 
-def test_a_run_with_nothing_left_says_so_and_can_be_made_to_fail(bench):
-    from reasonrl.errors import NothingLeft
-    from reasonrl.pipeline import train
-    from reasonrl.recipe import load_recipe
-
+def test_a_run_with_nothing_left_says_so_and_fails_unless_that_is_fine(bench):
     assert "nothing left" not in bench.ok()
     assert "nothing left to do: all 2 stages" in bench.ok()
-    with pytest.raises(NothingLeft, match="max_steps") as refused:
-        train(load_recipe(str(bench.recipe)), must_train=True)
-    assert refused.value.exit_status == 3
+    command = [sys.executable, "-m", "reasonrl", "train", str(bench.recipe)]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert again.returncode == 3 and "nothing left to do: all 2 stages" in again.stderr and "max_steps" in again.stderr
+    fine = subprocess.run([*command, "--if-needed"], capture_output=True, text=True, timeout=240)
+    assert fine.returncode == 0 and "nothing left to do: all 2 stages" in fine.stdout
 
 
 def test_finished_run_is_skipped_whatever_operational_fields_say(bench):

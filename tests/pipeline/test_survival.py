@@ -74,7 +74,7 @@ def environment() -> dict[str, str]:
 
 
 def train(recipe: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "reasonrl", "train", str(recipe)]
+    command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", str(recipe)]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=2400)
 
 
@@ -137,7 +137,7 @@ def test_a_full_disk_in_a_checkpoint_leaves_what_a_restart_can_use(unbroken, tmp
 def test_a_signal_while_samples_are_drawn_is_obeyed_at_the_end_of_the_step(unbroken, tmp_path):
     recipe = written(tmp_path, tmp_path / "run")
     process = subprocess.Popen(
-        [sys.executable, "-m", "reasonrl", "train", str(recipe)],
+        [sys.executable, "-m", "reasonrl", "train", "--if-needed", str(recipe)],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -66,7 +66,10 @@ def lines(folder: Path):
 def start(folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "reasonrl", "train", "recipe.yaml"], cwd=folder, stdout=log, stderr=log
+            [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
         )
 
 

@@ -136,7 +136,7 @@ def run(folder: Path, *overrides: str) -> tuple[list[dict], dict]:
     folder.mkdir()
     (folder / "small.yaml").write_text(RECIPE.format(kind=os.environ["REASONRL_VISION_KIND"]))
     (folder / "length_reward.py").write_text(REWARD)
-    command = [sys.executable, "-m", "reasonrl", "train", "small.yaml", "output=run", *overrides]
+    command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", "small.yaml", "output=run", *overrides]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = next((folder / "run").rglob("metrics.jsonl")).read_text().splitlines()

@@ -76,7 +76,7 @@ def prepare(folder: Path, recipe: str = RECIPE) -> list[str]:
     folder.mkdir(exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe)
     (folder / "length_reward.py").write_text(REWARD)
-    return [sys.executable, "-m", "reasonrl", "train", "recipe.yaml", "output=run"]
+    return [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml", "output=run"]
 
 
 def run(folder: Path, *overrides: str, recipe: str = RECIPE, fails: bool = False) -> str:

@@ -35,7 +35,7 @@ stages:
 def test_a_stage_of_samples_by_vllm_is_trained_on(tmp_path: Path) -> None:
     """Ids and log-probabilities are the model's; a second start draws nothing; training starts at its reference."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    command = [sys.executable, "-m", "reasonrl", "train", "recipe.yaml", "output=run"]
+    command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml", "output=run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(2):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)

@@ -45,7 +45,7 @@ def run(folder: Path, *overrides: str) -> list[dict]:
     """The metrics of the PPO stage of a run in a process of its own."""
     (folder / "small.yaml").write_text(RECIPE)
     (folder / "length_reward.py").write_text(REWARD)
-    command = [sys.executable, "-m", "reasonrl", "train", "small.yaml", "output=run", *overrides]
+    command = [sys.executable, "-m", "reasonrl", "train", "--if-needed", "small.yaml", "output=run", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

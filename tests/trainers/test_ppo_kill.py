@@ -60,7 +60,7 @@ POINTS = {
 
 def reasonrl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "reasonrl", "train", "recipe.yaml", *arguments],
+        [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

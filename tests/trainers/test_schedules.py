@@ -155,7 +155,7 @@ stages:
 @pytest.mark.timeout(2400)
 def test_a_killed_run_goes_on_with_its_schedules(tmp_path):
     """Killed by SIGKILL after step 7, with a checkpoint after step 6 and a change of length after step 4."""
-    command, ends, going = [sys.executable, "-m", "reasonrl", "train", "recipe.yaml"], {}, {}
+    command, ends, going = [sys.executable, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml"], {}, {}
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text(RECIPE)

@@ -46,7 +46,7 @@ def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
     script = str(Path(__file__).with_name("kill_at.py"))
     assert run(tmp_path / "killed", script, "supervised step", "23", "recipe.yaml") == -9
     for name in stages:
-        assert run(tmp_path / name, "-m", "reasonrl", "train", "recipe.yaml") == 0
+        assert run(tmp_path / name, "-m", "reasonrl", "train", "--if-needed", "recipe.yaml") == 0
     lines = {
         name: [
             {k: v for k, v in line.items() if not is_time_field(k)} for line in read_metrics(stage / "metrics.jsonl")
