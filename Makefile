@@ -35,7 +35,7 @@ help:
 	@sed -n '1,8s/^# \{0,1\}//p' $(MAKEFILE_LIST)
 
 quickstart: install
-	$(BIN)/reasonrl train recipes/quickstart.yaml $(ARGS)
+	$(BIN)/reasonrl train --if-needed recipes/quickstart.yaml $(ARGS)
 
 install: $(VENV)/.installed
 
