@@ -77,7 +77,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Peers:
-    """Runs of the same study, whose finished stages may be shared.
+    """Runs of the same recipe, whose finished stages may be shared.
 
     Attributes:
         runs: in order; the first that has a fitting stage is taken.

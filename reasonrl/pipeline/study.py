@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reasonrl.errors import Problem, RecipeError, RunError
+from reasonrl.pipeline.directory import RunDirectory
 from reasonrl.pipeline.runner import RunSummary, Say, resume_command, train
 from reasonrl.pipeline.signals import StopFlag, stop_on_signals
 
 if TYPE_CHECKING:
-    from reasonrl.recipe import ResolvedRecipe
+    from reasonrl.recipe import Recipe, ResolvedRecipe
 
 _log = logging.getLogger("reasonrl.pipeline")
 
@@ -49,7 +50,7 @@ def run_study(
     """Run every arm with every seed of a study into `<output>/<study>/<arm>-seed<k>`, and compare them.
 
     All recipes are read and checked before the first run starts. A stage whose key equals that of a finished stage of
-    an earlier run of the study is shared, not run again.
+    an earlier run of the study, of another study of the recipe, or of its plain run is shared, not run again.
 
     Args:
         path: recipe file, or a shipped recipe's bare name.
@@ -75,13 +76,14 @@ def run_study(
     directory = Path(recipe.output).expanduser().absolute() / study
     overrides = [*plan.overrides, *overrides]
     resolved = load_runs(path, overrides, [(arm, seed) for arm in plan.arms for seed in plan.seeds])
+    others = _runs_elsewhere(recipe, directory)
     if dry_run or min(jobs, len(resolved)) == 1:
-        runs = _in_turn(resolved, directory, study, restart_stages, say, command, dry_run)
+        runs = _in_turn(resolved, directory, others, restart_stages, say, command, dry_run)
     else:
         from reasonrl.pipeline.study_jobs import run_side_by_side
         from reasonrl.pipeline.study_plan import plan_study
 
-        planned = plan_study(resolved, directory, restart_stages)
+        planned = plan_study(resolved, directory, restart_stages, others)
         runs = run_side_by_side(
             planned, min(jobs, len(resolved)), study=study, restart_stages=restart_stages, say=say, command=command
         )
@@ -91,7 +93,7 @@ def run_study(
 def _in_turn(
     resolved: Mapping[tuple[str, int], ResolvedRecipe],
     directory: Path,
-    study: str,
+    others: Sequence[Path],
     restart_stages: Sequence[str],
     say: Say,
     command: str,
@@ -104,20 +106,33 @@ def _in_turn(
     with stop_on_signals(stop, say):
         for number, ((arm, seed), one) in enumerate(resolved.items(), start=1):
             if stop.is_set():
-                raise stop.interrupted(f"before run {number} of study {study!r}", command)
-            say(f"study {study}, run {number} of {len(resolved)}: arm {arm}, seed {seed}")
+                raise stop.interrupted(f"before run {number} of study {directory.name!r}", command)
+            say(f"study {directory.name}, run {number} of {len(resolved)}: arm {arm}, seed {seed}")
             runs[arm, seed] = train(
                 one,
                 dry_run=dry_run,
                 restart_stages=restart_stages,
                 run_directory=directory / f"{arm}-seed{seed}",
-                peers=[done.directory for done in runs.values()],
+                peers=[*(done.directory for done in runs.values()), *others],
                 say=say,
                 command=command,
                 stop=stop,
                 shown=shown,
             )
     return runs
+
+
+def _runs_elsewhere(recipe: Recipe, directory: Path) -> tuple[Path, ...]:
+    """Folders of the runs of this recipe that lie beside a study's: of its other studies, and the plain one."""
+    output = directory.parent
+    named = [
+        output / study / f"{arm}-seed{seed}"
+        for study, plan in recipe.studies.items()
+        for arm in plan.arms
+        for seed in plan.seeds
+        if study != directory.name
+    ]
+    return tuple(run for run in (*named, output) if RunDirectory(run).exists())
 
 
 def _no_study(study: str, known: tuple[str, ...], path: str | Path) -> Problem:

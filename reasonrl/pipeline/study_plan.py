@@ -34,7 +34,7 @@ class Foreseen(Peers):
                 continue
             if stage.identity.key == identity.key and stage.identity.extensible == identity.extensible:
                 return stage.directory, _foreseen(stage)
-        return None
+        return super().find(identity)
 
     def linked_product(self, name: str, folder: Path) -> str | None:
         for stage in self._stages():
@@ -118,18 +118,23 @@ class PlannedRun:
 
 
 def plan_study(
-    resolved: Mapping[tuple[str, int], ResolvedRecipe], directory: Path, restart: Sequence[str] = ()
+    resolved: Mapping[tuple[str, int], ResolvedRecipe],
+    directory: Path,
+    restart: Sequence[str] = (),
+    others: Sequence[Path] = (),
 ) -> list[PlannedRun]:
     """Plan all runs of a study, in order, each as if those before it were done; nothing is written.
 
     The keys of a run's stages depend on no other run's results, only on whether they were made anew, so that what will
-    be shared is known beforehand. A run shares with earlier ones alone: the first that is not done can always start.
+    be shared is known beforehand. A run shares with earlier ones alone, and with what is done in `others`, run
+    directories that are not the study's: the first that is not done can always start.
 
     Raises RunError with every run that cannot be carried on as asked; DataError for data that is not there.
     """
     from reasonrl.recipe import expand_stages
 
     planned: list[PlannedRun] = []
+    elsewhere = tuple(map(RunDirectory, others))
     refusals: list[str] = []
     for (arm, seed), one in resolved.items():
         run = RunDirectory(directory / f"{arm}-seed{seed}")
@@ -141,7 +146,7 @@ def plan_study(
                 seed=one.recipe.seed,
                 base_directory=one.path.parent.absolute(),
                 restart=restart,
-                peers=Foreseen(planned=tuple(earlier.stages for earlier in planned)),
+                peers=Foreseen(runs=elsewhere, planned=tuple(earlier.stages for earlier in planned)),
             )
             require_engines(stages)
         except RunError as error:

@@ -149,3 +149,22 @@ def test_a_run_and_a_study_share_an_output(study):
     (study.output / "environment.json").unlink()
     refused = study.run()
     assert refused.returncode == 2 and "no run of reasonrl wrote it (it holds config.input.yaml" in refused.stderr
+
+
+@pytest.mark.parametrize("jobs", [[], ["--jobs", "2"]], ids=["in turn", "side by side"])
+def test_a_study_shares_what_another_study_and_the_plain_run_have_made(study, jobs):
+    text = study.recipe.read_text()
+    study.recipe.write_text(text.replace("studies:\n", "studies:\n  more: {arms: [hot], seeds: [0, 1, 3]}\n"))
+    study.ok("--study", "both")
+    study.ok("seed=3")
+    made = list(study.log)
+    out = study.ok("--study", "more", *jobs)
+    assert out.count("shared from") == 5 and "[2/2] second (sft): done" in out
+    assert study.log[len(made) :] == ["hot-seed3 second 1"]
+    for run, stage, source in [
+        ("hot-seed0", "first", "../../../../both/default-seed0/stages/first"),
+        ("hot-seed1", "second", "../../../../both/hot-seed1/stages/second"),
+        ("hot-seed3", "first", "../../../../stages/first"),
+    ]:
+        record = json.loads((study.output / "more" / run / "stages" / stage / "done.json").read_text())
+        assert record["shared_from"] == source
