@@ -52,7 +52,7 @@ test-vllm: dev-vllm
 
 docs: install
 	@test -x $(DOCS_VENV)/bin/mkdocs || { $(PYTHON) -m venv $(DOCS_VENV) && $(DOCS_VENV)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -r constraints/docs.txt; }
-	REASONRL_PYTHON=$(abspath $(BIN)/python) $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 REASONRL_PYTHON=$(abspath $(BIN)/python) $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 
 lint: dev
 	$(BIN)/ruff check .
