@@ -27,8 +27,12 @@ SECTIONS = {
         "rollouts",
         "images",
         "bcpg",
+        "schedules",
+        "metrics",
         "averaging",
     ],
+    "Data": ["curation", "compound"],
+    "Reasoning together": ["dialogue", "pacore", "pacore_server", "pacore_training"],
     "Rewards": ["rewards", "reward_functions", "reward_pool", "judges", "verifier", "verify_command", "endpoints"],
     "Step labels and reward models": [
         "prm",
