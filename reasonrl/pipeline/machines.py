@@ -55,10 +55,17 @@ def close_watch(watch: Watch) -> None:
         watch.close()
 
 
-def dismiss_machines(status: int) -> None:
-    """Tell all machines that the run has ended, and how."""
+def dismiss_machines(status: int, expected: int = 0) -> None:
+    """Tell all machines that the run has ended, and how.
+
+    A run that had nothing left to do is over before the others have joined: of a run that ended well, so many
+    `expected` ones are waited for, up to `LAST` seconds, or they would look for it as long as their patience lasts.
+    """
     while _head:
         watch = _head.pop()
+        until = time.monotonic() + (LAST if status == 0 else 0.0)
+        while len(watch.machines) < expected and time.monotonic() < until:
+            time.sleep(0.2)
         for machine in watch.machines.values():
             machine.send({"bye": status})
         time.sleep(0.2)  # the message goes out before the sockets do

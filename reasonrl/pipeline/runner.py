@@ -202,7 +202,8 @@ class _Walk:
             finally:
                 if len(self.summaries) == len(planned) and not self.stop.is_set():
                     status = 0
-                dismiss_machines(status)
+                others = max((stage.instance.config.launch.num_machines for stage in planned), default=1) - 1
+                dismiss_machines(status, others)
             report = self._report()
         self.say(f"done in {duration(time.monotonic() - began)}: {self.run.path}")
         return RunSummary(self.run.path, tuple(self.summaries), report)
