@@ -1,0 +1,133 @@
+"""The tables and the plot of recipes/mini/bcpg_nsa.md.
+
+    python benchmarks/mini_bcpg_page.py runs/mini-bcpg_nsa docs/mini_bcpg_nsa.png
+
+reads the folders of `reasonrl train mini/bcpg_nsa --study full` and of the sweeps beside it, as far as they are there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+
+from reasonrl.eval.metrics import seed_difference
+
+BASE = "few_bcpg"
+HEADLINE = {
+    "few": "weight 0",
+    "few_beta_m50": "weight -.5",
+    "few_beta_50": "weight .5",
+    "few_random_steps": "random steps, .5",
+    "few_uniform": "all shrunk alike, .5",
+}
+BETAS = {
+    1.0: BASE,
+    0.75: "few_beta_75",
+    0.5: "few_beta_50",
+    0.25: "few_beta_25",
+    0.0: "few",
+    -0.25: "few_beta_m25",
+    -0.5: "few_beta_m50",
+    -1.0: "few_beta_m100",
+}
+TAUS = {0.01: "_tau_01", 0.03: "_tau_03", 0.13: "", 0.2: "_tau_20"}
+By = dict[int, float]
+
+
+def stage_folder(run: Path, stage: str) -> Path:
+    """Where a stage's result lies: here, or in the run that it is shared from."""
+    folder = run / "stages" / stage
+    shared = json.loads((folder / "done.json").read_text())["shared_from"]
+    return folder if shared is None else folder / shared
+
+
+def right(runs: Path, arm: str, stage: str = "exam", figure: str = "accuracy") -> By:
+    """Percent right by seed, from whichever study has the arm with most seeds."""
+    found: By = {}
+    for run in sorted(runs.glob(f"*/{arm}-seed*")):
+        if (run / "stages" / stage / "done.json").exists():
+            entry = json.loads((stage_folder(run, stage) / "results.json").read_text())["suites"]["held_out"]
+            found[int(run.name.rpartition("seed")[2])] = 100 * entry[figure]["value"]
+    return found
+
+
+def gap(ours: By, theirs: By, seeds: set[int] | None = None) -> str:
+    """Mean and 95 % t interval of the paired differences: `+3.3 [+2.1, +4.4]`."""
+    both = sorted(set(ours) & set(theirs) & (set(ours) if seeds is None else seeds))
+    found = seed_difference([ours[seed] - theirs[seed] for seed in both], 0.95)
+    tail = "" if found.low is None or found.high is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.value:+.1f}{tail}"
+
+
+def print_tables(runs: Path) -> set[int]:
+    """The headline, then every other arm against the plain one at the same tau; the seeds that pass the gate."""
+    base, greedy = right(runs, BASE), right(runs, BASE, figure="greedy")
+    passed = set()
+    for seed in base:
+        gate = json.loads((stage_folder(runs / "full" / f"{BASE}-seed{seed}", "gate") / "gate.json").read_text())
+        checks = {check["name"]: check for check in gate["checks"]}
+        passed |= {seed} if all(check["passed"] for check in checks.values()) else set()
+        print(seed, {name: (round(check["value"], 3), check["passed"]) for name, check in checks.items()})
+    print(f"\n| arm | right | over BCPG, {len(base)} seeds | of the {len(passed)} that pass | greedily |")
+    print("|---|---|---|---|---|")
+    rows = {"start policy": (BASE, "exam_start"), "RFT": (BASE, "exam_rft"), "BCPG": (BASE, "exam")}
+    rows |= {title: (arm, "exam") for arm, title in HEADLINE.items()}
+    for title, (arm, stage) in rows.items():
+        ours, quiet = right(runs, arm, stage), right(runs, arm, stage, "greedy")
+        cells = [gap(ours, base), gap(ours, base, passed), f"{mean(quiet.values()):.1f}"]
+        print(f"| {title} | {mean(ours.values()):.1f} | {' | '.join(cells)} |")
+    print(f"greedily, weight 0 over BCPG: {gap(right(runs, 'few', figure='greedy'), greedy)}\n")
+    arms = sorted({run.name.rpartition("-seed")[0] for run in runs.glob("*/*-seed*")} - {*HEADLINE, BASE})
+    for arm in arms:
+        found = right(runs, arm)
+        if found:
+            same = right(runs, BASE + arm[arm.index("_tau") :]) if "_tau" in arm else base
+            print(
+                f"{arm} ({len(found)} seeds): {mean(found.values()):.1f}, over BCPG at the same tau {gap(found, same)}"
+            )
+    return passed
+
+
+def plot(runs: Path, file: Path) -> None:
+    """Differences by seed, by weight, and by tau."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    base = right(runs, BASE)
+    figure, (arms, weights, taus) = pyplot.subplots(1, 3, figsize=(10.5, 3.4))
+    for place, (arm, _) in enumerate(HEADLINE.items()):
+        found = right(runs, arm)
+        apart = [found[seed] - base[seed] for seed in sorted(set(found) & set(base))]
+        arms.scatter(apart, [-place] * len(apart), s=18, color="#2563eb")
+        arms.scatter([mean(apart)], [-place], marker="|", s=300, color="#111827")
+    arms.axvline(0, color="grey", lw=0.8)
+    arms.set_yticks([-place for place in range(len(HEADLINE))], list(HEADLINE.values()), fontsize=8)
+    arms.set(title="over BCPG, points; one dot a seed", xlabel="percent right at temperature 1")
+    there = {beta: right(runs, arm) for beta, arm in BETAS.items() if right(runs, arm)}
+    common = set.intersection(*(set(found) for found in there.values()))
+    weights.plot(list(there), [mean(found[seed] for seed in common) for found in there.values()], marker="o", ms=4)
+    weights.invert_xaxis()
+    weights.set(title=f"true labels, {len(common)} seeds", xlabel="weight of right steps of wrong answers")
+    for arm, label in ((BASE, "BCPG"), ("few", "weight 0")):
+        swept = {tau: right(runs, f"{arm}{end}") for tau, end in TAUS.items() if right(runs, f"{arm}{end}")}
+        shared = set.intersection(*(set(found) for found in swept.values()))
+        taus.plot(
+            list(swept), [mean(found[s] for s in shared) for found in swept.values()], marker="o", ms=4, label=label
+        )
+    taus.set(title=f"by the constraint, {len(shared)} seeds", xlabel="tau", xscale="log")
+    taus.legend(fontsize=8)
+    for axes in (arms, weights, taus):
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.25)
+        axes.tick_params(labelsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+
+
+if __name__ == "__main__":
+    print_tables(Path(sys.argv[1]))
+    plot(Path(sys.argv[1]), Path(sys.argv[2]))
