@@ -56,6 +56,8 @@ def train(
         raise click.UsageError("--study runs the arms it names: give --study or --arm, not both")
     if jobs is not None and study is None:
         raise click.UsageError("--jobs is how many runs of a study go at a time: give --study NAME with it")
+    if if_needed and study is not None:
+        raise click.UsageError("--if-needed is for a run: a study with nothing left to do ends with status 0 anyway")
     if study is not None and not print_config:
         from reasonrl.pipeline import run_study
         from reasonrl.pipeline.progress import logs_to_terminal

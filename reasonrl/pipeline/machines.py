@@ -55,16 +55,19 @@ def close_watch(watch: Watch) -> None:
         watch.close()
 
 
-def dismiss_machines(status: int, expected: int = 0) -> None:
+def dismiss_machines(status: int, expected: int = 0, is_stopping: Callable[[], bool] = lambda: False) -> None:
     """Tell all machines that the run has ended, and how.
 
     A run that had nothing left to do is over before the others have joined: of a run that ended well, so many
-    `expected` ones are waited for, up to `LAST` seconds, or they would look for it as long as their patience lasts.
+    `expected` ones are waited for, up to `LAST` seconds or until `is_stopping`, or they would look for it as long as
+    their patience lasts.
     """
     while _head:
         watch = _head.pop()
         until = time.monotonic() + (LAST if status == 0 else 0.0)
-        while len(watch.machines) < expected and time.monotonic() < until:
+        while sum(not machine.gone for machine in watch.machines.values()) < expected:
+            if is_stopping() or time.monotonic() > until:
+                break
             time.sleep(0.2)
         for machine in watch.machines.values():
             machine.send({"bye": status})

@@ -203,7 +203,7 @@ class _Walk:
                 if len(self.summaries) == len(planned) and not self.stop.is_set():
                     status = 0
                 others = max((stage.instance.config.launch.num_machines for stage in planned), default=1) - 1
-                dismiss_machines(status, others)
+                dismiss_machines(status, others, self.stop.is_set)
             report = self._report()
         self.say(f"done in {duration(time.monotonic() - began)}: {self.run.path}")
         return RunSummary(self.run.path, tuple(self.summaries), report)

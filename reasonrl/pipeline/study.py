@@ -76,7 +76,7 @@ def run_study(
     directory = Path(recipe.output).expanduser().absolute() / study
     overrides = [*plan.overrides, *overrides]
     resolved = load_runs(path, overrides, [(arm, seed) for arm in plan.arms for seed in plan.seeds])
-    others = _runs_elsewhere(recipe, directory)
+    others = () if restart_stages else _runs_elsewhere(recipe, directory)  # what is made anew is made here
     if dry_run or min(jobs, len(resolved)) == 1:
         runs = _in_turn(resolved, directory, others, restart_stages, say, command, dry_run)
     else:

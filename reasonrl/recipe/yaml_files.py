@@ -19,13 +19,13 @@ class RecipeLoader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.merged: set[int] = set()
-        """Mappings (`id` of the node) that those of their `<<` keys were laid in, which changes the node."""
+        self.own: dict[int, list[tuple[yaml.Node, yaml.Node]]] = {}
+        """Keys of a mapping's own, by `id` of the node, once those of its `<<` keys were laid in, which changes it."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Lay in the mappings of `<<` keys, once."""
-        if id(node) not in self.merged:
-            self.merged.add(id(node))
+        if id(node) not in self.own:
+            self.own[id(node)] = [child for child in node.value if child[0].tag != "tag:yaml.org,2002:merge"]
             super().flatten_mapping(node)
 
 
@@ -164,10 +164,9 @@ def _build(
         layer.problems.append(Problem(key, f"has the tag {node.tag!r}", place, "use plain YAML values, without tags"))
         return None
     if isinstance(node, yaml.MappingNode):
-        if id(node) not in loader.merged:  # a mapping that an alias names is visited again, its `<<` keys laid in
-            own = [child for child in node.value if child[0].tag != "tag:yaml.org,2002:merge"]
-            _report_duplicates(own, key, label, layer)
-            loader.flatten_mapping(node)
+        loader.flatten_mapping(node)
+        _report_duplicates(loader.own[id(node)], key, label, layer)
+        loader.own[id(node)] = []  # said once, however many aliases name it
         mapping = {}
         for name_node, child in node.value:
             name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else None

@@ -168,3 +168,8 @@ def test_a_study_shares_what_another_study_and_the_plain_run_have_made(study, jo
     ]:
         record = json.loads((study.output / "more" / run / "stages" / stage / "done.json").read_text())
         assert record["shared_from"] == source
+    made = list(study.log)
+    study.ok("--study", "more", *jobs, "--restart-stage", "first")
+    assert sorted(study.log[len(made) :]) == sorted(
+        f"hot-seed{seed} {step}" for seed in (0, 1, 3) for step in ("first 1", "first 2", "second 1")
+    ), "what is made anew is not taken from another study"

@@ -240,4 +240,5 @@ def test_mappings_that_lay_over_others_may_be_named_again(text):
     """Independent oracle: PyYAML's own reading."""
     layer = parse_yaml(text, "recipe.yaml")
     assert layer.problems == [] and layer.tree == yaml.safe_load(text)
-    assert parse_yaml(text + "e: {x: 1, x: 2, <<: *a}\n", "recipe.yaml").problems[0].key == "e.x"
+    for again, key in (("e: {x: 1, x: 2, <<: *a}\n", "e.x"), ("e: {k: &k {x: 1, x: 2}, <<: *k}\n", "e.k.x")):
+        assert [problem.key for problem in parse_yaml(text + again, "recipe.yaml").problems] == [key]
