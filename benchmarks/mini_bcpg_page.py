@@ -32,6 +32,7 @@ BETAS = {
     -0.5: "few_beta_m50",
     -1.0: "few_beta_m100",
 }
+SWEEPS = ("tau", "judges", "noise", "beta", "methods")  # of 40 problems, as the headline
 TAUS = {0.01: "_tau_01", 0.03: "_tau_03", 0.13: "", 0.2: "_tau_20"}
 By = dict[int, float]
 
@@ -44,7 +45,7 @@ def stage_folder(run: Path, stage: str) -> Path:
 
 
 def right(runs: Path, arm: str, stage: str = "exam", figure: str = "accuracy") -> By:
-    """Percent right by seed, from whichever study has the arm with most seeds."""
+    """Percent right by seed; equal in every study that has the arm and the seed, as stages are shared."""
     found: By = {}
     for run in sorted(runs.glob(f"*/{arm}-seed*")):
         if (run / "stages" / stage / "done.json").exists():
@@ -79,7 +80,8 @@ def print_tables(runs: Path) -> set[int]:
         cells = [gap(ours, base), gap(ours, base, passed), f"{mean(quiet.values()):.1f}"]
         print(f"| {title} | {mean(ours.values()):.1f} | {' | '.join(cells)} |")
     print(f"greedily, weight 0 over BCPG: {gap(right(runs, 'few', figure='greedy'), greedy)}\n")
-    arms = sorted({run.name.rpartition("-seed")[0] for run in runs.glob("*/*-seed*")} - {*HEADLINE, BASE})
+    swept = [run.name for study in SWEEPS for run in runs.glob(f"{study}/*-seed*")]
+    arms = sorted({name.rpartition("-seed")[0] for name in swept} - {*HEADLINE, BASE})
     for arm in arms:
         found = right(runs, arm)
         if found:
