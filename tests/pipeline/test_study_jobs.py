@@ -220,6 +220,7 @@ def test_cores_and_gpus_are_shared_out(study, counting, monkeypatch):
     ("options", "message"),
     [
         (["--jobs", "2"], "give --study NAME with it"),
+        (["--study", "both", "--if-needed"], "ends with status 0 anyway"),
         (["--study", "both", "--jobs", "0"], "0 is not in the range x>=1"),
         (["--study", "both", "--jobs", "-3"], "-3 is not in the range x>=1"),
     ],
