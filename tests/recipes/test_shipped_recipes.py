@@ -401,7 +401,7 @@ def test_it_trains_to_the_end_writes_known_names_and_a_second_start_does_nothing
     check_names(name, run)
     if name == "quickstart":
         check_quickstart(run, printed)
-    again = called("train", name, *CUT_DOWN[name], cwd=folder)
+    again = called("train", "--if-needed", name, *CUT_DOWN[name], cwd=folder)
     assert again.count("skipped (done ") == len(stages) and "started" not in again
 
 
