@@ -37,21 +37,20 @@ TAUS = {0.01: "_tau_01", 0.03: "_tau_03", 0.13: "", 0.2: "_tau_20"}
 By = dict[int, float]
 
 
-def stage_folder(run: Path, stage: str) -> Path:
-    """Where a stage's result lies: here, or in the run that it is shared from."""
-    folder = run / "stages" / stage
-    shared = json.loads((folder / "done.json").read_text())["shared_from"]
-    return folder if shared is None else folder / shared
-
-
-def right(runs: Path, arm: str, stage: str = "exam", figure: str = "accuracy") -> By:
-    """Percent right by seed; equal in every study that has the arm and the seed, as stages are shared."""
+def figure(runs: Path, arm: str, stage: str, name: str) -> By:
+    """A figure of a stage by seed; equal in every study that has the arm and the seed, as stages are shared."""
     found: By = {}
-    for run in sorted(runs.glob(f"*/{arm}-seed*")):
-        if (run / "stages" / stage / "done.json").exists():
-            entry = json.loads((stage_folder(run, stage) / "results.json").read_text())["suites"]["held_out"]
-            found[int(run.name.rpartition("seed")[2])] = 100 * entry[figure]["value"]
-    return found
+    for run in runs.glob(f"*/{arm}-seed*"):
+        done = run / "stages" / stage / "done.json"
+        if done.exists():
+            value = float(json.loads(done.read_text())["result"]["metrics"][name])
+            found[int(run.name.rpartition("seed")[2])] = value
+    return dict(sorted(found.items()))
+
+
+def right(runs: Path, arm: str, stage: str = "exam", kind: str = "accuracy") -> By:
+    """Percent right by seed."""
+    return {seed: 100 * value for seed, value in figure(runs, arm, stage, f"held_out/{kind}").items()}
 
 
 def gap(ours: By, theirs: By, seeds: set[int] | None = None) -> str:
@@ -62,16 +61,16 @@ def gap(ours: By, theirs: By, seeds: set[int] | None = None) -> str:
     return f"{found.value:+.1f}{tail}"
 
 
-def print_tables(runs: Path) -> set[int]:
-    """The headline, then every other arm against the plain one at the same tau; the seeds that pass the gate."""
-    base, greedy = right(runs, BASE), right(runs, BASE, figure="greedy")
-    passed = set()
-    for seed in base:
-        gate = json.loads((stage_folder(runs / "full" / f"{BASE}-seed{seed}", "gate") / "gate.json").read_text())
-        checks = {check["name"]: check for check in gate["checks"]}
-        passed |= {seed} if all(check["passed"] for check in checks.values()) else set()
-        print(seed, {name: (round(check["value"], 3), check["passed"]) for name, check in checks.items()})
-    print(f"\n| arm | right | over BCPG, {len(base)} seeds | of the {len(passed)} that pass | greedily |")
+def print_tables(runs: Path) -> None:
+    """The headline, then every other arm against the plain one at the same tau."""
+    base = right(runs, BASE)
+    for name in ("pass@1", "wrong_on_hard", "repair", "well_formed"):
+        values = figure(runs, BASE, "gate", name).values()
+        print(f"gate, {name}: {', '.join(f'{value:.3f}' for value in values)}")
+    passed = {seed for seed, value in figure(runs, BASE, "gate", "passed").items() if value}
+    print(
+        f"passed: {passed}\n\n| arm | right | over BCPG, {len(base)} seeds | of the {len(passed)} that pass | greedily |"
+    )
     print("|---|---|---|---|---|")
     rows = {"start policy": (BASE, "exam_start"), "RFT": (BASE, "exam_rft"), "BCPG": (BASE, "exam")}
     rows |= {title: (arm, "exam") for arm, title in HEADLINE.items()}
@@ -79,7 +78,6 @@ def print_tables(runs: Path) -> set[int]:
         ours, quiet = right(runs, arm, stage), right(runs, arm, stage, "greedy")
         cells = [gap(ours, base), gap(ours, base, passed), f"{mean(quiet.values()):.1f}"]
         print(f"| {title} | {mean(ours.values()):.1f} | {' | '.join(cells)} |")
-    print(f"greedily, weight 0 over BCPG: {gap(right(runs, 'few', figure='greedy'), greedy)}\n")
     swept = [run.name for study in SWEEPS for run in runs.glob(f"{study}/*-seed*")]
     arms = sorted({name.rpartition("-seed")[0] for name in swept} - {*HEADLINE, BASE})
     for arm in arms:
@@ -89,7 +87,6 @@ def print_tables(runs: Path) -> set[int]:
             print(
                 f"{arm} ({len(found)} seeds): {mean(found.values()):.1f}, over BCPG at the same tau {gap(found, same)}"
             )
-    return passed
 
 
 def plot(runs: Path, file: Path) -> None:

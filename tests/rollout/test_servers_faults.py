@@ -92,7 +92,7 @@ def test_a_fault_ends_in_a_sample_drawn_again(engine, pair, weights, fault):
     figures = engine.metrics()
     assert figures["servers/1/failures"] == 2 and figures["servers/1/retries"] == 2
     assert figures["servers/2/failures"] == 0
-    assert seconds < QUICK.request + 15, "one deadline, and the sample itself"
+    assert seconds < 2 * QUICK.request, "one deadline, and the sample itself"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -108,7 +108,7 @@ def test_a_server_that_always_fails_alone_ends_in_one_error_that_names_it(folder
         finally:
             engine.close()
         assert only[0].url in str(caught.value)
-        assert time.monotonic() - start < 2 * QUICK.request + 20, "two deadlines and a pause"
+        assert time.monotonic() - start < 3 * QUICK.request, "two deadlines and a pause"
 
 
 def test_what_the_server_refuses_ends_at_once_with_its_words(engine, pair):
@@ -187,7 +187,7 @@ def test_nobody_there(folder, pair):
     start = time.monotonic()
     with pytest.raises(ModelError, match=rf"{fake.url}\) does not answer: no connection.*rollout.urls"):
         engine_over([pair[0], fake])
-    assert time.monotonic() - start < QUICK.probe * QUICK.probes + 20
+    assert time.monotonic() - start < QUICK.probe * QUICK.probes + 8
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
@@ -206,7 +206,7 @@ def test_a_server_lost_in_the_middle_costs_no_sample(folder, weights, how):
         assert figures["servers/up"] == 1 and figures["servers/1/up"] == 0
         assert figures["servers/1/retries"] >= 10 and figures["servers/2/retries"] == 0
         assert engine.health()[0]["why_out"]
-        assert seconds < 2 * 41 * 0.02 + QUICK.stall + 20
+        assert seconds < 2 * 41 * 0.02 + QUICK.stall + 3
         engine.close()
 
 
@@ -241,7 +241,7 @@ def test_no_server_at_all_ends_after_the_stated_time(folder):
         start = time.monotonic()
         with pytest.raises(ModelError, match=rf"recovery_timeout=6 s: .*{only[0].url}.*no connection"):
             list(engine.stream(requests_of(4), PARAMS))
-        assert 5 < time.monotonic() - start < QUICK.recovery + 20
+        assert 5 < time.monotonic() - start < QUICK.recovery + 8
         engine.close()
 
 
