@@ -68,9 +68,8 @@ def print_tables(runs: Path) -> None:
         values = figure(runs, BASE, "gate", name).values()
         print(f"gate, {name}: {', '.join(f'{value:.3f}' for value in values)}")
     passed = {seed for seed, value in figure(runs, BASE, "gate", "passed").items() if value}
-    print(
-        f"passed: {passed}\n\n| arm | right | over BCPG, {len(base)} seeds | of the {len(passed)} that pass | greedily |"
-    )
+    print(f"passed: {passed}\n")
+    print(f"| arm | right | over BCPG, {len(base)} seeds | of the {len(passed)} that pass | greedily |")
     print("|---|---|---|---|---|")
     rows = {"start policy": (BASE, "exam_start"), "RFT": (BASE, "exam_rft"), "BCPG": (BASE, "exam")}
     rows |= {title: (arm, "exam") for arm, title in HEADLINE.items()}
