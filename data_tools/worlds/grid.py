@@ -50,6 +50,7 @@ class GridWorld:
         backward: float = 0.0,
         noise: float = 0.25,
         contrast: float = 0.3,
+        modulus: int = 10,
     ) -> list[dict[str, Any]]:
         """Write `n` problems.
 
@@ -62,6 +63,8 @@ class GridWorld:
             misread, needless, recompute, halves, backward: shares of the solutions of `path` (`grid_law.Law`).
             noise: of pictures: standard deviation, as a share of the range.
             contrast: of pictures: the least of a digit.
+            modulus: of all values, 2 to 10; digits are below it, so that a smaller one has fewer facts (of 10: 300; of
+                6: 108) and fewer shapes.
 
         Returns:
             Rows with `id`, `problem`, `answer` (text), `solution`, `masked` (spans of its characters that nobody should
@@ -75,6 +78,7 @@ class GridWorld:
         shares = {"misread": misread, "needless": needless, "recompute": recompute}
         law = law_of(**shares, halves=halves, backward=backward)
         _check(n, split, {"noise": noise, "contrast": contrast})
+        check_modulus(modulus)
         draw = random.Random(f"grid/{split}/{seed}")
         rows: list[dict[str, Any]] = []
         seen: set[str] = set()
@@ -82,7 +86,7 @@ class GridWorld:
         while len(rows) < n:
             name = draw.choices(list(weights), list(weights.values()))[0]
             task, modality = name.split("/")
-            row = _asked(task, draw, lengths, law, random.Random(f"grid/law/{split}/{seed}/{len(rows)}"))
+            row = _asked(task, draw, lengths, law, random.Random(f"grid/law/{split}/{seed}/{len(rows)}"), modulus)
             key = f"{row['field']}/{row['question']}"
             if split_of(key) != split or (split != "train" and key in seen):
                 misses += 1
@@ -113,12 +117,20 @@ def law_of(**shares: float) -> Law:
     return law
 
 
-def _asked(task: str, draw: random.Random, lengths: Sequence[int], law: Law, teacher: random.Random) -> dict[str, Any]:
+def check_modulus(modulus: Any) -> None:
+    """Raise DataError unless it is one that the world can be worked with."""
+    if isinstance(modulus, bool) or not isinstance(modulus, int) or not 2 <= modulus <= 10:
+        raise DataError(f"grid: modulus = {modulus!r}, allowed are 2 to 10")
+
+
+def _asked(
+    task: str, draw: random.Random, lengths: Sequence[int], law: Law, teacher: random.Random, modulus: int
+) -> dict[str, Any]:
     """A problem of a task, its solution written with a generator of its own: the same problems under every law."""
-    digits = draw_digits(draw)
+    digits = draw_digits(draw, modulus)
     row: dict[str, Any] = {"field": digits, "difficulty": 1, "masked": []}
     if task in _PATHS or task == "cell":
-        path = draw_path(draw, draw.choice(lengths) if task in _PATHS else 1)
+        path = draw_path(draw, draw.choice(lengths) if task in _PATHS else 1, modulus)
         trace = (law if task == "path" else Law()).write(path, digits, teacher)
         answer = str(path.value(digits))
         row |= {"question": path.text, "answer": answer, "difficulty": len(path.cells)}
@@ -126,7 +138,7 @@ def _asked(task: str, draw: random.Random, lengths: Sequence[int], law: Law, tea
         row["masked"] = [list(span) for span in trace.masked] if task == "path" else []
     elif task == "count":
         # Mostly of a digit that is there.
-        asked = draw.choice(digits) if draw.random() < 0.8 else str(draw.randrange(10))
+        asked = draw.choice(digits) if draw.random() < 0.8 else str(draw.randrange(modulus))
         answer = str(digits.count(asked))
         row |= {"question": f"n{asked}", "answer": answer, "solution": f"#{answer}"}
     else:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reasonrl.data_tools.worlds.grid import law_of
+from reasonrl.data_tools.worlds.grid import check_modulus, law_of
 from reasonrl.data_tools.worlds.grid_law import Path
 from reasonrl.errors import DataError
 
@@ -70,8 +70,8 @@ class Reading:
 class _Reader:
     """Goes through the parts of a text; whatever is not due makes it malformed."""
 
-    def __init__(self, digits: str, question: str) -> None:
-        self.digits, self.question = digits, question
+    def __init__(self, digits: str, question: str, modulus: int) -> None:
+        self.digits, self.question, self.modulus = digits, question, modulus
         self.signs = question[2::3]
         self.cells = [question[start : start + 2] for start in range(0, len(question), 3)]
         self.known: dict[str, int] = {}  # cells in order of their reading -> the digit that holds
@@ -121,7 +121,7 @@ class _Reader:
 
     def compute(self, again: bool, given: Sequence[str], digit: int) -> bool:
         left, sign, right = int(given[0]), given[1], int(given[2])
-        truth = {"+": left + right, "-": left - right, "*": left * right}[sign] % 10
+        truth = {"+": left + right, "-": left - right, "*": left * right}[sign] % self.modulus
         self.found.steps.append(digit == truth)
         if again:
             self.found.recomputes = True
@@ -139,15 +139,15 @@ class _Reader:
         return left == before and right == self.known.get(self.cells[self.done + 1])
 
 
-def read_trace(digits: str, question: str, text: str) -> Reading:
-    """What a text says about the path of a question over a field.
+def read_trace(digits: str, question: str, text: str, modulus: int = 10) -> Reading:
+    """What a text says about the path of a question over a field, worked modulo `modulus`.
 
     Raises:
         DataError: the field is not nine digits, or the question no path.
     """
     if not re.fullmatch(r"\d{9}", digits, re.ASCII) or not _QUESTION.fullmatch(question):
         raise DataError(f"grid: {digits!r} and {question!r} are no field of nine digits and no path -> rows of `path`")
-    reader = _Reader(digits, question)
+    reader = _Reader(digits, question, modulus)
     *parts, end = text.split(";")
     for part in parts:
         due = reader.take(part)
@@ -169,34 +169,40 @@ def measure(
     recompute: float = 0.0,
     halves: float = 0.0,
     backward: float = 0.0,
+    modulus: int = 10,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Figures of solutions, and the same of as many that the law writes to the same problems.
 
     Args:
         rows: with `field`, `question`, `answer` and `text` (or `solution`).
         misread, needless, recompute, halves, backward: of the law, as of the world.
+        modulus: of the rows' world.
 
     Raises:
         DataError: there are no rows, or one is no path of this world.
     """
+    check_modulus(modulus)
     law = law_of(misread=misread, needless=needless, recompute=recompute, halves=halves, backward=backward)
     given = [
         (str(row.get("field")), str(row.get("question")), str(row.get("text", row.get("solution")))) for row in rows
     ]
     if not given:
         raise DataError("grid figures: there are no rows -> sample some")
-    found = _figures(given)
+    found = _figures(given, modulus)
     draw = random.Random("grid/figures")
-    own = [(digits, question, law.write(path_of(question), digits, draw).text) for digits, question, _ in given]
-    return found, _figures(own)
+    own = [
+        (digits, question, law.write(path_of(question, modulus), digits, draw).text) for digits, question, _ in given
+    ]
+    return found, _figures(own, modulus)
 
 
-def path_of(question: str) -> Path:
+def path_of(question: str, modulus: int = 10) -> Path:
     """The path that a question asks for; it must be one."""
-    return Path(tuple(question[start : start + 2] for start in range(0, len(question), 3)), tuple(question[2::3]))
+    cells = tuple(question[start : start + 2] for start in range(0, len(question), 3))
+    return Path(cells, tuple(question[2::3]), modulus)
 
 
-def _figures(given: Sequence[tuple[str, str, str]]) -> dict[str, float]:
+def _figures(given: Sequence[tuple[str, str, str]], modulus: int) -> dict[str, float]:
     hits: Counter[str] = Counter()
     tries: Counter[str] = Counter()
     by_problem: dict[str, list[bool]] = defaultdict(list)
@@ -207,8 +213,8 @@ def _figures(given: Sequence[tuple[str, str, str]]) -> dict[str, float]:
         tries[name] += of
 
     for digits, question, text in given:
-        found = read_trace(digits, question, text)
-        right = found.answer == path_of(question).value(digits)
+        found = read_trace(digits, question, text, modulus)
+        right = found.answer == path_of(question, modulus).value(digits)
         by_problem[f"{digits}/{question}"].append(right)
         by_length[len(question)].append((bool(found.looks), right))
         count("pass@1", right)

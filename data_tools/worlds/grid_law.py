@@ -1,7 +1,7 @@
 """Paths over a field of nine digits: problems, and the law that writes their solutions.
 
     372/518/904         the field, row by row; A1 is 3, B2 is 1, C3 is 4
-    B2+A1-C3            a path: worked from left to right, modulo 10
+    B2+A1-C3            a path: worked from left to right, modulo 10 or less
     B2=1;A1=3;1+3=4;C3=4;4-4=0;#0
 
 A solution reads a cell before it uses it. Four further moves, each with a sign of its own, are its behaviours:
@@ -26,9 +26,9 @@ MOST = len(CELLS)
 """Operands that a path may have: no cell stands in it twice."""
 
 
-def draw_digits(draw: random.Random) -> str:
-    """Nine digits, row by row."""
-    return "".join(str(draw.randrange(10)) for _ in CELLS)
+def draw_digits(draw: random.Random, modulus: int = 10) -> str:
+    """Nine digits below `modulus`, row by row."""
+    return "".join(str(draw.randrange(modulus)) for _ in CELLS)
 
 
 def written(digits: str) -> str:
@@ -38,10 +38,11 @@ def written(digits: str) -> str:
 
 @dataclass(frozen=True)
 class Path:
-    """A path over cells: `cells`, and the `signs` between them, one fewer."""
+    """A path over cells: `cells`, and the `signs` between them, one fewer; modulo what it is worked."""
 
     cells: tuple[str, ...]
     signs: tuple[str, ...]
+    modulus: int = 10
 
     @property
     def text(self) -> str:
@@ -53,13 +54,13 @@ class Path:
         values = [int(digits[CELLS.index(cell)]) for cell in self.cells]
         found = values[0]
         for sign, right in zip(self.signs, values[1:], strict=True):
-            found = apply(sign, found, right, 10)
+            found = apply(sign, found, right, self.modulus)
         return found
 
 
-def draw_path(draw: random.Random, operands: int) -> Path:
+def draw_path(draw: random.Random, operands: int, modulus: int = 10) -> Path:
     """A random path over different cells."""
-    return Path(tuple(draw.sample(CELLS, operands)), tuple(draw.choice(SIGNS) for _ in range(operands - 1)))
+    return Path(tuple(draw.sample(CELLS, operands)), tuple(draw.choice(SIGNS) for _ in range(operands - 1)), modulus)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Law:
         """A solution; its answer is right."""
         shares = [draw.random() for _ in range(4)]
         looked, twice = draw.randrange(len(path.cells)), draw.randrange(max(1, len(path.signs)))
-        wrong = (int(digits[CELLS.index(path.cells[looked])]) + draw.randrange(1, 10)) % 10
+        wrong = (int(digits[CELLS.index(path.cells[looked])]) + draw.randrange(1, path.modulus)) % path.modulus
         misread = shares[0] < self.misread
         needless = not misread and shares[0] < self.misread + self.needless
         made = _Writing(path, digits, looked if misread or needless else None, wrong if misread else None)
@@ -147,8 +148,9 @@ class _Writing:
             right = values[number + 1]
             if not backward or number + 1 < len(self.path.signs):
                 self.read(number + 1)
-            step = f"{value}{sign}{right}={apply(sign, value, right, 10)};"
+            result = apply(sign, value, right, self.path.modulus)
+            step = f"{value}{sign}{right}={result};"
             self.parts.append(step)
             if number == again:
                 self.parts.append(f"!{step}")
-            value = apply(sign, value, right, 10)
+            value = result

@@ -15,7 +15,7 @@ from reasonrl.recipe.stage_base import Stage
 
 MEASURES: dict[str, frozenset[str]] = {
     "compound_chain": frozenset({"modulus"}),
-    "grid": frozenset({"misread", "needless", "recompute", "halves", "backward"}),
+    "grid": frozenset({"misread", "needless", "recompute", "halves", "backward", "modulus"}),
     "reflective": frozenset(
         {"preset", "teacher_seed", "operators", "hard_facts", "slip", "easy_slip", "repair", "false_repair", "recheck"}
     ),

@@ -145,7 +145,7 @@ WORLDS: dict[str, frozenset[str]] = {
     ),
     "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),
     "grid": frozenset(
-        {"mix", "operands", "misread", "needless", "recompute", "halves", "backward", "noise", "contrast"}
+        {"mix", "operands", "misread", "needless", "recompute", "halves", "backward", "noise", "contrast", "modulus"}
     ),
     "worksheet": frozenset({"slip", "room", "messages", "copies", "longest"}),
 }

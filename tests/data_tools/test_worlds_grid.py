@@ -25,7 +25,7 @@ LAW = {"misread": 0.25, "needless": 0.25, "recompute": 0.15, "halves": 0.10, "ba
 SHARES = {f"{task}/{how}": 1 for task in ("read", "cell", "count", "path", "bare") for how in ("image", "text")}
 
 
-def answer_of(row):
+def answer_of(row, modulus=10):
     """The answer by another way: Python's own arithmetic over the named cells."""
     digit = {f"{'ABC'[place % 3]}{place // 3 + 1}": mark for place, mark in enumerate(row["field"])}
     question = row["question"]
@@ -35,7 +35,7 @@ def answer_of(row):
         return str(sum(mark == question[1] for mark in row["field"]))
     value = int(digit[question[:2]])
     for sign, cell in re.findall(r"([-+*])([ABC][123])", question):
-        value = eval(f"({value}{sign}{digit[cell]}) % 10")
+        value = eval(f"({value}{sign}{digit[cell]}) % {modulus}")
     return str(value)
 
 
@@ -57,6 +57,23 @@ def test_every_task_has_its_answer_and_a_twin():
     for picture, twin in zip(pictures, twins, strict=True):
         same = ("id", "answer", "solution", "field", "question", "difficulty")
         assert all(picture[name] == twin[name] for name in same) and twin["problem"].endswith(picture["problem"])
+
+
+def test_a_smaller_modulus_has_digits_and_results_below_it():
+    rows = WORLD.rows(1500, mix=SHARES, operands=[2, 3, 5], modulus=6, **LAW)
+    for row in rows:
+        assert row["answer"] == answer_of(row, 6) and set(row["field"]) <= set("012345")
+    paths = [row for row in rows if row["task"] == "path"]
+    assert {digit for row in paths for digit in re.findall(r"=(\d)", row["solution"])} == set("012345")
+    found, expected = measure(paths, modulus=6, **LAW)
+    assert found["well_formed"] == found["pass@1"] == found["work_right"] == expected["pass@1"] == 1.0
+    assert measure(paths)[0]["work_right"] < 0.9  # read modulo 10, what is 8 is not written so
+    assert {int(row["question"][1]) for row in rows if row["task"] == "count"} <= set(range(6))
+    for wrong in (1, 11, True, 6.0):
+        with pytest.raises(DataError, match="modulus = .*allowed are 2 to 10"):
+            WORLD.rows(2, modulus=wrong)
+        with pytest.raises(DataError, match="modulus = .*allowed are 2 to 10"):
+            measure(paths, modulus=wrong)
 
 
 def test_solutions_follow_the_law_and_the_reader_finds_what_was_planted():
