@@ -55,6 +55,13 @@ class ScalarHeadModel(nn.Module):
         """The backbone's configuration."""
         return self.backbone.config
 
+    @property
+    def _no_split_modules(self) -> list[str] | None:
+        """Names of the backbone's layers: what FSDP splits one by one."""
+        base: Any = self.backbone.get_base_model() if is_adapted(self.backbone) else self.backbone
+        names = base._no_split_modules
+        return None if names is None else list(names)
+
     def forward(self, **inputs: Any) -> torch.Tensor:
         """Numbers at every position: (B, L) when the head has one output, else (B, L, n_outputs); `inputs` go to the
         backbone.
@@ -63,7 +70,8 @@ class ScalarHeadModel(nn.Module):
         values = self.head(hidden.to(self.head.weight.dtype))
         if values.dtype in (torch.bfloat16, torch.float16):
             values = values.float()  # rewards, advantages and losses are made of them
-        return values.squeeze(-1) if self.head.out_features == 1 else values
+        # A copy, no view: FSDP hangs its backward pass on the tensor that leaves the model.
+        return values.squeeze(-1).clone() if self.head.out_features == 1 else values
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations of the backbone in the backward pass."""

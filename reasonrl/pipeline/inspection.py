@@ -193,7 +193,8 @@ class Inspection:
             if tokens is None
             else f", and up to {_gib(4 * tokens * self._vocabulary(name))} for a micro-batch's logits"
         )
-        sharing = f"shared out by {config.launch.deepspeed}" if config.launch.deepspeed else "not sharded"
+        way = config.launch.deepspeed or config.launch.fsdp
+        sharing = f"shared out by {way}" if way else "not sharded"
         return [
             f"memory: {', '.join(text for text, _ in words)}: {_gib(sum(size for _, size in words))} a process for"
             f" weights, gradients and optimizer (16 bytes a trained parameter, {sharing}){logits}; activations come on"
@@ -204,7 +205,6 @@ class Inspection:
         """Words for a model's parameters, and the bytes that training holds for them."""
         from reasonrl.models.lora import Lora
         from reasonrl.models.memory import BASE_BYTES, training_bytes
-        from reasonrl.trainers.zero import STAGES
 
         adapter = Lora.of(lora)
         found = self._parameters(name, adapter)
@@ -214,7 +214,7 @@ class Inspection:
         size = training_bytes(
             found,
             base=base if base in BASE_BYTES else "float32",
-            zero_stage=STAGES.get(config.launch.deepspeed or "", 0),
+            zero_stage=config.launch.zero_stage,
             processes=config.launch.num_processes,
         )
         text = f"{what} {found.total / 1e6:.1f} M parameters"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,11 +36,14 @@ class LaunchConfig(Config):
             long names. Both mean something to `reasonrl launch` alone.
         deepspeed: `zero1`, `zero2` or `zero3` split optimizer states, gradients and weights over the processes of a
             training stage; or a file of DeepSpeed's settings (JSON). None: every process holds all (DDP).
+        fsdp: PyTorch's FSDP2 splits all three: `full_shard` gives a layer's weights back between its forward and its
+            backward pass, `shard_grad_op` does not.
     """
 
     num_processes: Annotated[Count, OPERATIONAL] = 1
     num_machines: Annotated[Count, OPERATIONAL] = 1
     deepspeed: Annotated[Text | None, OPERATIONAL] = None
+    fsdp: Annotated[Literal["full_shard", "shard_grad_op"] | None, OPERATIONAL] = None
     env: Annotated[dict[Name, str], OPERATIONAL] = Field(default_factory=dict)
     max_restarts: Annotated[NonNegativeCount, OPERATIONAL] = 0
     limits: LaunchLimits = Field(default_factory=LaunchLimits)
@@ -57,6 +60,20 @@ class LaunchConfig(Config):
         "environment": "env",
     }
 
+    @property
+    def splits(self) -> bool:
+        """Whether a stage's processes share out what they train."""
+        return self.deepspeed is not None or self.fsdp is not None
+
+    @property
+    def zero_stage(self) -> int:
+        """The stage of ZeRO that says what is split; FSDP's two are the third and the second. 0 for none, or for a
+        file of settings.
+        """
+        return {"zero1": 1, "zero2": 2, "zero3": 3, "full_shard": 3, "shard_grad_op": 2}.get(
+            self.deepspeed or self.fsdp or "", 0
+        )
+
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
         name = given.get("deepspeed")
@@ -67,6 +84,8 @@ class LaunchConfig(Config):
         if all(counted) and processes % machines:
             text = f"is {processes}, which {machines} machines (launch.num_machines) cannot share equally"
             issues.append(Issue("num_processes", text, f"use {-(-processes // machines) * machines}"))
+        if given.get("fsdp") is not None:
+            issues += _fsdp_problems(given)
         if name is None:
             return issues
         if name not in ZERO_NAMES and not name.endswith(".json"):
@@ -76,6 +95,16 @@ class LaunchConfig(Config):
             text = f"is {name}, but one process has nothing to share out"
             issues.append(Issue("deepspeed", text, "raise launch.num_processes, or remove launch.deepspeed"))
         return issues
+
+
+def _fsdp_problems(given: Mapping[str, Any]) -> list[Issue]:
+    if given.get("deepspeed") is not None:
+        text = f"is {given['fsdp']}, and deepspeed is {given['deepspeed']}: only one of them can split"
+        return [Issue("fsdp", text, "remove one of them")]
+    if given.get("num_processes", 1) == 1:
+        text = f"is {given['fsdp']}, but one process has nothing to share out"
+        return [Issue("fsdp", text, "raise launch.num_processes, or remove launch.fsdp")]
+    return []
 
 
 #: Names of `launch.deepspeed` that stand for a stage of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054).

@@ -84,11 +84,13 @@ def lora_problems(given: Mapping[str, Any]) -> list[Issue]:
         issues.append(Issue("lora", text, "use rollout.engine: transformers, or load_in_4bit: false"))
     elif _quantised(lora) and value_of(rollout, "own_copy"):
         issues.append(Issue("lora", "is quantised, and rollout.own_copy needs plain weights", "own_copy: false"))
-    sharded = str(value_of(given.get("launch", {}), "deepspeed") or "")
+    launch = given.get("launch", {})
+    ways = (f"launch.{key}: {value_of(launch, key)}" for key in ("deepspeed", "fsdp") if value_of(launch, key))
+    sharded = next(ways, "")
     for key, settings in (("lora", lora), ("critic_lora", critic_lora)):
         if _quantised(settings) and sharded:
-            text = f"is quantised, and launch.deepspeed: {sharded} cannot split such weights over processes"
-            issues.append(Issue(key, text, "remove launch.deepspeed (plain processes work), or load_in_4bit: false"))
+            text = f"is quantised, and {sharded} cannot split such weights over processes"
+            issues.append(Issue(key, text, f"remove {sharded} (plain processes work), or load_in_4bit: false"))
     if lora is not None and given.get("freeze"):
         text = f"is {given['freeze']}, but lora freezes the whole model and trains what its target_modules name"
         issues.append(Issue("freeze", text, "remove it, and name the language model's layers in lora.target_modules"))

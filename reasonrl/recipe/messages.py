@@ -122,8 +122,6 @@ def _missing(key: str, name: str, tree: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _unknown(name: str, model: type[BaseModel] | None, key: str) -> tuple[str, str]:
-    if model is LaunchConfig and name.startswith("fsdp"):
-        return f"unknown key {name!r}: FSDP is not supported", "set deepspeed: zero2 or zero3, which split the same"
     allowed = [field for field in model.model_fields if field != "trl_args"] if model else []
     config = model.trl_config if model is not None and issubclass(model, TrainingStage) else ""
     passing = passing_args(config) if config else []

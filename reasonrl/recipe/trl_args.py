@@ -14,7 +14,7 @@ from reasonrl.recipe.fields import Issue, raise_issues
 
 _RUN = "the run directory is the recipe's"
 _EVALUATION = "validation is the stage's own: give eval_data and eval_steps"
-_FSDP = "FSDP has not been run with these trainers (on CPU accelerate puts DDP in its place): set launch.deepspeed"
+_FSDP = "processes are started by the library: set launch.fsdp (full_shard, shard_grad_op)"
 
 # TRL arguments that the library sets itself: name -> why, and what to write instead.
 OWNED: dict[str, str] = {

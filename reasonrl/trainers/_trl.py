@@ -28,6 +28,7 @@ from reasonrl.models.lm_head import LogprobReader
 from reasonrl.rewards.combining import joined
 from reasonrl.rollout.engine import Sample
 from reasonrl.trainers.checkpoint_names import LoadsByNames
+from reasonrl.trainers.fsdp import under_fsdp, whole_for_decoding
 from reasonrl.trainers.zero import zero_stage
 
 #: Private names this file relies on, for the contract test.
@@ -179,9 +180,13 @@ class RolloutHooks(LoadsByNames, GRPOTrainer):
 
     @contextlib.contextmanager
     def gathered(self, model: torch.nn.Module) -> Iterator[None]:
-        """Under ZeRO-3 every rank holds the whole model meanwhile and runs it by itself: ranks decode different
-        numbers of tokens, and each would else wait for the others at every layer. Nothing elsewhere.
+        """Under ZeRO-3 and FSDP every rank holds the whole model meanwhile and runs it by itself: ranks decode
+        different numbers of tokens, and each would else wait for the others at every layer. Nothing elsewhere.
         """
+        if under_fsdp(self.accelerator):
+            with whole_for_decoding(model, self.accelerator):
+                yield
+            return
         if zero_stage(self.accelerator) < 3:
             yield
             return

@@ -35,28 +35,33 @@ def mark_complete(checkpoint: Path, step: int, **layout: int) -> None:
     staging.replace(checkpoint / MARK)
 
 
-def require_layout(checkpoint: Path, *, processes: int, zero_stage: int) -> None:
+def require_layout(checkpoint: Path, *, processes: int, zero_stage: int, fsdp: int = 0) -> None:
     """Refuse a checkpoint whose parts do not fit these processes: under ZeRO each holds the share of one.
 
-    Without ZeRO any number of processes goes on from it.
+    Without ZeRO any number of processes goes on from it; FSDP's states are whole, but in files of its own.
 
     Raises:
-        ModelError: it was written under another stage of ZeRO, or under ZeRO by another number of processes.
+        ModelError: it was written under another stage of ZeRO, under ZeRO by another number of processes, or with FSDP
+            where this is without, or the other way about.
     """
     mark = json.loads((checkpoint / MARK).read_text()) if (checkpoint / MARK).is_file() else {}
-    there = int(mark.get("processes", processes)), int(mark.get("zero_stage", zero_stage))
-    if there == (processes, zero_stage) or not (there[1] or zero_stage):
+    if "processes" not in mark:
         return
-    names = [
-        f"{count} processes and {f'ZeRO-{stage}' if stage else 'no ZeRO'}"
-        for count, stage in (there, (processes, zero_stage))
-    ]
+    there = int(mark["processes"]), int(mark["zero_stage"]), int(mark.get("fsdp", 0))
+    here = processes, zero_stage, fsdp
+    if there == here or (there[1:] == here[1:] and not zero_stage):
+        return
+    names = [f"{count} processes and {_split(stage, split)}" for count, stage, split in (there, here)]
     raise ModelError(
         f"{checkpoint}: written under {names[0]}, resumed under {names[1]}, and the optimizer's state is split by both"
         f" -> go on with launch: {{num_processes: {there[0]}"
-        + (f", deepspeed: zero{there[1]}" if there[1] else "")
+        + (f", deepspeed: zero{there[1]}" if there[1] else ", fsdp: full_shard" if there[2] else "")
         + "}, or start the stage anew (--restart-stage)"
     )
+
+
+def _split(zero_stage: int, fsdp: int) -> str:
+    return f"ZeRO-{zero_stage}" if zero_stage else "FSDP" if fsdp else "no ZeRO"
 
 
 def complete_checkpoints(directory: Path) -> dict[int, Path]:

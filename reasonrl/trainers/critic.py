@@ -49,6 +49,13 @@ class CriticEngine(ModelEngine):
         """Whether an adapter and the head are trained, and the backbone's own weights are not."""
         return is_adapted(self.unwrapped.backbone)
 
+    def whole_state(self) -> dict[str, torch.Tensor]:
+        """The weights as `save_pretrained` writes them, the head's included; a collective call."""
+        return self.unwrapped.whole_state()
+
+    def _write(self, directory: Path, state: dict[str, torch.Tensor]) -> None:
+        self.unwrapped.save_pretrained(directory, state)
+
     def values(self, **inputs: Any) -> torch.Tensor:
         """(b, L) value at every position."""
         return self.model(**inputs)

@@ -1,7 +1,7 @@
 """A model with its optimizer and schedule, trained by losses that the caller makes: the critic of PPO, a process reward
 model, a policy on logged samples.
 
-Plain and DDP training go through accelerate, ZeRO through a DeepSpeed engine of its own.
+Plain, DDP and FSDP training go through accelerate, ZeRO through a DeepSpeed engine of its own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from torch import nn
 from transformers import get_scheduler
 
 from reasonrl.errors import ModelError
-from reasonrl.models.lora import is_adapted, load_trained, trained_state
-from reasonrl.trainers.zero import accumulate, backward, build_engine, is_engine, refuse_fsdp, step
+from reasonrl.models.lora import is_adapted, load_trained, trained_state, whole_state
+from reasonrl.trainers.fsdp import (
+    is_split,
+    load_optimizer_state,
+    load_whole_state,
+    optimizer_state,
+    refuse_other_engines,
+)
+from reasonrl.trainers.zero import accumulate, backward, build_engine, is_engine, step
 
 OPTIMIZER_FILE = "optimizer.pt"
 #: What is trained, for a model with LoRA: the whole can be had from its start.
@@ -67,7 +74,7 @@ class ModelEngine:
     skipped_updates = 0
 
     def __init__(self, model: Any, args: EngineSettings, accelerator: Accelerator, learning_rate: float) -> None:
-        refuse_fsdp(accelerator)
+        refuse_other_engines(accelerator)
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
         self.accelerator, self.args = accelerator, args
@@ -143,7 +150,7 @@ class ModelEngine:
     def save(self, directory: Path) -> None:
         """Write model, optimizer and schedule into `directory`; all ranks call it.
 
-        Under ZeRO weights and optimizer are DeepSpeed's own files, a part from every rank.
+        Under ZeRO weights and optimizer are DeepSpeed's own files, a part from every rank; under FSDP both are whole.
         """
         main = self.accelerator.is_main_process
         if main:
@@ -152,12 +159,34 @@ class ModelEngine:
         state: dict[str, Any] = {"scheduler": self.scheduler.state_dict()}
         if is_engine(self.model):
             self.model.save_checkpoint(str(directory), exclude_frozen_parameters=self.adapted)
+        elif is_split(self.model):
+            state["optimizer"] = optimizer_state(self.model, self.optimizer)
+            self._save_whole(directory, main)
         else:
             state["optimizer"] = self.optimizer.state_dict()
             if main:
                 self._save_weights(directory)
         if main:
             torch.save(state, directory / OPTIMIZER_FILE)
+
+    def _save_whole(self, directory: Path, main: bool) -> None:
+        """The weights put together from all processes; a collective call."""
+        from safetensors.torch import save_file
+
+        state = trained_state(self.unwrapped) if self.adapted else self.whole_state()
+        if not main:
+            return
+        if self.adapted:
+            save_file(state, directory / TRAINED_FILE)
+        else:
+            self._write(directory, state)
+
+    def whole_state(self) -> dict[str, torch.Tensor]:
+        """The weights as a checkpoint has them, put together from all processes; a collective call."""
+        return whole_state(self.unwrapped)
+
+    def _write(self, directory: Path, state: dict[str, torch.Tensor]) -> None:
+        self.unwrapped.save_pretrained(directory, state_dict=state)
 
     def _save_weights(self, directory: Path) -> None:
         if not self.adapted:
@@ -184,7 +213,10 @@ class ModelEngine:
                 )
         else:
             self._load_weights(directory)
-            self.optimizer.load_state_dict(state["optimizer"])
+            if is_split(self.model):
+                load_optimizer_state(self.model, self.optimizer, state["optimizer"])
+            else:
+                self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
 
     def _load_weights(self, directory: Path) -> None:
@@ -196,6 +228,9 @@ class ModelEngine:
             return
         first = next(model.parameters())
         state = self.saved_state(directory, first.dtype)
+        if is_split(model):
+            load_whole_state(model, state)
+            return
         model.load_state_dict({name: tensor.to(first.device) for name, tensor in state.items()})
 
     def saved_state(self, directory: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -76,7 +76,13 @@ def backbone_reader(model: Any) -> Reader:
     """Reads a critic's hidden states, each folded into one number: its head may still be zero everywhere."""
 
     def read(micro: MicroBatch) -> torch.Tensor:
-        hidden = model.backbone(**micro.inputs, use_cache=False).last_hidden_state
+        seen: list[Any] = []
+        watch = model.backbone.register_forward_hook(lambda _, __, out: seen.append(out.last_hidden_state))
+        try:
+            model(**micro.inputs)  # the whole model: FSDP puts parts together only for what is called through it
+        finally:
+            watch.remove()
+        hidden = seen[0]
         fold = torch.cos(torch.arange(hidden.shape[-1], device=hidden.device, dtype=torch.float64)).to(hidden)
         return micro.gather(hidden @ fold)
 

@@ -29,6 +29,7 @@ from reasonrl.trainers.checkpoints import latest_complete
 from reasonrl.trainers.completion_rows import completion_rows
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.drawing import Drawing, Order
+from reasonrl.trainers.fsdp import refuse_other_engines
 from reasonrl.trainers.health import Health
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.pool import PromptPool
@@ -52,7 +53,6 @@ from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_stream
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import PPOUpdate
 from reasonrl.trainers.validation import judge, summarize
-from reasonrl.trainers.zero import refuse_fsdp
 
 TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]
 
@@ -122,7 +122,7 @@ class PPOTrainer(RolloutHooks):
             **kwargs,
         )
         self.args: PPOConfig
-        refuse_fsdp(self.accelerator)
+        refuse_other_engines(self.accelerator)
         self.prompts.complete(self.processing_class)
         self.schedules, self.behaviours = Schedules(args.schedules), behaviours
         self._build(critic, engine)

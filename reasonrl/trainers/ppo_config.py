@@ -14,6 +14,7 @@ from reasonrl.recipe.advantage_rules import GROUPED, Advantage, advantage_proble
 from reasonrl.recipe.fields import Issue
 from reasonrl.recipe.option_rules import option_problems
 from reasonrl.recipe.sampling_rules import DEFAULT_HINT_TEMPLATE, DEFAULT_ROUNDS, sampling_problems
+from reasonrl.trainers.fsdp import ready_for_fsdp
 from reasonrl.trainers.zero import ready_for_deepspeed
 
 
@@ -126,6 +127,8 @@ class PPOConfig(GRPOConfig):
         self.steps_per_generation = 1
         if self.deepspeed:
             ready_for_deepspeed()
+        if self.fsdp:
+            ready_for_fsdp()
         super().__post_init__()
         self.num_generations = samples
         self.generation_batch_size = self.rollout_size

@@ -257,7 +257,8 @@ class SFTCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Every rank writes its own random state; the mark comes when all of them are there.
         plugin = args.deepspeed_plugin
-        layout = {"processes": args.world_size, "zero_stage": int(plugin.zero_stage) if plugin is not None else 0}
+        stage = int(plugin.zero_stage) if plugin is not None else 0
+        layout = {"processes": args.world_size, "zero_stage": stage, "fsdp": int(bool(args.fsdp))}
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = self.output / f"checkpoint-{state.global_step}"

@@ -22,6 +22,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from reasonrl.errors import ModelError
+from reasonrl.trainers.fsdp import all_finite, is_split, under_fsdp
 from reasonrl.trainers.health import finite_gradient
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
@@ -100,17 +101,8 @@ def zero_stage(accelerator: Accelerator) -> int:
 
 def layout_of(accelerator: Accelerator) -> dict[str, int]:
     """What a checkpoint's parts depend on."""
-    return {"processes": accelerator.num_processes, "zero_stage": zero_stage(accelerator)}
-
-
-def refuse_fsdp(accelerator: Accelerator) -> None:
-    """Raises ModelError under FSDP, also where accelerate has put DDP in its place, as it does without accelerators."""
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
-    if asked or accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
-        raise ModelError(
-            f"ppo: {accelerator.distributed_type} and FSDP are not supported (on CPU accelerate would silently train"
-            " with DDP in its place) -> launch: {num_processes: N, deepspeed: zero3}"
-        )
+    processes, stage = accelerator.num_processes, zero_stage(accelerator)
+    return {"processes": processes, "zero_stage": stage, "fsdp": int(under_fsdp(accelerator))}
 
 
 def build_engine(
@@ -164,7 +156,7 @@ def step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad_norm: fl
     if is_engine(model):
         model.step()
         return float(model.get_global_grad_norm() or 0.0), True
-    sound = finite_gradient(model.parameters())
+    sound = all_finite(accelerator, model) if is_split(model) else finite_gradient(model.parameters())
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm if max_grad_norm > 0 else float("inf"))
     if sound:
         optimizer.step()

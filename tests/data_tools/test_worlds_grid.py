@@ -70,9 +70,9 @@ def test_a_smaller_modulus_has_digits_and_results_below_it():
     assert measure(paths)[0]["work_right"] < 0.9  # read modulo 10, what is 8 is not written so
     assert {int(row["question"][1]) for row in rows if row["task"] == "count"} <= set(range(6))
     for wrong in (1, 11, True, 6.0):
-        with pytest.raises(DataError, match="modulus = .*allowed are 2 to 10"):
+        with pytest.raises(DataError, match=r"modulus = .*allowed are 2 to 10"):
             WORLD.rows(2, modulus=wrong)
-        with pytest.raises(DataError, match="modulus = .*allowed are 2 to 10"):
+        with pytest.raises(DataError, match=r"modulus = .*allowed are 2 to 10"):
             measure(paths, modulus=wrong)
 
 

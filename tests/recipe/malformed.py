@@ -260,7 +260,7 @@ COMBINATIONS = [
     line("a horizon beyond the response", "lam_horizon_fraction: 2", "is 2; allowed: a number of at most 1"),
     line("an adapter's rank by another name", "lora: {rank: 8}", "lora.rank: unknown key", "did you mean 'r'?"),
     line("an adapter without settings", "lora: true", "lora: is True; allowed: a mapping", "write lora: {r: 16}"),
-    line("a way to split that is not there", "launch: {fsdp: true}", "FSDP is not supported", "set deepspeed: zero2"),
+    line("a way to split that is not there", "launch: {fsdp: true}", "launch.fsdp: is True; allowed:", "full_shard"),
     line("a trainer's name for its baseline", "advantage: grpo", "is 'grpo'; allowed: gae", "write group"),
     line("a ratio's name for a loss", "loss_type: gspo", "importance_sampling_level: sequence"),
     line("an alien lambda", "lam_critic: 1.0", "did you mean 'lam_value'?"),

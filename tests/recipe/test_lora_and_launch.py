@@ -59,7 +59,11 @@ def test_an_adapter_is_what_the_recipe_says():
         ({"lora": {"load_in_4bit": True, "load_in_8bit": True}}, "load_in_8bit is true, and load_in_4bit is too"),
         ({"lora": {"bnb_4bit_quant_type": "fp4"}}, "but load_in_4bit is false"),
         ({"lora": {}, "freeze": ["vision_tower"]}, "freeze is"),
-        ({"fsdp": "full_shard"}, "set launch.deepspeed"),
+        (
+            {"lora": {"load_in_4bit": True}, "launch": {"num_processes": 2, "fsdp": "full_shard"}},
+            "lora is quantised, and launch.fsdp: full_shard cannot split",
+        ),
+        ({"fsdp": "full_shard"}, "set launch.fsdp (full_shard, shard_grad_op)"),
         ({"deepspeed": "ds.json"}, "set launch.deepspeed (zero1, zero2, zero3)"),
     ],
 )
@@ -78,3 +82,12 @@ def test_zero_wants_a_name_and_something_to_share_out():
     assert LaunchConfig(num_processes=2, deepspeed="mine.json").deepspeed == "mine.json"
     assert "allowed: zero1, zero2, zero3, or a file" in refused(LaunchConfig, num_processes=2, deepspeed="zero4")
     assert "raise launch.num_processes" in refused(LaunchConfig, deepspeed="zero3")
+
+
+def test_fsdp_wants_processes_and_no_zero_beside_it():
+    launch = LaunchConfig(num_processes=2, fsdp="shard_grad_op")
+    assert launch.splits and launch.zero_stage == 2 and LaunchConfig(num_processes=2, fsdp="full_shard").zero_stage == 3
+    assert LaunchConfig(num_processes=2, deepspeed="zero1").zero_stage == 1 and not LaunchConfig().splits
+    assert "raise launch.num_processes" in refused(LaunchConfig, fsdp="full_shard")
+    both = refused(LaunchConfig, num_processes=2, fsdp="full_shard", deepspeed="zero3")
+    assert "only one of them can split" in both and "remove one of them" in both

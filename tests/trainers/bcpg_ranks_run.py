@@ -1,7 +1,7 @@
 """Training on logged samples, run after run, under however many processes are started, plain or under ZeRO.
 
 Rank 0 writes whole weights and lines. Used by test_bcpg_ranks.py: `bcpg_ranks_run.py ZERO FOLDER SETTINGS …`; ZERO is
-zero2, zero3 or none; settings are JSON: `lora`, `double` (float64), `fault`, `resume`; the rest are BCPGConfig's.
+zero2, zero3, full_shard (FSDP) or none; settings are JSON: `lora`, `double` (float64), `fault`, `resume`; the rest are BCPGConfig's.
 """
 
 import json
@@ -19,6 +19,7 @@ from reasonrl.models import load_tokenizer
 from reasonrl.models.lora import Lora, whole_state
 from reasonrl.pipeline.stages.logged import accelerator_for
 from reasonrl.trainers import bcpg
+from reasonrl.trainers.fsdp import under_fsdp
 from reasonrl.trainers.zero import zero_stage
 
 
@@ -54,10 +55,13 @@ def run_in(out, settings, accelerator):
 
 def main():
     zero = None if sys.argv[1] == "none" else sys.argv[1]
-    config = SimpleNamespace(bf16=False, max_grad_norm=0.5, launch=SimpleNamespace(deepspeed=zero))
+    split = zero == "full_shard"
+    launch = SimpleNamespace(deepspeed=None if split else zero, fsdp=zero if split else None)
+    config = SimpleNamespace(bf16=False, max_grad_norm=0.5, launch=launch)
     context = SimpleNamespace(base_directory=Path(), name="ranks", world_size=int(os.environ.get("WORLD_SIZE", "1")))
     accelerator = accelerator_for(config, context)
-    assert zero_stage(accelerator) == (int(zero[-1]) if zero else 0)
+    assert zero_stage(accelerator) == (int(zero[-1]) if zero and not split else 0)
+    assert under_fsdp(accelerator) == split
     for folder, settings in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
         run_in(Path(folder), json.loads(settings), accelerator)
 

@@ -1,7 +1,7 @@
 """Trainings of a process reward model, one after the other, under however many processes are started, plain or under
 ZeRO; rank 0 writes whole weights and lines. Used by test_prm_ranks.py: `prm_ranks_run.py ZERO FOLDER SETTINGS …`.
 
-ZERO is zero2, zero3 or none; settings are JSON: `lora` (settings of an adapter), `vision` (a kind of vision-language
+ZERO is zero2, zero3, full_shard (FSDP) or none; settings are JSON: `lora` (settings of an adapter), `vision` (a kind of vision-language
 model, trained on pictures and text), `fault` (what is planted), `resume`; the rest are PRMConfig's.
 """
 
@@ -22,6 +22,7 @@ from reasonrl.models import load_tokenizer
 from reasonrl.models.lora import Lora
 from reasonrl.pipeline.stages.logged import accelerator_for
 from reasonrl.trainers import engine
+from reasonrl.trainers.fsdp import under_fsdp
 from reasonrl.trainers.prm import PRMConfig, PRMTrainer
 from reasonrl.trainers.zero import zero_stage
 
@@ -66,13 +67,16 @@ def run_in(out, settings, accelerator):
 def main():
     zero = None if sys.argv[1] == "none" else sys.argv[1]
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    config = SimpleNamespace(bf16=False, max_grad_norm=0.5, launch=SimpleNamespace(deepspeed=zero))
+    split = zero == "full_shard"
+    launch = SimpleNamespace(deepspeed=None if split else zero, fsdp=zero if split else None)
+    config = SimpleNamespace(bf16=False, max_grad_norm=0.5, launch=launch)
     context = SimpleNamespace(name="prm", base_directory=Path(), world_size=ranks)
     for settings in sys.argv[3::2]:
         if kind := json.loads(settings).get("vision"):
             load(kind, torch.float32)  # with DeepSpeed's settings made, ZeRO-3 would have it in parts
     accelerator = accelerator_for(config, context, unused=True)
-    assert accelerator.num_processes == ranks and zero_stage(accelerator) == (int(zero[-1]) if zero else 0)
+    assert accelerator.num_processes == ranks and under_fsdp(accelerator) == split
+    assert zero_stage(accelerator) == (int(zero[-1]) if zero and not split else 0)
     for folder, settings in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
         run_in(Path(folder), json.loads(settings), accelerator)
 

@@ -1,7 +1,8 @@
 """One PPO run under however many processes are started, plain or under ZeRO; rank 0 writes whole weights and metrics.
 Used by test_ppo_ranks_zero.py.
 
-Arguments: an output folder, and settings as JSON: `zero` (zero1, zero2, zero3), `lora` (settings of an adapter for
+Arguments: an output folder, and settings as JSON: `zero` (zero1, zero2, zero3, or FSDP's full_shard,
+shard_grad_op), `lora` (settings of an adapter for
 policy and critic), `fault` (what is planted), `resume`, `vision` (a kind of vision-language model, which is then
 trained on pictures and text), `process_reward` (true: tokens are rewarded by one too); the rest are PPOConfig's.
 """
@@ -18,6 +19,7 @@ from vision_runs import make_vision_run
 
 from reasonrl.models.lora import Lora, trained_state, whole_state
 from reasonrl.trainers import update
+from reasonrl.trainers.fsdp import RESHARDS, fsdp_arguments, is_split, under_fsdp
 from reasonrl.trainers.zero import deepspeed_settings, zero_stage
 
 
@@ -42,7 +44,9 @@ def main():
     # Before DeepSpeed's settings are made, as the stage does it.
     shaped = [process_reward(weight=0.3)] if settings.pop("process_reward", False) else []
     plant(settings.pop("fault", None))
-    if zero:
+    if zero in RESHARDS:
+        settings |= fsdp_arguments(zero)
+    elif zero:
         settings["deepspeed"] = deepspeed_settings(zero)
     if lora is not None:
         settings["lora"] = settings["critic_lora"] = Lora(**lora)
@@ -57,8 +61,9 @@ def main():
     weights = {"policy": whole_state(policy), "critic": critic.whole_state()}
     trained = {"policy": trained_state(policy), "critic": trained_state(critic)}
     if trainer.accelerator.is_main_process:
-        stage = zero_stage(trainer.accelerator)
-        assert stage == (int(zero[-1]) if zero else 0), stage
+        stage, split = zero_stage(trainer.accelerator), under_fsdp(trainer.accelerator)
+        assert (stage, split) == ((0, True) if zero in RESHARDS else (int(zero[-1]) if zero else 0, False))
+        assert is_split(trainer.model) == split == is_split(trainer.critic.model)
         torch.save({"start": start, "end": weights, "trained": trained}, out / "weights.pt")
         (out / "metrics.json").write_text(json.dumps(run.metrics))
 

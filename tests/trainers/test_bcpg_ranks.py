@@ -58,8 +58,9 @@ def test_two_processes_walk_the_path_of_one(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@NEEDS_DEEPSPEED
-@pytest.mark.parametrize("zero", ["zero2", "zero3"])
+@pytest.mark.parametrize(
+    "zero", [*(pytest.param(name, marks=NEEDS_DEEPSPEED) for name in ("zero2", "zero3")), "full_shard"]
+)
 def test_zero_walks_the_path_of_one_process_and_resumes(tmp_path, zero) -> None:
     steps = {"adam_epsilon": 1e-6}
     [alone] = run_on(1, {tmp_path / "alone": steps})

@@ -1,4 +1,4 @@
-"""A process reward model trained on one rank, on two under DDP, and on two under ZeRO: the same path, in float32."""
+"""A process reward model trained on one rank, on two under DDP, and on two under ZeRO and FSDP: the same path, in float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers import movement_gap
 from test_ppo_ranks_zero import NEEDS_DEEPSPEED
 
 SCRIPT = Path(__file__).with_name("prm_ranks_run.py")
-KINDS = ["none", *(pytest.param(name, marks=NEEDS_DEEPSPEED) for name in ("zero2", "zero3"))]
+KINDS = ["none", *(pytest.param(name, marks=NEEDS_DEEPSPEED) for name in ("zero2", "zero3")), "full_shard"]
 SETTINGS = {
     "text": {"save_steps": 4},
     "lora": {"lora": {"r": 4, "lora_alpha": 8}, "learning_rate": 1e-2, "save_steps": 4},

@@ -1,4 +1,4 @@
-"""DeepSpeed's settings, layouts of checkpoints, and FSDP, which is refused."""
+"""DeepSpeed's settings, layouts of checkpoints, and FSDP's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from reasonrl.errors import ModelError
 from reasonrl.trainers.checkpoints import mark_complete, require_layout
-from reasonrl.trainers.zero import deepspeed_settings, refuse_fsdp
+from reasonrl.trainers.fsdp import refuse_other_engines
+from reasonrl.trainers.zero import deepspeed_settings
 
 INSTALLED = importlib.util.find_spec("deepspeed") is not None
 NEEDS_DEEPSPEED = pytest.mark.skipif(not INSTALLED, reason="DeepSpeed is not installed (pip install '.[deepspeed]')")
@@ -64,9 +65,19 @@ def test_a_checkpoint_that_says_nothing_is_taken(tmp_path):
     require_layout(tmp_path, processes=2, zero_stage=3)
 
 
-def test_fsdp_is_refused_also_where_ddp_stands_in_for_it(monkeypatch):
+def test_fsdp_s_states_are_whole_but_in_files_of_its_own(tmp_path):
+    mark_complete(tmp_path, 3, processes=2, zero_stage=0, fsdp=1)
+    require_layout(tmp_path, processes=4, zero_stage=0, fsdp=1)
+    with pytest.raises(ModelError, match=r"and FSDP, resumed under 2 processes and no ZeRO.*fsdp: full_shard}"):
+        require_layout(tmp_path, processes=2, zero_stage=0)
+    mark_complete(tmp_path, 3, processes=2, zero_stage=0)  # as it was written before FSDP was known
+    with pytest.raises(ModelError, match="no ZeRO, resumed under 2 processes and FSDP"):
+        require_layout(tmp_path, processes=2, zero_stage=0, fsdp=1)
+
+
+def test_fsdp_that_is_asked_for_and_is_not_there_is_refused(monkeypatch):
     accelerator = Accelerator(cpu=True)
-    refuse_fsdp(accelerator)
+    refuse_other_engines(accelerator)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ModelError, match="silently train with DDP"):
-        refuse_fsdp(accelerator)
+    with pytest.raises(ModelError, match=r"FSDP was asked for by the environment -> launch: .*fsdp: full_shard"):
+        refuse_other_engines(accelerator)

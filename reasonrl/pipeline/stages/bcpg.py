@@ -45,7 +45,7 @@ def run(config: BCPGStage, context: StageContext) -> StageResult:
     policy, tokenizer = load_policy(start, **options)
     if lora is not None:
         # ZeRO-3 gathers parameters of one precision together.
-        split = config.launch.deepspeed is not None and not lora.quantised
+        split = config.launch.splits and not lora.quantised
         policy = add_lora(policy, lora, seed=context.seed, autocast=not split)
         if config.gradient_checkpointing:
             policy.enable_input_require_grads()
@@ -80,7 +80,7 @@ def run(config: BCPGStage, context: StageContext) -> StageResult:
     export_policy(trainer, tokenizer, context.directory, start, lora)
     lines = read_metrics(context.directory / "metrics.jsonl") if context.is_main else []
     last = {name: value for name, value in lines[-1].items() if name != "step"} if lines else {}
-    plain = lora is None and config.launch.deepspeed is None
+    plain = lora is None and not config.launch.splits
     kept = complete_checkpoints(output)
     return StageResult(
         model=Path("model"),

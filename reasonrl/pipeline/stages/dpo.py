@@ -32,6 +32,7 @@ def run(config: DPOStage, context: StageContext) -> StageResult:
     from trl import DPOConfig
 
     from reasonrl.trainers._trl import TokenisedDPO
+    from reasonrl.trainers.fsdp import ready_for_fsdp
     from reasonrl.trainers.sft import SFTCallback
     from reasonrl.trainers.zero import ready_for_deepspeed
 
@@ -40,6 +41,8 @@ def run(config: DPOStage, context: StageContext) -> StageResult:
     one_device(context)
     if config.launch.deepspeed is not None:
         ready_for_deepspeed()
+    if config.launch.fsdp is not None:
+        ready_for_fsdp()
     model, tokenizer, adapter = policy_to_train(config, context)
     data, pairs = _pairs(config, context, tokenizer, model.config.get_text_config().vocab_size)
     context.say(f"{data.report}; {_said(pairs)}")

@@ -11,6 +11,7 @@ from reasonrl.models import load_policy
 from reasonrl.models.lora import Lora, is_adapted, merged_over, save_adapter, trained_state, whole_state
 from reasonrl.models.scalar_head import ScalarHeadModel
 from reasonrl.pipeline.stages.common import export_model
+from reasonrl.trainers.fsdp import under_fsdp
 from reasonrl.trainers.zero import zero_stage
 
 ADAPTER_FOLDER = "adapter"
@@ -34,7 +35,7 @@ def export_policy(trainer: Any, tokenizer: Any, directory: Path, start: str, lor
             state = merged_over(policy, base, trained)
             export_model(Weights(base, state), tokenizer, directory / "model")
             return
-    if lora is not None or zero_stage(trainer.accelerator) == 3:
+    if lora is not None or zero_stage(trainer.accelerator) == 3 or under_fsdp(trainer.accelerator):
         state = whole_state(policy)
     if main:
         base = policy.get_base_model() if is_adapted(policy) else policy

@@ -32,7 +32,7 @@ def placed_rows(source: DataSource | Reference, context: StageContext) -> Iterab
 
 
 def accelerator_for(config: Any, context: StageContext, *, unused: bool = False) -> Any:
-    """The processes of a stage that makes its own loop: plain, DDP, or DeepSpeed.
+    """The processes of a stage that makes its own loop: plain, DDP, DeepSpeed or FSDP.
 
     Args:
         config: the stage's: `bf16`, `max_grad_norm`, `launch`.
@@ -63,5 +63,12 @@ def accelerator_for(config: Any, context: StageContext, *, unused: bool = False)
                 " started -> start the stage by its recipe (launch.num_processes)"
             )
         return made
+    if config.launch.fsdp is not None:
+        from reasonrl.trainers.fsdp import fsdp_plugin, ready_for_fsdp
+
+        ready_for_fsdp()
+        return Accelerator(
+            cpu=not torch.cuda.is_available(), mixed_precision=precision, fsdp_plugin=fsdp_plugin(config.launch.fsdp)
+        )
     keywords = DistributedDataParallelKwargs(find_unused_parameters=unused)
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[keywords])

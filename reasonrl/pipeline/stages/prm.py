@@ -86,7 +86,7 @@ def run(config: PRMStage, context: StageContext) -> StageResult:
         context.say(_table(figures))
     lines = read_metrics(context.directory / "metrics.jsonl") if context.is_main else []
     last = {name: value for name, value in lines[-1].items() if name != "step"} if lines else {}
-    plain = lora is None and config.launch.deepspeed is None
+    plain = lora is None and not config.launch.splits
     return StageResult(
         model=Path("model"),
         metrics={"steps": trainer.step, **last, **_flat(figures, "eval/"), **prepared.counts},
@@ -172,7 +172,7 @@ def _model(config: PRMStage, context: StageContext, lora: Lora | None) -> Scalar
     )
     if lora is not None:
         # ZeRO-3 gathers parameters of one precision together.
-        split = config.launch.deepspeed is not None and not lora.quantised
+        split = config.launch.splits and not lora.quantised
         model.add_lora(lora, seed=context.seed, autocast=not split)
     return model
 

@@ -41,6 +41,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     from trl import SFTTrainer
 
     from reasonrl.trainers.checkpoint_names import LoadsByNames
+    from reasonrl.trainers.fsdp import ready_for_fsdp
     from reasonrl.trainers.padding_free import PaddingFree
     from reasonrl.trainers.picture_collator import PictureCollator
     from reasonrl.trainers.sft import SFTCallback
@@ -51,6 +52,8 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     one_device(context)
     if config.launch.deepspeed is not None:
         ready_for_deepspeed()
+    if config.launch.fsdp is not None:
+        ready_for_fsdp()
     model, tokenizer, adapter = policy_to_train(config, context)
     reader = vision_prompts(context.model_of(config.model), loading_options(config.trl_args)[0])
     examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config, pictures=reader)

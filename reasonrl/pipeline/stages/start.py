@@ -46,8 +46,8 @@ def critic_to_train(config: PPOStage, context: StageContext, dtype: Any) -> Scal
         **({} if lora is None else lora.loading_options(_compute_dtype(config))),
     )
     if lora is not None:
-        # ZeRO-3 gathers parameters of one precision together.
-        split = config.launch.deepspeed is not None and not lora.quantised
+        # ZeRO-3 and FSDP gather parameters of one precision together.
+        split = config.launch.splits and not lora.quantised
         critic.add_lora(lora, seed=context.seed, autocast=not split)
     return critic
 
@@ -87,7 +87,11 @@ def engine_for_adapter(config: PPOStage) -> dict[str, Any]:
 
 
 def sharding(config: PPOStage | SFTStage | DPOStage, context: StageContext) -> dict[str, Any]:
-    """The Trainer's argument for `launch.deepspeed`."""
+    """The Trainer's arguments for `launch.deepspeed` and `launch.fsdp`."""
+    if config.launch.fsdp is not None:
+        from reasonrl.trainers.fsdp import fsdp_arguments
+
+        return fsdp_arguments(config.launch.fsdp)
     if config.launch.deepspeed is None:
         return {}
     from reasonrl.trainers.zero import deepspeed_settings
