@@ -80,6 +80,18 @@ def latest_complete(directory: Path) -> tuple[int, Path] | None:
     return max(found.items()) if found else None
 
 
+def to_resume(directory: Path, wanted: str | Path | bool | None) -> Path | None:
+    """The checkpoint that a trainer's `resume_from_checkpoint` means: a folder, or True for the latest whole one of its
+    own; None: to begin anew. Raises ModelError if there is no whole one.
+    """
+    if wanted is not True:
+        return Path(wanted) if wanted else None
+    found = latest_complete(directory)
+    if found is None:
+        raise ModelError(f"{directory}: there is no whole checkpoint to resume from -> train anew")
+    return found[1]
+
+
 def best_of(directory: Path) -> set[Path]:
     """The checkpoint that the latest whole one remembers as the best so far, if it is still there."""
     found = latest_complete(directory)

@@ -22,6 +22,7 @@ from reasonrl.trainers.fsdp import (
     is_split,
     load_optimizer_state,
     load_whole_state,
+    name_layers,
     optimizer_state,
     refuse_other_engines,
 )
@@ -97,6 +98,7 @@ class ModelEngine:
         if accelerator.distributed_type == "DEEPSPEED":
             self.model, self.optimizer = build_engine(model, optimizer, accelerator, args.max_grad_norm)
         else:
+            name_layers(accelerator, model)
             self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.scheduler: Any = None
 

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor
 
 from reasonrl.errors import ModelError
@@ -88,6 +89,22 @@ def refuse_other_engines(accelerator: Accelerator) -> None:
             + (", and FSDP was asked for by the environment" if asked and not split else "")
             + " -> launch: {num_processes: N, fsdp: full_shard} or {num_processes: N, deepspeed: zero3}"
         )
+
+
+def name_layers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Tell accelerate what of the next model is split one by one: its layers, as transformers names them.
+
+    accelerate keeps the names of the first model for all, and refuses a model that lacks one of them (of a composed
+    one, transformers also names layers of parts that are not there). Nothing where FSDP is not in use.
+    """
+    if not under_fsdp(accelerator):
+        return
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    there = {type(module).__name__ for module in model.modules()}
+    names = [name for name in getattr(base, "_no_split_modules", None) or () if name in there]
+    plugin = accelerator.state.fsdp_plugin
+    plugin.transformer_cls_names_to_wrap = names
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
 
 
 def is_split(model: Any) -> bool:

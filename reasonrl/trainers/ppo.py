@@ -25,11 +25,11 @@ from reasonrl.rollout.transfer import Transfer, decodes_with, hand_over
 from reasonrl.rollout.transformers_engine import TransformersEngine
 from reasonrl.trainers._trl import Collected, RolloutHooks, Scored
 from reasonrl.trainers.batch import RolloutBatch, make_batch, nothing, rewards_of_tokens
-from reasonrl.trainers.checkpoints import latest_complete
+from reasonrl.trainers.checkpoints import require_layout, to_resume
 from reasonrl.trainers.completion_rows import completion_rows
 from reasonrl.trainers.critic import CriticEngine
 from reasonrl.trainers.drawing import Drawing, Order
-from reasonrl.trainers.fsdp import refuse_other_engines
+from reasonrl.trainers.fsdp import name_layers, refuse_other_engines
 from reasonrl.trainers.health import Health
 from reasonrl.trainers.meter import Meter
 from reasonrl.trainers.pool import PromptPool
@@ -53,6 +53,7 @@ from reasonrl.trainers.streaming import EarlyRewards, StreamedStep, check_stream
 from reasonrl.trainers.targets import Targets
 from reasonrl.trainers.update import PPOUpdate
 from reasonrl.trainers.validation import judge, summarize
+from reasonrl.trainers.zero import layout_of
 
 TokenRewardFunction = Callable[..., Sequence[Sequence[float] | None]]
 
@@ -177,12 +178,10 @@ class PPOTrainer(RolloutHooks):
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint` is a checkpoint folder of this trainer, or True for the latest whole one."""
-        if resume_from_checkpoint is True:
-            found = latest_complete(Path(str(self.args.output_dir)))
-            if found is None:
-                raise ModelError(f"{self.args.output_dir}: there is no whole checkpoint to resume from -> train anew")
-            resume_from_checkpoint = str(found[1])
-        self.resume_path = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.resume_path = to_resume(Path(str(self.args.output_dir)), resume_from_checkpoint)
+        if self.resume_path is not None:
+            require_layout(self.resume_path, **layout_of(self.accelerator))
+        name_layers(self.accelerator, self.model)
         try:
             return super().train(resume_from_checkpoint=str(self.resume_path) if self.resume_path else None, **kwargs)
         finally:

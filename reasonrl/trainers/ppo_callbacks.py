@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from reasonrl.trainers.checkpoints import mark_complete, prune, require_layout
+from reasonrl.trainers.checkpoints import mark_complete, prune
 from reasonrl.trainers.drawn_files import write_held
 from reasonrl.trainers.health import finite_gradient
 from reasonrl.trainers.zero import layout_of
@@ -114,7 +114,6 @@ class CriticCallback(TrainerCallback):
     def on_train_begin(self, args: PPOConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         path = self.trainer.resume_path
         if path is not None:
-            require_layout(path, **layout_of(self.trainer.accelerator))
             self.trainer.lengths.restore(path)
             self.trainer.schedules.restore(path)
             self.trainer.health.restore(path)

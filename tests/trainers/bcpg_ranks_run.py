@@ -1,7 +1,8 @@
 """Training on logged samples, run after run, under however many processes are started, plain or under ZeRO.
 
 Rank 0 writes whole weights and lines. Used by test_bcpg_ranks.py: `bcpg_ranks_run.py ZERO FOLDER SETTINGS …`; ZERO is
-zero2, zero3, full_shard (FSDP) or none; settings are JSON: `lora`, `double` (float64), `fault`, `resume`; the rest are BCPGConfig's.
+zero2, zero3, full_shard (FSDP) or none; settings are JSON: `lora`, `double` (float64), `fault`, `resume`; the rest are
+BCPGConfig's.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Trainings of a process reward model, one after the other, under however many processes are started, plain or under
 ZeRO; rank 0 writes whole weights and lines. Used by test_prm_ranks.py: `prm_ranks_run.py ZERO FOLDER SETTINGS …`.
 
-ZERO is zero2, zero3, full_shard (FSDP) or none; settings are JSON: `lora` (settings of an adapter), `vision` (a kind of vision-language
-model, trained on pictures and text), `fault` (what is planted), `resume`; the rest are PRMConfig's.
+ZERO is zero2, zero3, full_shard (FSDP) or none; settings are JSON: `lora` (settings of an adapter), `vision` (a kind
+of vision-language model, trained on pictures and text), `fault` (what is planted), `resume`; the rest are PRMConfig's.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A process reward model trained on one rank, on two under DDP, and on two under ZeRO and FSDP: the same path, in float32."""
+"""A process reward model trained on one rank, on two under DDP, on two under ZeRO and FSDP: one path, in float32."""
 
 from __future__ import annotations
 

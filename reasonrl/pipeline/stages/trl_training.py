@@ -57,9 +57,11 @@ def train_or_resume(
     from transformers import PrinterCallback
 
     from reasonrl.trainers.checkpoints import best_of, latest_complete, prune, require_layout
+    from reasonrl.trainers.fsdp import name_layers
     from reasonrl.trainers.zero import layout_of
 
     trainer.remove_callback(PrinterCallback)
+    name_layers(trainer.accelerator, trainer.model)
     found = latest_complete(output) if context.resuming else None
     watch.rewind(found[0] if found else 0)
     if found is not None:
