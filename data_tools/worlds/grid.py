@@ -1,6 +1,6 @@
 """The grid world: nine digits in a field, drawn or written, and questions about them (`grid_law.py` shows a path).
 
-A task is asked about a picture (`image`) or below the field in text (`text`):
+A task is asked about a picture (`image`) or behind the field in text (`text`), led by a colon: `372/518/904:B2+A1`.
 
     read     grid       the whole field: 372/518/904
     cell     B2         one cell: B2=1;#1
@@ -151,7 +151,8 @@ def _placed(row: dict[str, Any], split: str, seed: int, number: int, noise: floa
     drawn = row["modality"] == "image"
     made = {
         "id": f"{name}/{number}" if split == "train" else name,
-        "problem": row["question"] if drawn else f"{written(row['field'])}\n{row['question']}",
+        # Led by the same sign, so that a question looks the same from behind whatever stands before it.
+        "problem": f"{'' if drawn else written(row['field'])}:{row['question']}",
         **row,
     }
     if drawn:

@@ -21,12 +21,14 @@ _QUESTION = re.compile(r"[ABC][123](?:[-+*][ABC][123])*", re.ASCII)
 _READ = re.compile(r"(\??|~)([ABC][123])=(\d)", re.ASCII)
 _STEP = re.compile(r"(!?)(\d)([-+*])(\d)=(\d)", re.ASCII)
 _HALVES = re.compile(r"<([^|<>]+)\|([^|<>]+)>")
+_FORM = re.compile("|".join(f"(?:{kind.pattern})" for kind in (_READ, _STEP, _HALVES)), re.ASCII)
 _ANSWER = re.compile(r"#(\d)\Z", re.ASCII)
 
 MEANINGS: Mapping[str, str] = {
     "pass@1": "right answers of all samples",
     "mixed": "problems with right and wrong answers; of several samples a problem",
     "finished": "samples that end with an answer",
+    "in_form": "samples all of whose parts have the form of one, and that end with an answer",
     "well_formed": "samples whose every part is due and goes on from those before it: only digits can be wrong",
     "read_right": "cells that are read rightly, second looks left out",
     "work_right": "computations that are right for the digits they are given",
@@ -50,7 +52,7 @@ class Reading:
 
     Attributes:
         answer: its digit; None without one at the end.
-        well_formed: as `MEANINGS` has it.
+        in_form, well_formed: as `MEANINGS` has them.
         reads: of every first reading of a cell, whether it is right.
         looks: of every second look, whether the reading before it was right, and whether it is.
         steps: of every computation, whether it is right.
@@ -58,6 +60,7 @@ class Reading:
     """
 
     answer: int | None = None
+    in_form: bool = True
     well_formed: bool = True
     reads: list[bool] = field(default_factory=list)
     looks: list[tuple[bool, bool]] = field(default_factory=list)
@@ -149,6 +152,7 @@ def read_trace(digits: str, question: str, text: str, modulus: int = 10) -> Read
         raise DataError(f"grid: {digits!r} and {question!r} are no field of nine digits and no path -> rows of `path`")
     reader = _Reader(digits, question, modulus)
     *parts, end = text.split(";")
+    reader.found.in_form = all(map(_FORM.fullmatch, parts)) and bool(_ANSWER.fullmatch(end))
     for part in parts:
         due = reader.take(part)
         reader.found.well_formed &= due
@@ -219,6 +223,7 @@ def _figures(given: Sequence[tuple[str, str, str]], modulus: int) -> dict[str, f
         by_length[len(question)].append((bool(found.looks), right))
         count("pass@1", right)
         count("finished", found.answer is not None)
+        count("in_form", found.in_form)
         count("well_formed", found.well_formed)
         count("looks", bool(found.looks))
         count("recomputes", found.recomputes)

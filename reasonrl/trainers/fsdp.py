@@ -99,7 +99,9 @@ def name_layers(accelerator: Accelerator, model: nn.Module) -> None:
     """
     if not under_fsdp(accelerator):
         return
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model
+    if hasattr(base, "get_base_model"):
+        base = base.get_base_model()
     there = {type(module).__name__ for module in model.modules()}
     names = [name for name in getattr(base, "_no_split_modules", None) or () if name in there]
     plugin = accelerator.state.fsdp_plugin

@@ -47,7 +47,7 @@ def test_every_task_has_its_answer_and_a_twin():
         assert re.search(r"#(\d)\Z", row["solution"])[1] == row["answer"] if row["task"] != "read" else True
         written = "/".join(re.findall("...", row["field"]))
         drawn = row["modality"] == "image"
-        assert row["problem"] == (row["question"] if drawn else f"{written}\n{row['question']}")
+        assert row["problem"] == (f":{row['question']}" if drawn else f"{written}:{row['question']}")
         assert ("images" in row) == drawn
         cells = re.findall("[ABC][123]", row["question"])
         assert len(cells) == len(set(cells)) == (row["difficulty"] if cells else 0)
