@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from reasonrl.errors import ModelError
-from reasonrl.models.weights import checkpoint_weights, full, whole
+from reasonrl.models.weights import checkpoint_weights, full, share_of, whole
 
 BASE_PREFIX = "base_model.model."
 
@@ -151,7 +151,7 @@ def load_trained(model: Any, state: Mapping[str, torch.Tensor]) -> None:
                     f"the checkpoint's {name!r} is {tuple(state[name].shape)}, here it is {tuple(parameter.shape)} ->"
                     " resume with the lora settings it was made with"
                 )
-            parameter.copy_(state[name])
+            parameter.copy_(share_of(parameter, state[name]))
 
 
 def merged_over(model: Any, base: Any, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -126,6 +126,17 @@ def whole(parameters: list[torch.nn.Parameter]) -> Iterator[bool]:
         yield True
 
 
+def share_of(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """This process' share of a whole tensor, where FSDP2 has split the parameter that it is for."""
+    mesh, placements = (getattr(parameter, name, None) for name in ("device_mesh", "placements"))
+    if mesh is None or placements is None:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    # Every process holds the whole: nothing is exchanged.
+    return distribute_tensor(tensor.to(parameter.device), mesh, placements, src_data_rank=None)
+
+
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor that FSDP2 has split, put together; a collective call."""
     gather = getattr(tensor, "full_tensor", None)  # FSDP2 splits into DTensors
