@@ -39,7 +39,7 @@ stages:
     adam_epsilon: 1.0e-6
 """
 PAIR = f"launch={{num_processes: 2, num_machines: 2, limits: {{silence: {SILENCE}}}}}"
-ZERO = f"launch={{num_processes: 2, num_machines: 2, deepspeed: zero3, limits: {{silence: {SILENCE}}}}}"
+SPLIT = "launch={num_processes: 2, num_machines: 2, %s, limits: {silence: 20}}"
 
 pytestmark = [
     pytest.mark.slow,
@@ -160,10 +160,13 @@ def test_two_machines_walk_the_path_of_one_process(alone, together):
     assert gap(alone[0], together, alone[1]) < 1e-3
 
 
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-def test_two_machines_under_zero3(cable, recipe, alone):
-    output = recipe.parent / "zero"
-    status, out, node_status, said = end_pair(*start_pair(cable[0], recipe, ZERO, output))
+NEEDS_DEEPSPEED = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+
+
+@pytest.mark.parametrize("way", [pytest.param("deepspeed: zero3", marks=NEEDS_DEEPSPEED), "fsdp: full_shard"])
+def test_two_machines_that_share_the_model(cable, recipe, alone, way):
+    output = recipe.parent / way.split(": ")[1]
+    status, out, node_status, said = end_pair(*start_pair(cable[0], recipe, SPLIT % way, output))
     assert status == 0 and node_status == 0, out + said
     assert gap(alone[0], weights(output), alone[1]) < 1e-3
 
