@@ -51,6 +51,7 @@ class GridWorld:
         noise: float = 0.25,
         contrast: float = 0.3,
         modulus: int = 10,
+        slack: int = 0,
     ) -> list[dict[str, Any]]:
         """Write `n` problems.
 
@@ -65,6 +66,8 @@ class GridWorld:
             contrast: of pictures: the least of a digit.
             modulus: of all values, 2 to 10; digits are below it, so that a smaller one has fewer facts (of 10: 300; of
                 6: 108) and fewer shapes.
+            slack: up to so many dots stand before a question, so that its place tells nothing: a picture takes fewer
+                places than its twin, and what was learnt at one place is not known at another.
 
         Returns:
             Rows with `id`, `problem`, `answer` (text), `solution`, `masked` (spans of its characters that nobody should
@@ -79,6 +82,8 @@ class GridWorld:
         law = law_of(**shares, halves=halves, backward=backward)
         _check(n, split, {"noise": noise, "contrast": contrast})
         check_modulus(modulus)
+        if isinstance(slack, bool) or not isinstance(slack, int) or not 0 <= slack <= 99:
+            raise DataError(f"grid: slack = {slack!r}, allowed are 0 to 99")
         draw = random.Random(f"grid/{split}/{seed}")
         rows: list[dict[str, Any]] = []
         seen: set[str] = set()
@@ -94,7 +99,8 @@ class GridWorld:
                     raise DataError(f"grid: the {split} split holds fewer than {n} distinct problems -> ask for fewer")
                 continue
             seen.add(key)
-            row |= {"task": task, "modality": modality}
+            dots = random.Random(f"grid/slack/{split}/{seed}/{len(rows)}").randint(0, slack)
+            row |= {"task": task, "modality": modality, "lead": "." * dots}
             rows.append(_placed(row, split, seed, len(rows), noise, contrast))
         return rows
 
@@ -152,7 +158,7 @@ def _placed(row: dict[str, Any], split: str, seed: int, number: int, noise: floa
     made = {
         "id": f"{name}/{number}" if split == "train" else name,
         # Led by the same sign, so that a question looks the same from behind whatever stands before it.
-        "problem": f"{'' if drawn else written(row['field'])}:{row['question']}",
+        "problem": f"{'' if drawn else written(row['field'])}{row.pop('lead')}:{row['question']}",
         **row,
     }
     if drawn:

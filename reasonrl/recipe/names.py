@@ -145,7 +145,19 @@ WORLDS: dict[str, frozenset[str]] = {
     ),
     "visual": frozenset({"kinds", "difficulty", "modality", "size", "wear", "slip"}),
     "grid": frozenset(
-        {"mix", "operands", "misread", "needless", "recompute", "halves", "backward", "noise", "contrast", "modulus"}
+        {
+            "mix",
+            "operands",
+            "misread",
+            "needless",
+            "recompute",
+            "halves",
+            "backward",
+            "noise",
+            "contrast",
+            "modulus",
+            "slack",
+        }
     ),
     "worksheet": frozenset({"slip", "room", "messages", "copies", "longest"}),
 }

@@ -76,6 +76,21 @@ def test_a_smaller_modulus_has_digits_and_results_below_it():
             measure(paths, modulus=wrong)
 
 
+def test_slack_moves_questions_and_changes_nothing_else():
+    plain, moved = (WORLD.rows(400, split="test", mix="path/text", slack=slack) for slack in (0, 8))
+    pictures = WORLD.rows(400, split="test", mix="path/image", slack=8)
+    leads = Counter()
+    for one, other, picture in zip(plain, moved, pictures, strict=True):
+        field, lead, question = re.fullmatch(r"([0-9/]+)(\.*):(.+)", other["problem"]).groups()
+        assert f"{field}:{question}" == one["problem"] and picture["problem"] == f"{lead}:{question}"
+        assert {**one, "problem": ""} == {**other, "problem": ""}
+        leads[len(lead)] += 1
+    assert set(leads) == set(range(9)) and min(leads.values()) > 20
+    for wrong in (-1, 100, True):
+        with pytest.raises(DataError, match=r"slack = .*allowed are 0 to 99"):
+            WORLD.rows(2, slack=wrong)
+
+
 def test_solutions_follow_the_law_and_the_reader_finds_what_was_planted():
     rows = WORLD.rows(6000, mix="path/text", **LAW)
     found, expected = measure(rows, **LAW)
