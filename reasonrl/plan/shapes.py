@@ -131,6 +131,7 @@ PUBLIC: dict[str, ModelShape] = {
     "DeepSeek-R1-Distill-Qwen-7B": _7,
     "DeepSeek-R1-Distill-Qwen-14B": _14,
     "DeepSeek-R1-Distill-Qwen-32B": _32,
+    "QwQ-32B": _32,
     "Open-Reasoner-Zero-7B": _7,
     "Open-Reasoner-Zero-32B": _32,
     "Llama-3.1-8B": _LLAMA8,

@@ -152,6 +152,11 @@ def test_time_by_hand():
     assert long_tail == pytest.approx(many + 8000 * each, rel=0.01)
 
 
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("mini/")])
+def test_the_table_knows_the_model_of_every_full_recipe(name):
+    assert plan_recipe(load_without_data(name, []), Hardware(GPUS["h100-80"], 64))
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_batch_arithmetic_of_every_recipe(name):
     resolved = load_without_data(name, [])
