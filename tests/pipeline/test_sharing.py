@@ -1,7 +1,8 @@
-"""Stages under FSDP through the whole run: two processes that share the model out end where two whole ones end."""
+"""Stages under FSDP and ZeRO through the whole run: processes that share the model out end where whole ones end."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -82,24 +83,40 @@ def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     return load_file(folder / "runs" / "shared" / "stages" / stage / "model" / "model.safetensors")
 
 
-def test_every_training_stage_ends_where_whole_processes_end(tmp_path) -> None:
-    for name, split in (("whole", ""), ("shared", ", fsdp: full_shard")):
-        done = subprocess.run(
-            written(tmp_path / name, split, READ + MORE),
-            cwd=tmp_path / name,
-            capture_output=True,
-            text=True,
-            timeout=560,
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Two processes that each hold all."""
+    return ran(tmp_path_factory.mktemp("sharing") / "whole", "")
+
+
+def ran(folder: Path, split: str) -> Path:
+    command = written(folder, split, READ + MORE)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder
+
+
+NEEDS_DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed (pip install '.[deepspeed]')"
+)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "fsdp: full_shard",
+        "fsdp: shard_grad_op",
+        *(pytest.param(f"deepspeed: {name}", marks=NEEDS_DEEPSPEED) for name in ("zero2", "zero3")),
+    ],
+)
+def test_every_training_stage_ends_where_whole_processes_end(whole, tmp_path, way) -> None:
+    shared = ran(tmp_path / "shared", f", {way}")
     begun = load_file(Path(resolve_model(TINY)) / "model.safetensors")
     for stage in ("read", "learn", "pairs", "logged"):
-        ends = [weights(tmp_path / name, stage) for name in ("whole", "shared")]
-        start = begun if stage == "read" else weights(tmp_path / "whole", "read")
+        ends = [weights(folder, stage) for folder in (whole, shared)]
+        start = begun if stage == "read" else weights(whole, "read")
         assert movement_gap(start, *ends) < 1e-3, stage
-    critics = [
-        load_file(tmp_path / name / "runs/shared/stages/learn/critic/model.safetensors") for name in ("whole", "shared")
-    ]
+    critics = [load_file(folder / "runs/shared/stages/learn/critic/model.safetensors") for folder in (whole, shared)]
     assert all(torch.allclose(one, critics[1][name], atol=1e-5) for name, one in critics[0].items())
 
 
