@@ -19,6 +19,7 @@ from transformers import get_scheduler
 from reasonrl.errors import ModelError
 from reasonrl.models.lora import is_adapted, load_trained, trained_state, whole_state
 from reasonrl.trainers.fsdp import (
+    forget,
     is_split,
     load_optimizer_state,
     load_whole_state,
@@ -100,6 +101,8 @@ class ModelEngine:
         else:
             name_layers(accelerator, model)
             self.model, self.optimizer = accelerator.prepare(model, optimizer)
+            if is_split(self.model):
+                forget(accelerator, self.model)
         self.scheduler: Any = None
 
     @property

@@ -109,6 +109,13 @@ def name_layers(accelerator: Accelerator, model: nn.Module) -> None:
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
 
 
+def forget(accelerator: Accelerator, model: nn.Module) -> None:
+    """Take a model off accelerate's list, by which it finds whose gradients it is to clip: it compares parameters of
+    equal number there one with the other, and fails on tensors that are not the same.
+    """
+    accelerator._models = [one for one in accelerator._models if one is not model]
+
+
 def is_split(model: Any) -> bool:
     """Whether FSDP2 has split a model."""
     return isinstance(model, FSDPModule)
