@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
+from torch.distributed.fsdp import FSDPModule
 
 from reasonrl.algorithms.logprobs import token_logprobs
 from reasonrl.errors import ModelError
@@ -108,7 +109,8 @@ def _is_plain(layer: Any) -> bool:
         and type(layer).forward is torch.nn.Linear.forward
         and "forward" not in vars(layer)
         and not hasattr(layer, "parametrizations")
-        and type(layer.weight).__name__ != "DTensor"
+        # What FSDP2 splits is whole while it is called; what tensor parallelism splits is not.
+        and (type(layer.weight).__name__ != "DTensor" or isinstance(layer, FSDPModule))
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reasonrl.models.loading import load_weights
+from reasonrl.trainers.fsdp import is_split
 
 if TYPE_CHECKING:
     from transformers import Trainer as Base
@@ -49,14 +50,17 @@ class LoadsByNames(Base):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own = self.accelerator.unwrap_model(self.model if model is None else model)
-        if has_other_names(own, resume_from_checkpoint):
+        if not is_split(own) and has_other_names(
+            own, resume_from_checkpoint
+        ):  # FSDP's are written by the module's names
             load_by_names(own, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         own, best = self.accelerator.unwrap_model(self.model), self.state.best_model_checkpoint
-        if best is not None and not self.is_deepspeed_enabled and has_other_names(own, best):
+        split = self.is_deepspeed_enabled or is_split(own)
+        if best is not None and not split and has_other_names(own, best):
             load_by_names(own, best)
         else:
             super()._load_best_model()

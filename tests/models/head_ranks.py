@@ -1,5 +1,5 @@
-"""One rank of a test: the gradient of log-probabilities and entropies under DDP or DeepSpeed ZeRO-3, read through the
-output layer and from plain logits. Usage: head_ranks.py KIND TIED OUT, under torchrun.
+"""One rank of a test: the gradient of log-probabilities and entropies under DDP, FSDP or DeepSpeed ZeRO-3, read
+through the output layer and from plain logits. Usage: head_ranks.py KIND TIED OUT, under torchrun.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from pathlib import Path
 import torch
 import torch.distributed
 import transformers
+from accelerate import Accelerator
 
 from reasonrl.models import lm_head
 from reasonrl.models.lm_head import LogprobReader
+from reasonrl.models.weights import full
+from reasonrl.trainers.fsdp import fsdp_plugin, is_split, ready_for_fsdp
 
 KIND, TIED, OUT = sys.argv[1], sys.argv[2] == "tied", Path(sys.argv[3])
 SIZES = {
@@ -30,6 +33,11 @@ def wrapped(model):
     """The model as it is trained."""
     if KIND == "ddp":
         return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    if KIND == "fsdp":
+        accelerator = Accelerator(cpu=True, fsdp_plugin=fsdp_plugin("full_shard"))
+        engine, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.5))
+        assert is_split(engine) and is_split(engine.lm_head)
+        return engine
     import deepspeed
 
     config = {
@@ -51,7 +59,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
         gathered = deepspeed.zero.GatheredParameters(list(model.parameters()))
     with gathered:
-        return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+        return {name: full(tensor.detach()).clone() for name, tensor in model.named_parameters()}
 
 
 def train(limit: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -74,7 +82,7 @@ def train(limit: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         logprobs, entropy = reader(engine, labels, inputs, entropy_grad=step == 0)
         loss = -(logprobs.sum() + 0.5 * (entropy.sum() if step == 0 else 0)) / 20
-        if KIND == "ddp":
+        if KIND in ("ddp", "fsdp"):
             loss.backward()
             with torch.no_grad():
                 for parameter in model.parameters():
@@ -89,6 +97,8 @@ def train(limit: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
+    if KIND == "fsdp":
+        ready_for_fsdp()
     if KIND == "zero3":
         import deepspeed
 

@@ -1,4 +1,4 @@
-"""The output layer's scores under DDP and DeepSpeed ZeRO-3: two real processes, against plain logits."""
+"""The output layer's scores under DDP, FSDP and DeepSpeed ZeRO-3: two real processes, against plain logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("head_ranks.py")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", ["tied", "untied"])
-@pytest.mark.parametrize("kind", ["ddp", "zero3"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "zero3"])
 def test_two_ranks_take_the_same_steps_as_with_plain_logits(kind, tied, tmp_path):
     if kind == "zero3" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")

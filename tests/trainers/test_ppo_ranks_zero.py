@@ -133,6 +133,7 @@ def test_a_planted_fault_is_seen(alone, tmp_path, zero):
         pytest.param({"zero": "full_shard"}, id="fsdp"),
         pytest.param({"zero": "full_shard", **LORA}, id="fsdp lora"),
         pytest.param({"zero": "shard_grad_op", "gradient_checkpointing": True}, id="fsdp checkpointing"),
+        pytest.param({"zero": "full_shard", "vision": "qwen2_5_vl"}, id="fsdp pictures"),
     ],
 )
 def test_a_resumed_run_is_the_unbroken_one(tmp_path, settings):
