@@ -242,8 +242,10 @@ CUT_DOWN: dict[str, list[str]] = {
         *("data.k1.n=10", "data.k2.n=10", "data.k3.n=9", "data.k5.n=10"),
         *(f"stages.{name}.{key}" for name in ("drill", "cold_start")
           for key in ("max_steps=3", "per_device_train_batch_size=8", "logging_steps=1")),
-        *("stages.rl.prompts_per_step=4", "stages.rl.max_steps=2"),
+        *("stages.rl.prompts_per_step=4", "stages.rl.max_steps=2", "stages.rl.save_steps=1"),
         *("stages.rl.max_completion_length=16", "stages.rl.log_completions_steps=1"),
+        *("stages.exam_10.model=${stage:rl@step=1}", "stages.exam_10.suites.k1.max_tokens=12"),
+        "stages.exam_10.suites.k5.max_tokens=12",
         *(f"stages.exam.suites.{suite}.max_tokens=12" for suite in ("k1", "k2", "k3", "k5", "form")),
         *("stages.exam.suites.form.data.n=3", "stages.written.data.n=5", "stages.written.max_tokens=12"),
     ],
