@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from reasonrl.eval.metrics import seed_difference
+from pages import By, finish, gap
 
 BASE = "few_bcpg"
 HEADLINE = {
@@ -34,7 +34,6 @@ BETAS = {
 }
 SWEEPS = ("tau", "judges", "noise", "beta", "methods")  # of 40 problems, as the headline
 TAUS = {0.01: "_tau_01", 0.03: "_tau_03", 0.13: "", 0.2: "_tau_20"}
-By = dict[int, float]
 
 
 def figure(runs: Path, arm: str, stage: str, name: str) -> By:
@@ -51,14 +50,6 @@ def figure(runs: Path, arm: str, stage: str, name: str) -> By:
 def right(runs: Path, arm: str, stage: str = "exam", kind: str = "accuracy") -> By:
     """Percent right by seed."""
     return {seed: 100 * value for seed, value in figure(runs, arm, stage, f"held_out/{kind}").items()}
-
-
-def gap(ours: By, theirs: By, seeds: set[int] | None = None) -> str:
-    """Mean and 95 % t interval of the paired differences: `+3.3 [+2.1, +4.4]`."""
-    both = sorted(set(ours) & set(theirs) & (set(ours) if seeds is None else seeds))
-    found = seed_difference([ours[seed] - theirs[seed] for seed in both], 0.95)
-    tail = "" if found.low is None or found.high is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
-    return f"{found.value:+.1f}{tail}"
 
 
 def print_tables(runs: Path) -> None:
@@ -118,12 +109,7 @@ def plot(runs: Path, file: Path) -> None:
         )
     taus.set(title=f"by the constraint, {len(shared)} seeds", xlabel="tau", xscale="log")
     taus.legend(fontsize=8)
-    for axes in (arms, weights, taus):
-        axes.title.set_fontsize(9)
-        axes.grid(alpha=0.25)
-        axes.tick_params(labelsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=100)
+    finish(figure, (arms, weights, taus), file)
 
 
 if __name__ == "__main__":

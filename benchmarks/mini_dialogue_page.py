@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from reasonrl.eval.metrics import seed_difference
+from pages import By, finish, gap, interval
 
 ARMS = {
     "default": "control",
@@ -31,7 +31,6 @@ COLORS = {
     "dialogue": "#059669",
     "monologue_long": "#9ca3af",
 }
-By = dict[int, float]
 
 
 def suites(study: Path, arm: str, stage: str = "exam") -> dict[int, dict[str, Any]]:
@@ -54,18 +53,6 @@ def faults(study: Path, arm: str, name: str) -> By:
         if done.exists():
             found[int(run.name.rpartition("seed")[2])] = json.loads(done.read_text())["result"]["metrics"][name]
     return found
-
-
-def interval(values: list[float]) -> str:
-    """Mean and 95 % t interval: `+3.3 [+2.1, +4.4]`; a single one alone."""
-    found = seed_difference(values, 0.95)
-    tail = "" if found.low is None or found.high is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
-    return f"{found.value:+.1f}{tail}"
-
-
-def gap(ours: By, theirs: By) -> str:
-    """Of the seeds that both have."""
-    return interval([ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))])
 
 
 def print_arms(study: Path, arms: list[str]) -> None:
@@ -152,12 +139,7 @@ def plot(study: Path, arms: list[str], file: Path) -> None:
     kept.set(title="retention at k = 5; one dot a seed", xlabel="percent of the accuracy at k = 1")
     kept.set_yticks([-number for number in range(len(arms))], [ARMS[arm] for arm in arms], fontsize=8)
     sizes.legend(fontsize=8)
-    for axes in (sizes, places, kept):
-        axes.title.set_fontsize(9)
-        axes.grid(alpha=0.25)
-        axes.tick_params(labelsize=8)
-    drawn.tight_layout()
-    drawn.savefig(file, dpi=100)
+    finish(drawn, (sizes, places, kept), file)
 
 
 if __name__ == "__main__":

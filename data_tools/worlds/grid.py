@@ -100,8 +100,8 @@ class GridWorld:
                 continue
             seen.add(key)
             dots = random.Random(f"grid/slack/{split}/{seed}/{len(rows)}").randint(0, slack)
-            row |= {"task": task, "modality": modality, "lead": "." * dots}
-            rows.append(_placed(row, split, seed, len(rows), noise, contrast))
+            row |= {"task": task, "modality": modality}
+            rows.append(_placed(row, split, seed, len(rows), noise, contrast, "." * dots))
         return rows
 
     def picture(self, *, field: str, seed: int, noise: float = 0.25, contrast: float = 0.3) -> Any:
@@ -152,13 +152,15 @@ def _asked(
     return row
 
 
-def _placed(row: dict[str, Any], split: str, seed: int, number: int, noise: float, contrast: float) -> dict[str, Any]:
+def _placed(
+    row: dict[str, Any], split: str, seed: int, number: int, noise: float, contrast: float, lead: str
+) -> dict[str, Any]:
     name = f"grid/{split}/{row['field']}/{row['question']}"
     drawn = row["modality"] == "image"
     made = {
         "id": f"{name}/{number}" if split == "train" else name,
         # Led by the same sign, so that a question looks the same from behind whatever stands before it.
-        "problem": f"{'' if drawn else written(row['field'])}{row.pop('lead')}:{row['question']}",
+        "problem": f"{'' if drawn else written(row['field'])}{lead}:{row['question']}",
         **row,
     }
     if drawn:

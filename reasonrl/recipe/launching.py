@@ -70,9 +70,7 @@ class LaunchConfig(Config):
         """The stage of ZeRO that says what is split; FSDP's two are the third and the second. 0 for none, or for a
         file of settings.
         """
-        return {"zero1": 1, "zero2": 2, "zero3": 3, "full_shard": 3, "shard_grad_op": 2}.get(
-            self.deepspeed or self.fsdp or "", 0
-        )
+        return {**ZERO_STAGES, "shard_grad_op": 2, "full_shard": 3}.get(self.deepspeed or self.fsdp or "", 0)
 
     @classmethod
     def cross_checks(cls, given: Mapping[str, Any]) -> list[Issue]:
@@ -88,8 +86,8 @@ class LaunchConfig(Config):
             issues += _fsdp_problems(given)
         if name is None:
             return issues
-        if name not in ZERO_NAMES and not name.endswith(".json"):
-            text = f"is {name!r}; allowed: {', '.join(ZERO_NAMES)}, or a file ending in .json"
+        if name not in ZERO_STAGES and not name.endswith(".json"):
+            text = f"is {name!r}; allowed: {', '.join(ZERO_STAGES)}, or a file ending in .json"
             issues.append(Issue("deepspeed", text, "use zero3"))
         if given.get("num_processes") == 1:
             text = f"is {name}, but one process has nothing to share out"
@@ -108,4 +106,4 @@ def _fsdp_problems(given: Mapping[str, Any]) -> list[Issue]:
 
 
 #: Names of `launch.deepspeed` that stand for a stage of ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054).
-ZERO_NAMES = ("zero1", "zero2", "zero3")
+ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}

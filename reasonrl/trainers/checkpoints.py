@@ -53,8 +53,8 @@ def require_layout(checkpoint: Path, *, processes: int, zero_stage: int, fsdp: i
         return
     names = [f"{count} processes and {_split(stage, split)}" for count, stage, split in (there, here)]
     raise ModelError(
-        f"{checkpoint}: written under {names[0]}, resumed under {names[1]}, and the optimizer's state is split by both"
-        f" -> go on with launch: {{num_processes: {there[0]}"
+        f"{checkpoint}: written under {names[0]}, resumed under {names[1]}, and its parts are laid down"
+        f" for the first -> go on with launch: {{num_processes: {there[0]}"
         + (f", deepspeed: zero{there[1]}" if there[1] else ", fsdp: full_shard" if there[2] else "")
         + "}, or start the stage anew (--restart-stage)"
     )

@@ -22,10 +22,10 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from reasonrl.errors import ModelError
+from reasonrl.recipe.launching import ZERO_STAGES
 from reasonrl.trainers.fsdp import all_finite, is_split, under_fsdp
 from reasonrl.trainers.health import finite_gradient
 
-STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 #: What the library sets itself, and where it is set.
 _OWNED = {
     "optimizer": "learning_rate, adam_beta1, …",
@@ -49,8 +49,8 @@ def deepspeed_settings(name: str, base_directory: Path | None = None) -> dict[st
             f"launch.deepspeed = {name!r} needs the package deepspeed, which is not installed -> pip install"
             " 'reasonrl[deepspeed]', or remove it for plain data parallelism"
         )
-    settings: dict[str, Any] = {"zero_optimization": {"stage": STAGES.get(name, 0)}}
-    if name not in STAGES:
+    settings: dict[str, Any] = {"zero_optimization": {"stage": ZERO_STAGES.get(name, 0)}}
+    if name not in ZERO_STAGES:
         settings = _read(name, base_directory)
     settings["zero_optimization"].setdefault("stage3_gather_16bit_weights_on_model_save", True)
     return {

@@ -11,7 +11,7 @@ from reasonrl.pipeline.context import StageContext, StageResult
 from reasonrl.pipeline.stages.common import Watch, one_device, quiet_libraries, resume_point
 from reasonrl.pipeline.stages.export import export_policy
 from reasonrl.pipeline.stages.logged import placed_rows
-from reasonrl.pipeline.stages.start import policy_to_train
+from reasonrl.pipeline.stages.start import policy_to_train, ready_to_split
 from reasonrl.pipeline.stages.trl_training import last_line, train_or_resume, trainer_settings
 from reasonrl.recipe import DPOStage
 from reasonrl.trainers.checkpoints import complete_checkpoints
@@ -32,17 +32,12 @@ def run(config: DPOStage, context: StageContext) -> StageResult:
     from trl import DPOConfig
 
     from reasonrl.trainers._trl import TokenisedDPO
-    from reasonrl.trainers.fsdp import ready_for_fsdp
     from reasonrl.trainers.sft import SFTCallback
-    from reasonrl.trainers.zero import ready_for_deepspeed
 
     quiet_libraries()
     output = context.directory / "checkpoints"
     one_device(context)
-    if config.launch.deepspeed is not None:
-        ready_for_deepspeed()
-    if config.launch.fsdp is not None:
-        ready_for_fsdp()
+    ready_to_split(config.launch)
     model, tokenizer, adapter = policy_to_train(config, context)
     data, pairs = _pairs(config, context, tokenizer, model.config.get_text_config().vocab_size)
     context.say(f"{data.report}; {_said(pairs)}")

@@ -21,7 +21,7 @@ from reasonrl.pipeline.stages.common import (
     vision_prompts,
 )
 from reasonrl.pipeline.stages.export import export_policy
-from reasonrl.pipeline.stages.start import policy_to_train
+from reasonrl.pipeline.stages.start import policy_to_train, ready_to_split
 from reasonrl.pipeline.stages.trl_training import last_line, train_or_resume, trainer_settings
 from reasonrl.recipe import Reference, SFTStage
 from reasonrl.trainers.checkpoints import complete_checkpoints
@@ -41,19 +41,14 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     from trl import SFTTrainer
 
     from reasonrl.trainers.checkpoint_names import LoadsByNames
-    from reasonrl.trainers.fsdp import ready_for_fsdp
     from reasonrl.trainers.padding_free import PaddingFree
     from reasonrl.trainers.picture_collator import PictureCollator
     from reasonrl.trainers.sft import SFTCallback
-    from reasonrl.trainers.zero import ready_for_deepspeed
 
     quiet_libraries()
     output = context.directory / "checkpoints"
     one_device(context)
-    if config.launch.deepspeed is not None:
-        ready_for_deepspeed()
-    if config.launch.fsdp is not None:
-        ready_for_fsdp()
+    ready_to_split(config.launch)
     model, tokenizer, adapter = policy_to_train(config, context)
     reader = vision_prompts(context.model_of(config.model), loading_options(config.trl_args)[0])
     examples = _examples(load_source(config.data, context, REQUIRED), tokenizer, config, pictures=reader)

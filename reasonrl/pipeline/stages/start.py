@@ -11,6 +11,7 @@ from reasonrl.recipe import DPOStage, PPOStage, SFTStage
 
 if TYPE_CHECKING:
     from reasonrl.models import ScalarHeadModel
+    from reasonrl.recipe.launching import LaunchConfig
 
 
 def policy_to_train(config: PPOStage | SFTStage | DPOStage, context: StageContext) -> tuple[Any, Any, dict[str, Any]]:
@@ -84,6 +85,18 @@ def engine_for_adapter(config: PPOStage) -> dict[str, Any]:
     if config.lora is None or config.rollout.lora != "adapter":
         return {}
     return {"max_lora_rank": config.lora.r}
+
+
+def ready_to_split(launch: LaunchConfig) -> None:
+    """What has to be done before a model is loaded that the processes will share out."""
+    if launch.deepspeed is not None:
+        from reasonrl.trainers.zero import ready_for_deepspeed
+
+        ready_for_deepspeed()
+    if launch.fsdp is not None:
+        from reasonrl.trainers.fsdp import ready_for_fsdp
+
+        ready_for_fsdp()
 
 
 def sharding(config: PPOStage | SFTStage | DPOStage, context: StageContext) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""What the scripts of the miniatures' pages share: differences in words, and the look of their plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reasonrl.eval.metrics import seed_difference
+
+By = dict[int, float]
+"""A figure by seed."""
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95 % t interval: `+3.3 [+2.1, +4.4]`; a single one alone."""
+    found = seed_difference(values, 0.95)
+    tail = "" if found.low is None or found.high is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.value:+.1f}{tail}"
+
+
+def gap(ours: By, theirs: By, seeds: set[int] | None = None) -> str:
+    """Of the seeds that both have, or of those among them."""
+    both = sorted(set(ours) & set(theirs) & (set(ours) if seeds is None else seeds))
+    return interval([ours[seed] - theirs[seed] for seed in both])
+
+
+def finish(drawn: Any, all_axes: tuple[Any, ...], file: Path) -> None:
+    """Small titles, a faint grid, and the file."""
+    for axes in all_axes:
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.25)
+        axes.tick_params(labelsize=8)
+    drawn.tight_layout()
+    drawn.savefig(file, dpi=100)
