@@ -41,13 +41,24 @@ def wait_until(what: Any, seconds: float = 10.0) -> bool:
     return bool(what())
 
 
-def zombies(before: set[int]) -> list[psutil.Process]:
-    """New processes below this one that ended and were not waited for."""
+def processes(pool: RewardPool) -> list[psutil.Process]:
+    """The pool's template and every process below it: not those of other tests, which this process may hold too."""
+    template = pool._dispatcher._template
+    if template is None:
+        return []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(template.process.pid)
+        return [first, *first.children(recursive=True)]
+    return []
+
+
+def zombies(pool: RewardPool) -> list[str]:
+    """Processes of the pool that ended and were not waited for, in words."""
     found = []
-    for process in family():
+    for process in processes(pool):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.pid not in before and process.status() == psutil.STATUS_ZOMBIE:
-                found.append(process)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                found.append(f"{process}, child of {process.parent()}")
     return found
 
 
@@ -57,7 +68,7 @@ def pool() -> Iterator[RewardPool]:
     before = {process.pid for process in family()}
     with RewardPool(2, time_limit=LIMIT, memory_limit_mb=700, grader=OBEY) as made:
         yield made
-        assert wait_until(lambda: not zombies(before)), "a process that died was not reaped"
+        assert wait_until(lambda: not zombies(made)), f"processes that died were not reaped: {zombies(made)}"
     assert wait_until(lambda: {process.pid for process in family()} <= before), "the pool has left processes behind"
 
 
@@ -299,7 +310,7 @@ def test_a_worker_that_has_grown_is_replaced() -> None:
 
 def test_processes_that_others_kill_are_replaced(pool: RewardPool) -> None:
     assert pool.map([("1", "1")])[0].correct
-    victims = family()
+    victims = processes(pool)
     assert len(victims) >= 3  # the template and two workers
     for victim in victims:
         victim.kill()
