@@ -56,16 +56,22 @@ class ImageReader:
         self.processor, self.kept_bytes = processor, kept_bytes
         self._kept: OrderedDict[tuple[bytes, ...], tuple[Features, dict[str, tuple[int, ...]]]] = OrderedDict()
         self._bytes = 0
+        self._used: set[tuple[bytes, ...]] = set()  # since the last `end_step`
         self._lock = threading.Lock()
         self._quick = quick_patches(processor)
         #: Times that images were processed.
         self.reads = 0
 
+    @property
+    def kept(self) -> int:
+        """How many sets of images are kept."""
+        return len(self._kept)
+
     def read(self, images: Sequence[Any], digests: tuple[bytes, ...]) -> Features:
         """The features of some PIL images that stand in one prompt, in their order; `digests` tell them apart."""
         with self._lock:
             if digests in self._kept:
-                self._kept.move_to_end(digests)
+                self._use(digests)
                 return self._kept[digests][0]
             quick = self._quick.read(images) if self._quick is not None else None
             if quick is not None:
@@ -82,7 +88,7 @@ class ImageReader:
         """The tokens of a prompt with images, and their features; `options` go to the tokenizer."""
         with self._lock:
             if digests in self._kept and text in self._kept[digests][1]:
-                self._kept.move_to_end(digests)
+                self._use(digests)
                 features, known = self._kept[digests]
                 return known[text], features
             features, ids = self._process(text, images, digests, options)
@@ -101,8 +107,22 @@ class ImageReader:
             self._keep(digests, features)
         return features, ids
 
+    def end_step(self) -> None:
+        """Lets go of the images that were not used since the last call: those of later steps are mostly others, and
+        a run's memory stays level. What was drawn ahead in this step is there in the next.
+        """
+        with self._lock:
+            for digests in [digests for digests in self._kept if digests not in self._used]:
+                self._bytes -= _bytes_of(self._kept.pop(digests)[0])
+            self._used.clear()
+
+    def _use(self, digests: tuple[bytes, ...]) -> None:
+        self._kept.move_to_end(digests)
+        self._used.add(digests)
+
     def _keep(self, digests: tuple[bytes, ...], features: Features) -> None:
         self._kept[digests] = (features, {})
+        self._use(digests)
         self._bytes += _bytes_of(features)
         while self._bytes > self.kept_bytes and len(self._kept) > 1:
             _, (oldest, _) = self._kept.popitem(last=False)

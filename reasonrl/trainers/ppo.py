@@ -244,6 +244,7 @@ class PPOTrainer(RolloutHooks):
         self._record(collected, batch, targets, time.perf_counter() - started)
         if self.critic is not None:
             self.critic.end_step()
+        self.prompts.end_step()
         return loss
 
     def draw_samples(self, rows: Sequence[dict[str, Any]]) -> list[Sample]:

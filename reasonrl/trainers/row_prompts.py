@@ -91,6 +91,11 @@ class RowPrompts:
             for row, sample in zip(rows, samples, strict=True)
         ]
 
+    def end_step(self) -> None:
+        """Lets go of processed pictures that this step had no use for."""
+        if self.pictures is not None:
+            self.pictures.reader.end_step()
+
     def anchor(self) -> Anchor | None:
         """The first row with a picture, to be read along where samples have none; None without such rows."""
         if self.pictures is None or self._pictured is None:

@@ -200,6 +200,15 @@ def test_a_picture_is_processed_once_however_often_it_is_read(tmp_path):
     assert all(torch.isfinite(torch.tensor(line["policy_loss"])) for line in run.metrics)
 
 
+def test_pictures_of_steps_gone_by_are_let_go(tmp_path):
+    data = rows([[seed] for seed in range(20, 44)], sizes=((48, 32),))
+    run = make_vision_run(tmp_path, data=data, max_steps=5, prompts_per_step=4, num_generations=2)
+    run.trainer.train()
+    reader = run.trainer.prompts.pictures.reader
+    assert 4 <= reader.kept <= 5, "the last step's four, and the one that stands in for pictures; not all 20"
+    assert reader.reads >= 20
+
+
 def test_streaming_adds_up_the_same_gradients(tmp_path):
     settings = {"normalize_advantages": False, "max_steps": 2}
     plain = make_vision_run(tmp_path / "a", "llava", **settings)
