@@ -7,13 +7,12 @@ reads the folder of `reasonrl train mini/dialogue --study full`, as far as its r
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pages import By, finish, gap, interval
+from pages import By, finish, gap, interval, products
 
 ARMS = {
     "default": "control",
@@ -35,9 +34,7 @@ COLORS = {
 
 def suites(study: Path, arm: str, stage: str = "exam") -> dict[int, dict[str, Any]]:
     """What an evaluation of an arm found, by seed."""
-    files = {int(run.name.rpartition("seed")[2]): run for run in study.glob(f"{arm}-seed*")}
-    found = {seed: run / "stages" / stage / "results.json" for seed, run in sorted(files.items())}
-    return {seed: json.loads(file.read_text())["suites"] for seed, file in found.items() if file.exists()}
+    return {seed: one["suites"] for seed, one in products(study, arm, f"{stage}/results.json").items()}
 
 
 def figure(study: Path, arm: str, k: int, name: str = "acc_item", stage: str = "exam") -> By:
@@ -47,12 +44,8 @@ def figure(study: Path, arm: str, k: int, name: str = "acc_item", stage: str = "
 
 def faults(study: Path, arm: str, name: str) -> By:
     """What the reader found in what was written for five problems, by seed."""
-    found = {}
-    for run in sorted(study.glob(f"{arm}-seed*")):
-        done = run / "stages" / "faults" / "done.json"
-        if done.exists():
-            found[int(run.name.rpartition("seed")[2])] = json.loads(done.read_text())["result"]["metrics"][name]
-    return found
+    found = products(study, arm, "faults/done.json")
+    return {seed: one["result"]["metrics"][name] for seed, one in found.items()}
 
 
 def print_arms(study: Path, arms: list[str]) -> None:

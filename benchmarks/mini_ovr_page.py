@@ -7,13 +7,11 @@ reads the folder of `reasonrl train mini/ovr --study full`, as far as its runs a
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from pages import By, finish, gap
+from pages import By, finish, gap, products
 
 ARMS = {
     "default": "cold start + RL",
@@ -40,19 +38,6 @@ TRIALS = {
     "figures_after_twins": "twins, after RL",
 }
 STARTS_AT_BASE = ("rl_only", "rl_only_long")
-
-
-def products(study: Path, arm: str, file: str) -> dict[int, dict[str, Any]]:
-    """A file of every seed's run of an arm, by seed; of stages that arms share, it lies with one of them."""
-    stage, _, name = file.partition("/")
-    found = {}
-    for run in study.glob(f"{arm}-seed*"):
-        folder = run / "stages" / stage
-        if (folder / "done.json").exists():
-            done = json.loads((folder / "done.json").read_text())
-            home = folder / (done["shared_from"] or ".")
-            found[int(run.name.rpartition("seed")[2])] = json.loads((home / name).read_text())
-    return dict(sorted(found.items()))
 
 
 def right(study: Path, arm: str, exam: str, suite: str, measure: str = "accuracy") -> By:

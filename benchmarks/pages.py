@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,21 @@ from reasonrl.eval.metrics import seed_difference
 
 By = dict[int, float]
 """A figure by seed."""
+
+
+def products(study: Path, arm: str, file: str) -> dict[int, dict[str, Any]]:
+    """A file of every seed's run of an arm, by seed: `<stage>/<name>`, of the stages that are done. A stage that arms
+    share lies with one of them.
+    """
+    stage, _, name = file.partition("/")
+    found = {}
+    for run in study.glob(f"{arm}-seed*"):
+        folder = run / "stages" / stage
+        if (folder / "done.json").exists():
+            done = json.loads((folder / "done.json").read_text())
+            home = folder / (done["shared_from"] or ".")
+            found[int(run.name.rpartition("seed")[2])] = json.loads((home / name).read_text())
+    return dict(sorted(found.items()))
 
 
 def interval(values: list[float]) -> str:

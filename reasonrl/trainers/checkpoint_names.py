@@ -50,9 +50,8 @@ class LoadsByNames(Base):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         own = self.accelerator.unwrap_model(self.model if model is None else model)
-        if not is_split(own) and has_other_names(
-            own, resume_from_checkpoint
-        ):  # FSDP's are written by the module's names
+        # What FSDP writes has the module's own names.
+        if not is_split(own) and has_other_names(own, resume_from_checkpoint):
             load_by_names(own, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
