@@ -76,6 +76,7 @@ def run_study(
     directory = Path(recipe.output).expanduser().absolute() / study
     overrides = [*plan.overrides, *overrides]
     resolved = load_runs(path, overrides, [(arm, seed) for arm in plan.arms for seed in plan.seeds])
+    _say_arms(study, load_recipe(path, overrides).recipe, resolved, say)
     others = () if restart_stages else _runs_elsewhere(recipe, directory)  # what is made anew is made here
     if dry_run or min(jobs, len(resolved)) == 1:
         runs = _in_turn(resolved, directory, others, restart_stages, say, command, dry_run)
@@ -120,6 +121,16 @@ def _in_turn(
                 shown=shown,
             )
     return runs
+
+
+def _say_arms(study: str, main: Recipe, resolved: Mapping[tuple[str, int], ResolvedRecipe], say: Say) -> None:
+    """What each arm of the study changes, before anything is run."""
+    from reasonrl.pipeline.study_arms import arm_changes
+
+    arms = {arm: one.recipe for (arm, _), one in resolved.items()}
+    for arm, recipe in arms.items():
+        for change in arm_changes(main, recipe):
+            say(f"study {study}, arm {arm}: {change}")
 
 
 def _runs_elsewhere(recipe: Recipe, directory: Path) -> tuple[Path, ...]:
