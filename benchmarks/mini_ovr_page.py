@@ -17,6 +17,7 @@ ARMS = {
     "default": "cold start + RL",
     "direct": "direct answers + RL",
     "text_rl": "cold start + RL on text",
+    "perception": "cold start + RL on reading",
     "rl_only": "RL only",
     "rl_only_long": "RL only, 240 steps",
 }
@@ -24,6 +25,7 @@ COLORS = {
     "default": "#059669",
     "direct": "#d97706",
     "text_rl": "#2563eb",
+    "perception": "#7c3aed",
     "rl_only": "#111827",
     "rl_only_long": "#9ca3af",
 }
