@@ -103,7 +103,7 @@ def plot(study: Path, arms: list[str], file: Path) -> None:
         after.scatter(values, [-number] * len(values), s=18, color=COLORS[arm])
         after.scatter([mean(values)], [-number], marker="|", s=300, color="#111827")
         seen = [mean(right(study, arm, exam, "cells").values()) for exam in EXAMS]
-        cells.plot(list(EXAMS.values()), seen, marker="o", ms=4, color=COLORS[arm], label=ARMS[arm])
+        cells.plot(list(EXAMS.values()), seen, marker="o", ms=4, color=COLORS[arm])
         for trial, filled in (("figures_before", False), ("figures_after", True)):
             here, there = moves(study, arm, trial), moves(study, arm, f"{trial}_twins")
             both = sorted(set(here) & set(there))
@@ -121,8 +121,9 @@ def plot(study: Path, arms: list[str], file: Path) -> None:
         title="pictures after RL; one dot a seed\n(dotted: after the cold start; dashed: chance)", xlabel="percent"
     )
     after.set_yticks([-number for number in range(len(arms))], [ARMS[arm] for arm in arms], fontsize=8)
-    cells.set(title="single cells read rightly", ylabel="percent")
-    cells.legend(fontsize=7)
+    for label, arm in zip(after.get_yticklabels(), arms, strict=True):
+        label.set_color(COLORS[arm])
+    cells.set(title="single cells read rightly, mean of seeds", ylabel="percent")
     looks.axline((0, 0), slope=1, color="#9ca3af", lw=1)
     looks.set(
         title="solutions with a second look\n(open: before RL; filled: after)",
