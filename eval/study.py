@@ -224,11 +224,11 @@ def study_markdown(study: StudyComparison) -> str:
             [
                 line.arm,
                 line.label,
-                percent(line.estimate),
+                percent(line.estimate, metric),
                 line.versus,
                 "" if line.difference is None else points(line.difference),
                 "; ".join(
-                    f"{number}: {percent(found) if line.difference is None else points(found)}"
+                    f"{number}: {percent(found, metric) if line.difference is None else points(found)}"
                     for number, found in line.by_seed.items()
                 ),
             ]
@@ -274,7 +274,7 @@ def study_table(study: StudyComparison) -> str:
                 f"{100 * one.value:{'.1f' if line.difference is None else '+.1f'}}" for one in line.by_seed.values()
             ]
             difference = "" if line.difference is None else points(line.difference)
-            cells = (name, percent(line.estimate), difference, "  ".join(shown), line.versus)
+            cells = (name, percent(line.estimate, metric), difference, "  ".join(shown), line.versus)
             table.add_row(*map(Text, cells[: len(table.columns)]))
         console.print(table)
     lines = [line.rstrip() for line in output.getvalue().splitlines()]

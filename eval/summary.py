@@ -49,10 +49,10 @@ def _more(entry: Mapping[str, Any]) -> list[str]:
         name: found for name, found in (entry.get("metrics") or {}).items() if name not in entry.get("compound", ())
     }
     if named:
-        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in named.items()))
+        lines.append(", ".join(f"{name} {percent(Interval(**found), name)}" for name, found in named.items()))
     if entry.get("compound"):
         shown = {key: found for key, found in entry["compound"].items() if isinstance(found, Mapping)}
-        lines.append(", ".join(f"{name} {percent(Interval(**found))}" for name, found in shown.items()))
+        lines.append(", ".join(f"{name} {percent(Interval(**found), name)}" for name, found in shown.items()))
         places = " ".join(f"{100 * found['value']:.1f}" for found in entry["compound"]["by_position"])
         lines.append(f"accuracy by position {places}")
     within = entry.get("accuracy_within")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasonrl.eval.compared import of_own_problems
+from reasonrl.eval.compound import AGAINST_ALONE
 from reasonrl.eval.metrics import Interval
 from reasonrl.observe.report import tokens_text
 from reasonrl.observe.style import COLOURS, MUTED, dot_with_bar, new_figure, save_figure, styled
@@ -18,11 +19,17 @@ if TYPE_CHECKING:
     from reasonrl.eval.compare import Cell, Comparison
 
 
-def percent(interval: Interval) -> str:
-    """An estimate in percent with its interval: `52.1 [49.0, 55.2]`; a share's interval is shown within 0 and 100."""
+def percent(interval: Interval, metric: str = "accuracy") -> str:
+    """An estimate in percent with its interval: `52.1 [49.0, 55.2]`.
+
+    A share's interval is shown within 0 and 100; `retention` may be above, `independence_gap` below.
+    """
     if interval.low is None or interval.high is None:
         return f"{100 * interval.value:.1f}"
-    return f"{100 * interval.value:.1f} [{100 * max(0.0, interval.low):.1f}, {100 * min(1.0, interval.high):.1f}]"
+    low, high = interval.low, interval.high
+    if metric not in AGAINST_ALONE:
+        low, high = max(0.0, low), min(1.0, high)
+    return f"{100 * interval.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def points(interval: Interval) -> str:
@@ -55,7 +62,8 @@ def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[lis
     if comparison.context[suite][comparison.baseline].get("kind") == "values":
         cells = [cell for cell in comparison.cells if cell.suite == suite]
         texts = [
-            [cell.metric, cell.label, percent(cell.estimate), _difference_text(cell), p_text(cell)] for cell in cells
+            [cell.metric, cell.label, percent(cell.estimate, cell.metric), _difference_text(cell), p_text(cell)]
+            for cell in cells
         ]
         return ["figure", "row", "percent", "difference", "p"], texts
     metrics = comparison.metrics(suite)
@@ -70,7 +78,9 @@ def suite_table(comparison: Comparison, suite: str) -> tuple[list[str], list[lis
         line = [label]
         for metric in metrics:
             cell = comparison.cell(suite, metric, label)
-            line += ["", "", ""] if cell is None else [percent(cell.estimate), _difference_text(cell), p_text(cell)]
+            line += (
+                ["", "", ""] if cell is None else [percent(cell.estimate, metric), _difference_text(cell), p_text(cell)]
+            )
         body.append([*line, *_lost(comparison.context[suite][label])])
     return header, body
 
@@ -217,7 +227,7 @@ def format_table(comparison: Comparison) -> str:
             cells = [cell for cell in comparison.cells if (cell.suite, cell.metric) == (suite, metric)]
             for number, cell in enumerate(cells):
                 name = metric if number == 0 else ""
-                line = (name, cell.label, percent(cell.estimate), _difference_text(cell), p_text(cell))
+                line = (name, cell.label, percent(cell.estimate, metric), _difference_text(cell), p_text(cell))
                 table.add_row(*(Text(text) for text in line), end_section=number == len(cells) - 1)
         console.print(table)
         for label, found in comparison.context[suite].items():

@@ -17,8 +17,10 @@ import pytest
 from reasonrl.data_tools.compound import compound_rows
 from reasonrl.errors import DataError, RecipeError
 from reasonrl.eval.compound import Against, CompoundSuite, compound_figures, item_values
+from reasonrl.eval.metrics import Interval
 from reasonrl.eval.scoring import Answer, Judgement, build_scorer
 from reasonrl.eval.suites import resolve
+from reasonrl.eval.tables import percent
 
 sys.path.insert(0, str(Path(__file__).parent))
 from suite_files import written
@@ -146,6 +148,16 @@ def test_figures_against_plain_loops(k: int) -> None:
             expected *= alone[item]
         gaps.append(fmean(values) - expected)
     assert figures["independence_gap"]["value"] == pytest.approx(fmean(gaps))
+
+
+def test_what_is_no_share_is_shown_with_its_own_interval() -> None:
+    def shown(metric: str, value: float, half: float) -> str:
+        return percent(Interval(value, value - half, value + half, half / 2, 0.95, "t", 3), metric)
+
+    assert shown("independence_gap", -0.30, 0.08) == "-30.0 [-38.0, -22.0]"
+    assert shown("independence_gap", 0.01, 0.04) == "1.0 [-3.0, 5.0]"
+    assert shown("retention", 0.99, 0.03) == "99.0 [96.0, 102.0]"
+    assert shown("acc_item", 0.99, 0.03) == "99.0 [96.0, 100.0]" and shown("answered", 0.01, 0.03) == "1.0 [0.0, 4.0]"
 
 
 def test_truncated_samples_count_as_wrong_and_answered() -> None:
