@@ -126,6 +126,7 @@ WORLDS: dict[str, frozenset[str]] = {
             "teacher_seed",
             "modulus",
             "places",
+            "anywhere",
         }
     ),
     "reflective": frozenset(
