@@ -19,7 +19,7 @@ ARMS = {
     "text_rl": "cold start + RL on text",
     "perception": "cold start + RL on reading",
     "rl_only": "RL only",
-    "rl_only_long": "RL only, 240 steps",
+    "rl_only_long": "RL only, 400 steps",
 }
 COLORS = {
     "default": "#059669",
