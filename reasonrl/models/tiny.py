@@ -2,9 +2,10 @@
 `from_pretrained` path.
 
 `model: tiny:qwen2` in a recipe is Qwen2's architecture at about 0.4 M parameters. Sizes can be set in the name:
-`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. `tiny:llava` (`tiny_vision.py`), `tiny:qwen2_5_vl` and `tiny:idefics3`
-(`tiny_vision_kinds.py`) read images. The tokenizer is byte-level, so any text can be encoded (in Unicode's NFC form, as
-by all of Qwen2's tokenizers); words of the chat frame and `\\boxed{` are tokens of their own, digits never merge.
+`tiny:qwen2:hidden_size=256,num_hidden_layers=4`. `tiny:qwen3` is Qwen3's, whose queries and keys are normalised.
+`tiny:llava` (`tiny_vision.py`), `tiny:qwen2_5_vl` and `tiny:idefics3` (`tiny_vision_kinds.py`) read images. The
+tokenizer is byte-level, so any text can be encoded (in Unicode's NFC form, as by all of Qwen2's tokenizers); words of
+the chat frame and `\\boxed{` are tokens of their own, digits never merge.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 PREFIX = "tiny:"
 
-#: Sizes of `tiny:qwen2`. The head size of 64 is the smallest that every rollout engine accepts.
+#: Sizes of `tiny:qwen2` and `tiny:qwen3`. The head size of 64 is the smallest that every rollout engine accepts.
 DEFAULT_SIZES: dict[str, int] = {
     "hidden_size": 128,
     "intermediate_size": 512,
@@ -62,6 +63,7 @@ SWITCHES = frozenset({"spread_by_width"})
 #: Tiny architectures, with their sizes.
 ARCHITECTURES = {
     "qwen2": DEFAULT_SIZES,
+    "qwen3": DEFAULT_SIZES,
     "llava": VISION_SIZES,
     "qwen2_5_vl": QWEN_SIZES,
     "idefics3": IDEFICS_SIZES,
@@ -182,28 +184,30 @@ def build_tiny(name: str, directory: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         # The CPU's generator alone: the seeding of all devices would reach past the fork.
         torch.default_generator.manual_seed(seed)
-        model = vision[2](saved, sizes) if vision is not None else _build_qwen2(saved, sizes)
+        model = vision[2](saved, sizes) if vision is not None else _build_text(saved, sizes, _architecture(name))
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     saved.save_pretrained(directory)
     return directory
 
 
-def _build_qwen2(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> Any:
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def _build_text(tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int], architecture: str) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     spread = spread_of(sizes["hidden_size"]) if sizes["spread_by_width"] else 0.02
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        use_cache=True,
-        initializer_range=spread,
-        **{key: size for key, size in sizes.items() if key not in SWITCHES},
-    )
-    return Qwen2ForCausalLM(config)
+    given: dict[str, Any] = {key: size for key, size in sizes.items() if key not in SWITCHES} | {
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": True,
+        "initializer_range": spread,
+    }
+    if architecture == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**given))
+    head = sizes["hidden_size"] // sizes["num_attention_heads"]  # Qwen3 sets it apart, 128 if it is not said
+    return Qwen3ForCausalLM(Qwen3Config(**given, head_dim=head))
 
 
 def _architecture(name: str) -> str:
@@ -218,7 +222,7 @@ def tiny_path(name: str) -> Path:
     """
     architecture = _architecture(name)
     # A model that reads images has its own template and random start; Qwen2's folders keep the names that they had.
-    own = [architecture, "spread by width"] if architecture in _VISION else []
+    own = [] if architecture == "qwen2" else [architecture, *(["spread by width"] if architecture in _VISION else [])]
     templates = [template for template, _, _ in filter(None, [_VISION.get(architecture)])]
     sizes = {key: size for key, size in parse_tiny(name).items() if size or key not in SWITCHES}
     definition = json.dumps([sizes, SPECIAL_TOKENS, WORDS, CHAT_TEMPLATE, *templates, *own], sort_keys=True)

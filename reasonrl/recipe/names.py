@@ -230,6 +230,7 @@ _TINY_SIZES = frozenset(
 _TINY_VISION_SIZES = _TINY_SIZES - {"spread_by_width"} | {"patch_size", "vision_hidden_size", "vision_layers"}
 TINY_MODELS: dict[str, frozenset[str]] = {
     "tiny:qwen2": _TINY_SIZES,
+    "tiny:qwen3": _TINY_SIZES,
     "tiny:llava": _TINY_VISION_SIZES | {"image_size"},
     "tiny:qwen2_5_vl": _TINY_VISION_SIZES | {"max_image_tokens"},
     "tiny:idefics3": _TINY_VISION_SIZES | {"image_size", "max_image_size"},

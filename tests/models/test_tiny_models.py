@@ -54,8 +54,22 @@ def test_the_seed_and_nothing_else_decides_the_weights(folder, tmp_path):
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_the_default_size_is_about_what_it_says():
-    model, _ = load_policy("tiny:qwen2")
+def test_qwen3_normalises_queries_and_keys(folder, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("REASONRL_CACHE", str(tmp_path))
+    name = TINY.replace("qwen2", "qwen3") + ",num_attention_heads=4,spread_by_width=1"
+    model, found = load_policy(name)
+    assert model.config.model_type == "qwen3" and model.config.head_dim == 16
+    norms = [key for key in model.state_dict() if key.endswith(("q_norm.weight", "k_norm.weight"))]
+    assert len(norms) == 2 and not any(key.endswith("q_proj.bias") for key in model.state_dict())
+    text = "1 + 2 ➜ \\boxed{3}"
+    assert found(text)["input_ids"] == tokenizer(text)["input_ids"] and found.decode(found(text)["input_ids"]) == text
+    assert tiny_path(name) != tiny_path(name.replace("qwen3", "qwen2"))
+    assert parse_tiny("tiny:qwen3") == DEFAULT_SIZES
+
+
+@pytest.mark.parametrize("name", ["tiny:qwen2", "tiny:qwen3"])
+def test_the_default_size_is_about_what_it_says(name):
+    model, _ = load_policy(name)
     assert 0.3e6 < sum(parameter.numel() for parameter in model.parameters()) < 0.6e6
 
 
