@@ -15,6 +15,7 @@ from pages import By, finish, gap, products
 
 ARMS = {
     "default": "cold start + RL",
+    "critic": "cold start + PPO, critic",
     "direct": "direct answers + RL",
     "text_rl": "cold start + RL on text",
     "perception": "cold start + RL on reading",
@@ -23,6 +24,7 @@ ARMS = {
 }
 COLORS = {
     "default": "#059669",
+    "critic": "#84cc16",
     "direct": "#d97706",
     "text_rl": "#2563eb",
     "perception": "#7c3aed",

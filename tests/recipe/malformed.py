@@ -346,7 +346,7 @@ FILES = [
     swap(
         "a missing model folder", "model: tiny:qwen2", "model: ./nowhere", "@3: model", "there is no folder './nowhere'"
     ),
-    swap("a built-in model nobody knows", "tiny:qwen2", "tiny:qwen3", "@3", "did you mean 'tiny:qwen2'?"),
+    swap("a built-in model nobody knows", "tiny:qwen2", "tiny:qwn2", "@3", "did you mean 'tiny:qwen2'?"),
     swap("a size nobody knows", "tiny:qwen2", "tiny:qwen2:hiden_size=8", "@3", "did you mean 'hidden_size'?"),
     swap("a missing base", "seed: 0", "base: [comon.yaml]", "@2: base", "there is no file 'comon.yaml'"),
     Case(
