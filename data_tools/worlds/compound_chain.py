@@ -108,8 +108,9 @@ def read_chain(text: str, modulus: int = 10) -> Chain:
 def read_prompt(text: str, modulus: int = 10) -> list[Chain]:
     """The problems of a prompt, blank places left out; raises DataError for anything else."""
     parts = text.strip().split(";")
-    asked = [part for part in parts if part != BLANK] or parts
-    return [read_chain(part, modulus) for part in asked]
+    while len(parts) > 1 and parts[-1] == BLANK:
+        parts.pop()
+    return [read_chain(part, modulus) for part in parts]
 
 
 class CompoundChainWorld:
@@ -132,7 +133,6 @@ class CompoundChainWorld:
         teacher_seed: int = 0,
         modulus: int = 10,
         places: int = 0,
-        anywhere: bool = False,
     ) -> list[dict[str, Any]]:
         """Write `n` prompts.
 
@@ -156,7 +156,6 @@ class CompoundChainWorld:
                 7: 144; of 5: 72).
             places: problems that a prompt has room for; those it lacks are blank, so that the way from a line of the
                 solution to its problem does not depend on k. 0: as many as it has.
-            anywhere: problems stand at any of the places, in their order; else the last ones are blank.
 
         Returns:
             Rows with `id`, `problem`, `answer` (JSON list), `items` (as `reasonrl.rewards.compound` reads them), `k`,
@@ -169,7 +168,7 @@ class CompoundChainWorld:
         _check(n, split, sizes, checks, slip, modulus, places)
         teacher = _teacher(modulus, hard_facts, hard_slip, teacher_seed)
         draw = random.Random(f"compound_chain/{split}/{seed}")
-        layout = _Layout(places, anywhere, {"scenes": scenes, "voices": voices, "checks": checks})
+        layout = _Layout(places, {"scenes": scenes, "voices": voices, "checks": checks})
         if split == "train":
             made = []
             for number in range(n):
@@ -214,22 +213,10 @@ def solution_of(
 
 
 class _Layout(NamedTuple):
-    """How many problems a prompt has room for, whether they stand anywhere, and the arguments of `solution_of`."""
+    """How many problems a prompt has room for, and the arguments of `solution_of`."""
 
     places: int
-    anywhere: bool
     solution: dict[str, Any]
-
-    def prompt(self, chains: Sequence[Chain], name: str) -> str:
-        """The problems at their places."""
-        room = max(self.places, len(chains))
-        taken = (
-            random.Random(f"{name}/places").sample(range(room), len(chains)) if self.anywhere else range(len(chains))
-        )
-        parts = [BLANK] * room
-        for place, chain in zip(sorted(taken), chains, strict=True):
-            parts[place] = chain.text
-        return ";".join(parts)
 
 
 @dataclass(frozen=True)
@@ -329,7 +316,7 @@ def _row(chains: Sequence[Chain], name: str, slip: float, layout: _Layout, teach
     items = [{"id": chain.text, "answer": answer} for chain, answer in zip(chains, answers, strict=True)]
     return {
         "id": name,
-        "problem": layout.prompt(chains, name),
+        "problem": ";".join([*(chain.text for chain in chains), *[BLANK] * (layout.places - len(chains))]),
         "answer": json.dumps(answers),
         "items": json.dumps(items),
         "k": len(chains),

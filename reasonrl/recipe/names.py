@@ -126,7 +126,6 @@ WORLDS: dict[str, frozenset[str]] = {
             "teacher_seed",
             "modulus",
             "places",
-            "anywhere",
         }
     ),
     "reflective": frozenset(

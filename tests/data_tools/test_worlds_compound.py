@@ -161,21 +161,6 @@ def test_blank_places_change_the_prompt_alone() -> None:
         read_prompt(f"{BLANK};{BLANK}")
 
 
-def test_problems_may_stand_anywhere() -> None:
-    last, free = (rows(400, k=[1, 2, 5], places=5, voices=True, anywhere=anywhere) for anywhere in (False, True))
-    taken: Counter[int] = Counter()
-    for one, other in zip(last, free, strict=True):
-        assert read_prompt(other["problem"]) == read_prompt(one["problem"])  # the same problems in the same order
-        assert {**other, "problem": None} == {**one, "problem": None}
-        assert len(other["problem"]) == 5 * 9 - 1
-        if one["k"] == 1:
-            taken[next(place for place, part in enumerate(other["problem"].split(";")) if part != BLANK)] += 1
-    assert set(taken) == set(range(5)) and min(taken.values()) > sum(taken.values()) / 10
-    figures = measure([{**row, "text": row["solution"]} for row in free])
-    assert (figures["right"], figures["intrusion"], figures["extra_switches"]) == (1.0, 0.0, 0.0)
-    assert rows(40, k=1, places=5, anywhere=True) == rows(40, k=1, places=5, anywhere=True)
-
-
 def test_the_reader_finds_kept_on_procedures() -> None:
     """A writer that works the second problem as the first."""
     kept = []
