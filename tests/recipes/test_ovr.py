@@ -99,8 +99,8 @@ def test_arms_change_what_they_say():
     assert run_lines(last)[1] == "schedule learning_rate: straight lines through 1e-06 at step 0, 3e-07 at step 100"
 
 
-def lessons_of_the_world(arm, stage):
-    """Kinds of rows that a stage of mini/ovr learns from in an arm."""
+def rows_of(arm, stage):
+    """Rows that a stage of mini/ovr learns from in an arm."""
     from reasonrl.data_tools.worlds.grid import GridWorld
 
     data = load_recipe("mini/ovr", arm=arm).recipe.stages[stage].data
@@ -109,12 +109,12 @@ def lessons_of_the_world(arm, stage):
 
 def test_the_controls_of_the_miniature_learn_from_nothing_else():
     """Mappings of an arm merge with the recipe's: a mix must not keep what the control is to be without."""
-    bare = lessons_of_the_world("direct", "cold_start")
+    bare = rows_of("direct", "cold_start")
     assert {f"{row['task']}/{row['modality']}" for row in bare} == {"bare/text", "cell/text"}
     assert all(re.fullmatch(r"#\d", row["solution"]) for row in bare if row["task"] == "bare")
-    taught = lessons_of_the_world("default", "cold_start")
+    taught = rows_of("default", "cold_start")
     assert [(row["field"], row["question"]) for row in bare] == [(row["field"], row["question"]) for row in taught]
-    seen = {arm: {f"{row['task']}/{row['modality']}" for row in lessons_of_the_world(arm, "rl")} for arm in
+    seen = {arm: {f"{row['task']}/{row['modality']}" for row in rows_of(arm, "rl")} for arm in
             ("default", "direct", "rl_only", "text_rl", "perception")}  # fmt: skip
     both = {"path/image", "path/text"}
     assert seen == {
