@@ -14,6 +14,8 @@ from typing import Any
 
 from pages import By, finish, gap, interval, products
 
+from reasonrl.eval.metrics import seed_difference
+
 ARMS = {
     "default": "control",
     "headers": "scenes",
@@ -102,19 +104,16 @@ def print_contrasts(study: Path, arms: list[str]) -> None:
 
 
 def plot(study: Path, arms: list[str], file: Path) -> None:
-    """Accuracy by k, by position, and retention by seed."""
+    """Accuracy by k and by position; accuracy and retention at k = 5 over the control's, paired by seed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    drawn, (sizes, places, kept) = pyplot.subplots(1, 3, figsize=(10.5, 3.4))
-    for number, arm in enumerate(arms):
+    drawn, ((sizes, places), (right, kept)) = pyplot.subplots(2, 2, figsize=(9.6, 6.4))
+    for arm in arms:
         at = [figure(study, arm, k) for k in SIZES]
         sizes.plot(SIZES, [mean(one.values()) for one in at], marker="o", ms=4, color=COLORS[arm], label=ARMS[arm])
-        sizes.fill_between(
-            SIZES, [min(o.values()) for o in at], [max(o.values()) for o in at], color=COLORS[arm], alpha=0.08
-        )
         by_place = [
             [100 * place["value"] for place in one["k5"]["compound"]["by_position"]]
             for one in suites(study, arm).values()
@@ -122,17 +121,33 @@ def plot(study: Path, arms: list[str], file: Path) -> None:
         places.plot(
             range(1, 6), [mean(place) for place in zip(*by_place, strict=True)], marker="o", ms=4, color=COLORS[arm]
         )
-        values = list(figure(study, arm, 5, "retention").values())
-        kept.scatter(values, [-number] * len(values), s=18, color=COLORS[arm])
-        kept.scatter([mean(values)], [-number], marker="|", s=300, color="#111827")
-    sizes.set(
-        title="right answers; bands from least to most of the seeds", xlabel="problems in a prompt", ylabel="percent"
-    )
-    places.set(title="right at each position of five", xlabel="position")
-    kept.set(title="retention at k = 5; one dot a seed", xlabel="percent of the accuracy at k = 1")
-    kept.set_yticks([-number for number in range(len(arms))], [ARMS[arm] for arm in arms], fontsize=8)
+    draw_gaps(right, study, arms[1:], "acc_item")
+    draw_gaps(kept, study, arms[1:], "retention")
+    sizes.set(title="right answers, mean of the seeds", xlabel="problems in a prompt", ylabel="percent")
+    places.set(title="right at each position of five, mean of the seeds", xlabel="position", ylabel="percent")
+    sizes.set_xticks(SIZES)
+    places.set_xticks(range(1, 6))
+    told = "points; dots: seeds; bars: 95 %, paired by seed"
+    right.set(title="right answers at k = 5 less the control's", xlabel=told)
+    kept.set(title="retention at k = 5 less the control's", xlabel=told)
     sizes.legend(fontsize=8)
-    finish(drawn, (sizes, places, kept), file)
+    finish(drawn, (sizes, places, right, kept), file)
+
+
+def draw_gaps(axes: Any, study: Path, arms: list[str], name: str) -> None:
+    """A row an arm: what each seed has over the control, their mean and its interval."""
+    base = figure(study, "default", 5, name)
+    for number, arm in enumerate(arms):
+        ours = figure(study, arm, 5, name)
+        apart = [ours[seed] - base[seed] for seed in sorted(set(ours) & set(base))]
+        found = seed_difference(apart, 0.95)
+        axes.scatter(apart, [-number] * len(apart), s=18, color=COLORS[arm], zorder=3)
+        axes.scatter([found.value], [-number], marker="|", s=300, color="#111827", zorder=3)
+        if found.low is not None and found.high is not None:
+            axes.plot([found.low, found.high], [-number, -number], color=COLORS[arm], lw=2, alpha=0.5)
+    axes.axvline(0, color="#6b7280", lw=0.8)
+    axes.set_yticks([-number for number in range(len(arms))], [ARMS[arm] for arm in arms])
+    axes.set_ylim(-len(arms) + 0.5, 0.5)
 
 
 if __name__ == "__main__":
