@@ -13,11 +13,13 @@ from typing import NamedTuple
 from reasonrl.latex import bare_content, box_spans
 from reasonrl.rewards.extract_text import after_thinking
 
+_NAMED = r"(?:(?:final[ \t]+)?(?:problem|question|answer|solution)[ \t]+(?:(?:to|for|of)[ \t]+)?){0,2}"
 LABEL = re.compile(
-    r"[ \t>*_#-]*(?:(?:problem|question|answer)[ \t]+)?[\[(#]?([0-9]{1,4})[\])]?(?:\*\*)?[ \t]*[.:)=-]", re.IGNORECASE
+    r"[ \t>*_#-]*" + _NAMED + r"[\[(#]?([0-9]{1,4})[\])]?(?:\*\*)?[ \t]*(?:[.:)](?![0-9])|[=-](?![ \t]*[0-9]))",
+    re.IGNORECASE,
 )
-"""What begins a numbered line: `1.`, `1)`, `(1):`, `**Problem 1:**`, `- 1:`."""
-
+"""What begins a numbered line: `1.`, `1)`, `(1):`, `**Problem 1:**`, `- 1:`; not `2.5` and not `12 - 5`."""
+_REST = re.compile(r"[ \t*_:.]*")
 
 class AnswerLine(NamedTuple):
     """A numbered line with an answer.
@@ -69,16 +71,19 @@ def find_answers(region: str, line: re.Pattern[str] | None = None) -> Answers:
         line: a line's form with groups `number` and `answer`, for worlds that write no boxes; None: a number and a box.
     """
     if line is not None:
-        return Answers(tuple(AnswerLine(int(found["number"]), found["answer"]) for found in line.finditer(region)))
+        read = [(found["number"], found["answer"]) for found in line.finditer(region)]
+        return Answers(
+            tuple(AnswerLine(int(number), said or "") for number, said in read if number and number.isdecimal())
+        )
     lines: list[AnswerLine] = []
     loose: list[str] = []
     start, behind, last_start, labelled = 0, 0, -1, -1
     label: re.Match[str] | None = None
     for content, begin, _ in box_spans(region):
         start = region.rfind("\n", behind, begin) + 1 or start
-        behind = begin
         if start != labelled:
-            label, labelled = LABEL.match(region, start, begin), start
+            label, labelled = LABEL.match(region, start, begin) or _label_above(region, behind, start), start
+        behind = begin
         content = bare_content(content).strip()
         if label is None:
             loose.append(content)
@@ -88,6 +93,14 @@ def find_answers(region: str, line: re.Pattern[str] | None = None) -> Answers:
         lines.append(tuple.__new__(AnswerLine, (int(label[1]), content)))  # `AnswerLine(…)` at half its cost
         last_start = start
     return Answers(tuple(lines), tuple(loose))
+
+
+def _label_above(region: str, behind: int, start: int) -> re.Match[str] | None:
+    """The label that is all of the last line with text in [behind, start): what stands below is its answer."""
+    before = region[behind:start].rstrip()
+    line = before.rpartition("\n")[2]
+    label = LABEL.match(line)
+    return label if label is not None and _REST.fullmatch(line, label.end()) else None
 
 
 def answers_of(text: str, k: int, tag: str = "answer", line: re.Pattern[str] | None = None) -> list[str | None]:

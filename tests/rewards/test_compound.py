@@ -32,6 +32,13 @@ from reasonrl.rewards.answer_lines import answers_of
         ("<answer>1. \\boxed{1}</answer> <answer>\n1. \\boxed{4}\n2. \\boxed{7}", 2, ["4", "7"]),  # the last, cut
         ("", 2, [None, None]),
         ("1. \\boxed{4} 2. \\boxed{7}", 2, ["7", None]),  # one line
+        ("1.\n\\boxed{4}\n2. \\boxed{7}", 2, ["4", "7"]),  # a label alone on its line
+        ("**Problem 1:**\n\nSo \\boxed{4}\n\n**Problem 2:**\n\\boxed{5}, no: \\boxed{7}", 2, ["4", "7"]),
+        ("**Problem 1**\n\\boxed{4}\n**Problem 2**\n2.5 km gives \\boxed{7}", 2, ["4", "7"]),  # 2.5 is no label
+        ("1. \\boxed{4}\n2. \\boxed{7}\n12 - 5 = \\boxed{9}", 2, ["4", "7"]),  # nor is 12 - 5
+        ("**Answer 1:** \\boxed{4}\n**Final answer 2:** \\boxed{7}", 2, ["4", "7"]),
+        ("Answer to problem 1: \\boxed{4}\nSolution of 2 = \\boxed{7}", 2, ["4", "7"]),
+        ("1. 5 apples: \\boxed{4}\n2 = \\boxed{7}", 2, ["4", "7"]),
     ],
 )  # fmt: skip
 def test_the_answer_to_each_problem_is_found(text: str, k: int, found: list[str | None]) -> None:
