@@ -26,7 +26,7 @@ from reasonrl.eval.report_data import (
     suite_folders,
 )
 from reasonrl.eval.report_plots import plot_groups, plot_lengths, plot_solve_rates
-from reasonrl.eval.trace_tables import suite_traces, traces_table
+from reasonrl.eval.trace_tables import TITLE, suite_traces, traces_table
 from reasonrl.observe import write_atomically
 from reasonrl.observe.compound import compound_tables
 from reasonrl.observe.plots import plot_eval_accuracy, plot_pass_at_k
@@ -251,10 +251,9 @@ def _compound(views: Sequence[SuiteView]) -> list[dict[str, Any]]:
     """Tables of suites that ask several problems at once; and what their responses show of coherency and diversity."""
     several = [view for view in views if (view.result.get("compound") or {}).get("k", 1) > 1]
     traced = {view.name: suite_traces(view.rows, view.problems) for view in several}
-    title = "Coherency and diversity: means over prompts with 95 % intervals"
     return [
         *compound_tables({view.name: view.result for view in views}),
-        *([traces_table(traced, title)] if traced else []),
+        *([traces_table(traced, f"Coherency and diversity: {TITLE}")] if traced else []),
     ]
 
 
