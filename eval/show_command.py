@@ -67,7 +67,7 @@ def show(
         from reasonrl.observe.metrics import write_atomically
         from reasonrl.observe.play_page import play_page
 
-        write_atomically(html, play_page(rows[row], form, title=f"{path.name}, row {row}").encode())
+        write_atomically(html, play_page(rows[row], form, title=f"{path.name}, row {row}").encode("utf-8", "replace"))
         say(f"written to {html}")
         return
     from reasonrl.observe.plays import show_row

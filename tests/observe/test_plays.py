@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from reasonrl.cli import main
 from reasonrl.errors import DataError
 from reasonrl.observe.completions import write_parquet
 from reasonrl.observe.play_page import play_page
-from reasonrl.observe.plays import play_view, show_row
+from reasonrl.observe.plays import play_view, printable, show_row
 
 TEXT = """<think>
 <play>
@@ -73,6 +75,71 @@ def test_the_page_escapes_everything() -> None:
     page = play_page(row())
     assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert 'class="scene correct"' in page and 'class="scene wrong"' in page and "http" not in page
+
+
+@pytest.mark.parametrize("verdicts", [VERDICTS, VERDICTS[:1]])
+def test_a_problem_that_is_not_asked_has_no_verdict(verdicts: list[dict[str, Any]]) -> None:
+    text = TEXT.replace("problem 1]", "problem 0]").replace("Scene 2: a street", "Scene 2: problem 3")
+    view = play_view(row(text=text, item_verdicts=json.dumps(verdicts)))
+    assert view is not None and [scene["verdict"] for scene in view["scenes"]] == [None, None]
+
+
+OUTSIDE = (
+    ("ahead <play>\n[Scene 1]\nAda: in\n</play> SECRET <answer>1</answer> behind", ("ahead", "SECRET", "behind")),
+    (
+        "<play>\nAda: in\n</play>\n<play>\nBo: SECRET\n</play><answer>1</answer>",
+        ("", "<play>\nBo: SECRET\n</play>", ""),
+    ),
+    (
+        "<play>\nAda: in\n</play>one<answer>old</answer>two<answer>1</answer>",
+        ("", "one<answer>old</answer>two", ""),
+    ),
+    ("<answer>1</answer>SECRET<play>\nAda: in\n</play>last", ("", "SECRET", "last")),
+    ("<play>\nAda: in, and no end", ("", "", "")),
+    ("first<play>\nAda: in\n</play>\n1 is all", ("first", "", "")),
+    ("<think>why<play>\nAda: in\n</play></think>", ("why", "", "")),
+)
+
+
+@pytest.mark.parametrize(("text", "expected"), OUTSIDE)
+def test_all_text_is_shown_somewhere(text: str, expected: tuple[str, str, str]) -> None:
+    view = play_view({"text": text})
+    assert view is not None
+    assert (view["before"], view["between"], view["after"]) == expected
+    for said in (show_row({"text": text}), play_page({"text": text})):
+        for word in set(re.findall(r"[a-zA-Z]+", re.sub("<[^>]*>", " ", text))):
+            assert word in said
+        assert said.count("outside the play and its answers") == sum(map(bool, expected))
+
+
+def test_html_is_no_play() -> None:
+    html = {"text": "<p>One paragraph.</p> And <b>more</b>."}
+    assert play_view(html) is None and show_row(html).strip() == html["text"]
+    assert play_view({"text": "<p>\nA:1\n</p><a>1</a>"}) is not None
+
+
+@pytest.mark.parametrize("text", ["{}", "<play>\n[Scene 1{}]\nAda{}: hm{}\n{}</play>{}<answer>{}1</answer>"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_control_characters_do_not_reach_the_terminal(text: str, colour: bool) -> None:
+    bad = "".join(map(chr, [*range(9), *range(11, 32), *range(127, 160)])) + "\ud83d"
+    spoiled = text.replace("{}", bad)
+    hostile = row(text=spoiled, prompt=f"two{bad}", id=bad, item_verdicts=None, verdict=f"wrong{bad}", extracted=bad)
+
+    def controls(shown: str) -> set[str]:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", shown) if colour else shown  # colours, which are ours
+        return {symbol for symbol in plain if unicodedata.category(symbol) in ("Cc", "Cs")}
+
+    shown = show_row(hostile, colour=colour, width=2000)
+    assert controls(shown) == {"\n"}
+    assert "\\x1b\\x1c" in shown and "\\x9b" in shown and shown.encode()
+    assert "tab\n" in printable("tab\n\t") and printable("\x1b[31mé\t") == "\\x1b[31mé\t"
+
+
+def test_hostile_text_can_be_written_as_a_page(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps(row(text=TEXT + "half \ud83d")) + "\n")
+    made = CliRunner().invoke(main, ["show", str(samples), "--html", str(tmp_path / "play.html")])
+    assert made.exit_code == 0 and "half ?" in (tmp_path / "play.html").read_text()
 
 
 def test_show_reads_completions_and_suites(tmp_path: Path) -> None:
