@@ -15,7 +15,18 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 SCENE = r"[ \t]*+[\[(*#_]{0,8}+[ \t]*+(?:scene|act)\b[^\n]{0,200}"
-SPEAKER = r"[ \t]*+[*_]{0,2}(?P<name>[^\W\d_][^:()\[\]<>*_=+\n]{0,39}+)(?:\([^()\n]{0,80}\)[ \t]*+)?[*_]{0,2}:[*_]{0,2}"
+_LABELS = (
+    "answer,answers,approach,aside,attempt,because,but,case,check,claim,conclusion,definition,equation,example,fact,"
+    "final answer,finally,formula,given,goal,hence,hint,however,idea,lemma,method,next,note,now,observation,option,"
+    "part,plan,problem,proof,question,reason,remark,result,section,since,so,solution,step,strategy,summary,then,"
+    "theorem,therefore,thus,verification,wait,warning"
+)
+LABELS = frozenset(_LABELS.split(","))
+"""Words that stand before a colon in any reasoning (`Note:`, `Step 2:`) and name nobody."""
+SPEAKER = (
+    r"[ \t]*+(?:[-•*][ \t]++)?+[*_]{0,3}+\[?+(?P<name>[^\W\d_][^:：()（）\[\]<>*_=+\n]{0,39}+)"
+    r"\]?+[*_]{0,3}+[ \t]*+(?:[*_]{0,3}+[(（][^()（）\n]{0,80}+[)）][*_]{0,3}+[ \t]*+)?+[:：][*_]{0,3}+"
+)
 ENVIRONMENT = ("environment", "narrator", "stage")
 _PROBLEM = re.compile(r"(?:problem|question|task)[ \t]*#?[ \t]*([0-9]{1,3})")  # of a heading in small letters
 
@@ -27,9 +38,10 @@ class PlayForm:
     Attributes:
         play, answer: tags of its two parts.
         scene: what a scene's heading matches, from the begin of its line (any case); group `number`, if there, is the
-            problem that the scene serves.
-        speaker: what begins a turn; group `name` names the voice.
+            problem that the scene serves (in digits).
+        speaker: what begins a turn, from the begin of its line; group `name` names the voice.
         environment: voices (in small letters) that are no agents: they set scenes and keep track.
+        labels: names (in small letters, numbers behind them left out) that begin no turn.
     """
 
     play: str = "play"
@@ -37,6 +49,7 @@ class PlayForm:
     scene: str = SCENE
     speaker: str = SPEAKER
     environment: tuple[str, ...] = ENVIRONMENT
+    labels: frozenset[str] = LABELS
 
     @cached_property
     def tag(self) -> re.Pattern[str]:
@@ -120,6 +133,7 @@ class Play(NamedTuple):
         tags: how its tags stand.
         body: [start, end) of the play; what comes nearest to it where tags are missing.
         answer: [start, end) of the answer part, likewise.
+        thinks: places where `<think>` and where `</think>` stand.
         scenes: with a heading, in order; turns before the first heading are in `prologue`.
         prologue: a scene without a heading, or None.
         turns: all that is said, without directions.
@@ -130,6 +144,7 @@ class Play(NamedTuple):
     tags: Tags
     body: tuple[int, int]
     answer: tuple[int, int]
+    thinks: tuple[tuple[int, ...], tuple[int, ...]]
     scenes: tuple[Scene, ...]
     prologue: Scene | None
     turns: tuple[Turn, ...]
@@ -140,12 +155,18 @@ class Play(NamedTuple):
         return speaker.lower() not in self.form.environment
 
     def voices(self) -> dict[str, int]:
-        """Turns by agent, in order of appearance."""
-        counts: dict[str | None, int] = {}
+        """Turns by agent, in order of appearance. A name is the same voice in any case."""
+        counts: dict[str, int] = {}
         for name in [turn[0] for turn in self.turns]:
-            counts[name] = counts[name] + 1 if name in counts else 1
-        environment = self.form.environment
-        return {name: count for name, count in counts.items() if name is not None and name.lower() not in environment}
+            if name is not None:
+                counts[name] = counts[name] + 1 if name in counts else 1
+        spelt: dict[str, str] = {}
+        found: dict[str, int] = {}
+        for name, count in counts.items():
+            if (low := name.lower()) not in self.form.environment:
+                first = spelt.setdefault(low, name)
+                found[first] = found.get(first, 0) + count
+        return found
 
     @property
     def answer_text(self) -> str:
@@ -160,12 +181,14 @@ class Play(NamedTuple):
 
 def read_play(text: str, form: PlayForm = DEFAULT_FORM) -> Play:
     """Read a response; whatever is missing is missing from what is returned, and nothing is an error."""
+    thinks = _thinks(text)
     text = _without_think(text)
     tags = _tags(text, form)
     body, answer = _parts(text, tags, form)
     prologue, *scenes = _scenes(text, *body, form)
     said = tuple([turn for scene in (prologue, *scenes) for turn in scene[2] if turn[0] is not None])
-    return Play(text, tags, body, answer, tuple(scenes), prologue if prologue.turns else None, said, form)
+    shown = prologue if prologue.turns else None
+    return Play(text, tags, body, answer, thinks, tuple(scenes), shown, said, form)
 
 
 @lru_cache(maxsize=8)
@@ -176,12 +199,21 @@ def form_of(
     speaker: str | None = None,
     environment: tuple[str, ...] = ENVIRONMENT,
 ) -> PlayForm:
-    """A form with some of its marks replaced (None: the default's).
+    """A form with some of its marks replaced (None: the default's). A `^` before a pattern changes nothing: each is
+    looked for at the begin of a line.
 
     Raises:
-        ValueError: a pattern is no regular expression, or `speaker` has no group `name`.
+        ValueError: a tag is no name or one that is taken, a pattern is no regular expression, or `speaker` has no
+            group `name`.
     """
-    form = PlayForm(play, answer, scene or SCENE, speaker or SPEAKER, tuple(name.lower() for name in environment))
+    for key, tag in (("play", play), ("answer", answer)):
+        if not isinstance(tag, str) or not re.fullmatch(r"[A-Za-z][\w-]*", tag) or tag == "think":
+            raise ValueError(f"{key} {tag!r} is no tag -> a word such as 'play', not 'think'")
+    if play == answer:
+        raise ValueError(f"play and answer are both {play!r} -> two tags")
+    own = [str(pattern or usual).removeprefix("^") for pattern, usual in ((scene, SCENE), (speaker, SPEAKER))]
+    labels = LABELS if speaker is None else frozenset()
+    form = PlayForm(play, answer, own[0], own[1], tuple(name.lower() for name in environment), labels)
     for name, pattern in (("scene", form.scene), ("speaker", form.speaker)):
         try:
             groups = re.compile(pattern).groupindex
@@ -191,6 +223,13 @@ def form_of(
         if name == "speaker" and "name" not in groups:
             raise ValueError(f"speaker {pattern!r} has no group `name`, such as '(?P<name>[AB]):'")
     return form
+
+
+def _thinks(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if "think>" not in text:
+        return (), ()
+    opens, closes = (tuple(found.start() for found in re.finditer(tag, text)) for tag in ("<think>", "</think>"))
+    return opens, closes
 
 
 def _without_think(text: str) -> str:
@@ -280,34 +319,40 @@ def _scenes(text: str, start: int, end: int, form: PlayForm) -> list[Scene]:
     width = line.groups + 1  # of what begins something, its groups, then the text behind it
     begins, headings, names = pieces[1::width], pieces[heading_at::width], pieces[name_at::width]
     numbers = pieces[number_at::width] if number_at else begins
-    found = zip(begins, headings, names, pieces[width::width], numbers, strict=True)
+    labels = [name for name in set(names) if name and name.lower().rstrip(" 0123456789\t") in form.labels]
     scenes: list[Scene] = []
     turns: list[Turn] = []
     title, problem, scene_start = "", None, start
     new = tuple.__new__  # what `Turn(…)` comes to, at half its cost: there are many
-    stop = start - 1 + len(pieces[0])
-    if said := pieces[0].strip():
-        turns.append(Turn(None, said, start, stop))
-    for begin, heading, name, behind, number in found:
-        said_from = stop + len(begin)
-        said_to = said_from + len(behind)
-        said = behind.strip()
+    speaker, said_from, stop = None, start, start - 1 + len(pieces[0])  # of the turn that is being read
+    for begin, heading, name, behind, number in zip(
+        begins, headings, names, pieces[width::width], numbers, strict=True
+    ):
+        if name in labels:  # the turn goes on
+            stop += len(begin) + len(behind)
+            continue
+        said = text[said_from:stop].strip()
+        if said or speaker is not None:
+            turns.append(new(Turn, (speaker, said, said_from, stop)))
+        speaker = None
         if heading is None:
-            turns.append(new(Turn, (name.rstrip(), said, said_from, said_to)))
+            speaker = name.rstrip()
         else:
             scenes.append(new(Scene, (title, problem, tuple(turns), scene_start, stop + 1)))
             title, problem = heading.strip(), _problem_of(heading, number, number_at)
             turns, scene_start = [], stop + 1
-            if said:
-                turns.append(Turn(None, said, said_from, said_to))
-        stop = said_to
+        said_from = stop + len(begin)
+        stop = said_from + len(behind)
+    said = text[said_from:stop].strip()
+    if said or speaker is not None:
+        turns.append(Turn(speaker, said, said_from, stop))
     scenes.append(Scene(title, problem, tuple(turns), scene_start, end))
     return scenes
 
 
 def _problem_of(heading: str, number: str | None, number_at: int) -> int | None:
     if number_at:
-        return int(number) if number else None
+        return int(number) if number and number.isdecimal() else None
     found = _PROBLEM.search(heading.casefold())
     return None if found is None else int(found[1])
 

@@ -6,6 +6,8 @@ are ours: the paper's (arXiv:2505.07049) are not known to us but for "rule-based
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -20,18 +22,22 @@ RULES: dict[str, str] = {
     "tags": "both parts open and close, the play before the answers",
     "nested": "no tag inside another",
     "single": "one play, one answer part, and nothing outside them",
+    "think": "where there is a think block, it closes once, behind the play and before the answers",
     "voices": "two voices with two turns each; the environment is none",
-    "spoken": "every turn says something",
-    "fresh": "most turns say what was not said word for word before",
-    "scenes": "a scene a problem",
-    "complete": "an answer line a problem",
+    "spoken": "every turn says something: a letter or a digit at least",
+    "fresh": "most turns say what was not said before in the same words",
+    "scenes": "a scene a problem, and in each something is said; by a voice, where there are any",
+    "complete": "an answer line a problem, none of them empty",
     "extra": "no more answers than problems",
     "numbering": "answer lines are numbered 1, 2, … in order",
-    "worked": "every final answer is said in the play, too",
+    "worked": "every final answer is said in the play, too: by a voice, where there are any",
 }
-"""Rules by name, and what holds where one is kept. `nested` and `single` are not asked where `tags` is broken."""
+"""Rules by name, and what holds where one is kept. `nested`, `single` and `think` are not asked where `tags` is broken,
+and `think` not where no think block is."""
 SCORES = ("gate", "share")
-_SHORT = 64
+_SHORT, _TRIES = 64, 32
+_SAID = re.compile(r"[^\W_]")
+_MARKS = string.punctuation + string.whitespace + "…。，！？：；「」“”‘’–—"
 Log = Callable[..., None]
 
 
@@ -46,9 +52,10 @@ class PlayReward:
         environment: voices that are no agents.
         line: form of an answer's line with groups `number` and `answer`; None: a number and a box.
         voices, turns: how many voices must have how many turns.
-        fresh: least share of turns that are not word for word one before.
+        fresh: least share of turns that do not repeat one before, in whatever case and between whatever marks.
+        think_in_prompt: the chat template's generation prompt already opens `<think>`: the response has to close it.
 
-    The number of problems is the column `k`, or that of `items`; 1 without them.
+    The number of problems is that of the column `items`, or the column `k`; 1 without them.
     """
 
     token_level = False
@@ -67,7 +74,9 @@ class PlayReward:
         voices: int = 2,
         turns: int = 2,
         fresh: float = 0.5,
+        think_in_prompt: bool = False,
     ) -> None:
+        _check_numbers({"voices": voices, "turns": turns}, fresh, environment)
         chosen = tuple(RULES if rules is None else rules)
         for rule in chosen:
             if rule not in RULES:
@@ -84,6 +93,7 @@ class PlayReward:
         self.rules, self.score = chosen, score
         self.line = line_form(line, "play")
         self.voices, self.turns, self.fresh = voices, turns, fresh
+        self.think_in_prompt = think_in_prompt
 
     def __call__(
         self,
@@ -116,26 +126,75 @@ class PlayReward:
     def kept(self, text: str, k: int = 1) -> dict[str, bool | None]:
         """Whether each of the rules is kept; None where it is not asked."""
         play = read_play(text, self.form)
-        given = _given(find_answers(play.answer_text, self.line), k)
-        return {rule: _CHECKS[rule](self, play, given, k) for rule in self.rules}
+        seen = _Seen(play, _given(find_answers(play.answer_text, self.line), k), k)
+        return {rule: _CHECKS[rule](self, seen) for rule in self.rules}
 
     def _score(self, kept: Mapping[str, bool | None]) -> float:
         if self.score == "gate":
             return float(all(held is not False for held in kept.values()))
         return sum(held is True for held in kept.values()) / len(kept)
 
-    def _single(self, play: Play) -> bool:
-        tags = play.tags
+    def _single(self, seen: _Seen) -> bool | None:
+        tags = seen.play.tags
+        if not tags.sound:
+            return None
         if tags.outside or len(tags.blocks) != 2:
             return False
         return (tags.blocks[0][0], tags.blocks[1][0]) == (self.form.play, self.form.answer)
 
-    def _voices(self, play: Play) -> bool:
-        return sum([turns >= self.turns for turns in play.voices().values()]) >= self.voices
+    def _voices(self, seen: _Seen) -> bool:
+        return sum([turns >= self.turns for turns in seen.play.voices().values()]) >= self.voices
 
-    def _fresh(self, play: Play) -> bool:
-        said = [turn[1] for turn in play.turns]
-        return not said or len(set(said)) >= self.fresh * len(said)
+    def _fresh(self, seen: _Seen) -> bool:
+        return len(set(seen.words)) >= self.fresh * len(seen.words)
+
+    def _think(self, seen: _Seen) -> bool | None:
+        play = seen.play
+        opens, closes = play.thinks
+        if not play.tags.sound or not (opens or closes or self.think_in_prompt):
+            return None
+        if len(closes) != 1 or len(opens) > (0 if self.think_in_prompt else 1):
+            return False
+        close, begin = closes[0], play.body[0]
+        if opens and close < begin:  # templates that do without thinking write an empty block first
+            return opens[0] < close and not play.text[opens[0] + len("<think>") : close].strip()
+        return (not opens or opens[0] < begin) and play.body[1] <= close < play.answer[0]
+
+
+class _Seen:
+    """A play, its final answers and how many were asked; and of its turns what several rules look at."""
+
+    __slots__ = ("agents", "given", "k", "play", "words")
+
+    def __init__(self, play: Play, given: Given, k: int) -> None:
+        self.play, self.given, self.k = play, given, k
+        environment = play.form.environment
+        self.agents = {name for name in {turn[0] for turn in play.turns} if name and name.lower() not in environment}
+        self.words = [turn[1].strip(_MARKS).lower() for turn in play.turns]
+
+
+def _spoken(seen: _Seen) -> bool:
+    return not [text for text in seen.words if not (text[:1].isalnum() or _SAID.search(text))]
+
+
+def _scenes(seen: _Seen) -> bool:
+    agents, held = seen.agents, 0
+    for scene in seen.play.scenes:
+        for speaker, text, _, _ in scene.turns:
+            if (speaker in agents or not agents) and (text[:1].isalnum() or _SAID.search(text)):
+                held += 1
+                break
+    return held >= seen.k
+
+
+def _check_numbers(counts: Mapping[str, Any], fresh: Any, environment: Any) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise RewardError(f"reward 'play': {name} {value!r} -> a whole number of at least 1")
+    if isinstance(fresh, bool) or not isinstance(fresh, (int, float)) or not 0 <= fresh <= 1:
+        raise RewardError(f"reward 'play': fresh {fresh!r} -> a share of the turns, from 0 to 1")
+    if isinstance(environment, str) or not all(isinstance(name, str) for name in environment):
+        raise RewardError(f"reward 'play': environment {environment!r} -> a list of names, such as [environment]")
 
 
 def _given(found: Answers, k: int) -> Given:
@@ -145,16 +204,18 @@ def _given(found: Answers, k: int) -> Given:
     return [*found.lines, *[(None, answer) for answer in found.loose]] if found.loose else [*found.lines]
 
 
-def _numbered(given: Given, k: int) -> bool:
-    numbers = [line[0] for line in given if line[0] is not None]
-    if len(numbers) == k:
-        return numbers == list(range(1, k + 1))
+def _numbered(seen: _Seen) -> bool:
+    numbers = [line[0] for line in seen.given if line[0] is not None]
+    if len(numbers) == seen.k:
+        return numbers == list(range(1, seen.k + 1))
     return all(before < after for before, after in zip([0, *numbers], numbers, strict=False))
 
 
-def _worked(play: Play, given: Given) -> bool:
-    body = play.body_text
-    missing = [line[1] for line in given if not _stands(line[1], body)]
+def _worked(seen: _Seen) -> bool:
+    play, agents, k = seen.play, seen.agents, seen.k
+    body = "\n".join([turn[1] for turn in play.turns if turn[0] in agents]) if play.turns else play.body_text
+    finals = {number: answer for number, answer in seen.given if answer and (number is None or number <= k)}
+    missing = [answer for answer in finals.values() if not _stands(answer, body)]
     if not missing:
         return True
     plain = _plain(body)
@@ -169,39 +230,44 @@ def _plain(text: str) -> str:
 
 def _stands(answer: str, text: str) -> bool:
     """Whether an answer occurs, and not only inside a longer number or word."""
-    at = text.find(answer) if answer else 0
-    while at >= 0:
+    at = text.find(answer) if answer else -1
+    for _ in range(_TRIES):
+        if at < 0:
+            return False
         end = at + len(answer)
         joined = answer[:1].isalnum() and at > 0 and text[at - 1].isalnum()
         joined = joined or (answer[-1:].isalnum() and end < len(text) and text[end].isalnum())
         if not joined:
             return True
-        # Long ones overlap themselves in made-up texts only, where single steps would take long.
-        at = text.find(answer, at + 1 if len(answer) <= _SHORT else end)
-    return False
+        at = text.find(answer, at + 1)
+    if len(answer) > _SHORT:  # it overlaps itself in made-up texts only, where every place would take too long
+        return False
+    before, behind = (r"(?<![^\W_])" if end.isalnum() else "" for end in (answer[0], answer[-1]))
+    return re.compile(before + re.escape(answer) + behind.replace("?<!", "?!")).search(text, at) is not None
 
 
 Given: TypeAlias = list[tuple[int | None, str]]
 """Final answers with their numbers."""
 
-_CHECKS: dict[str, Callable[[PlayReward, Play, Given, int], bool | None]] = {
-    "tags": lambda reward, play, given, k: play.tags.sound,
-    "nested": lambda reward, play, given, k: not play.tags.nested if play.tags.sound else None,
-    "single": lambda reward, play, given, k: reward._single(play) if play.tags.sound else None,
-    "voices": lambda reward, play, given, k: reward._voices(play),
-    "spoken": lambda reward, play, given, k: "" not in [turn[1] for turn in play.turns],
-    "fresh": lambda reward, play, given, k: reward._fresh(play),
-    "scenes": lambda reward, play, given, k: len(play.scenes) >= k,
-    "complete": lambda reward, play, given, k: len(given) >= k,
-    "extra": lambda reward, play, given, k: len(given) <= k,
-    "numbering": lambda reward, play, given, k: _numbered(given, k),
-    "worked": lambda reward, play, given, k: _worked(play, given),
+_CHECKS: dict[str, Callable[[PlayReward, _Seen], bool | None]] = {
+    "tags": lambda reward, seen: seen.play.tags.sound,
+    "nested": lambda reward, seen: not seen.play.tags.nested if seen.play.tags.sound else None,
+    "single": PlayReward._single,
+    "think": PlayReward._think,
+    "voices": PlayReward._voices,
+    "spoken": lambda reward, seen: _spoken(seen),
+    "fresh": PlayReward._fresh,
+    "scenes": lambda reward, seen: _scenes(seen),
+    "complete": lambda reward, seen: len([line for line in seen.given if line[1]]) >= seen.k,
+    "extra": lambda reward, seen: len(seen.given) <= seen.k,
+    "numbering": lambda reward, seen: _numbered(seen),
+    "worked": lambda reward, seen: _worked(seen),
 }
 
 
 def problems_in(columns: Mapping[str, Any], place: int, count: int) -> int:
     """How many problems the prompt of a sample asks."""
+    if columns.get("items") is not None and columns["items"][place] is not None:
+        return len(items_of(columns, place, count))
     cell = columns["k"][place] if isinstance(columns.get("k"), Sequence) and len(columns["k"]) == count else None
-    if isinstance(cell, int) and not isinstance(cell, bool):
-        return cell
-    return len(items_of(columns, place, count)) if columns.get("items") is not None else 1
+    return cell if isinstance(cell, int) and not isinstance(cell, bool) else 1

@@ -67,6 +67,7 @@ REWARDS: dict[str, frozenset[str]] = {
             "voices",
             "turns",
             "fresh",
+            "think_in_prompt",
         }
     ),
     "gate": frozenset({"parts", "begin_all"}),

@@ -125,19 +125,90 @@ def one_voice(script: Script) -> None:
         ]
 
 
+def one_voice_in_two_cases(script: Script) -> None:
+    """A monologue whose turns are called Ada and ADA, and words that name nobody."""
+    one_voice(script)
+    for scene in script.scenes:
+        spoken = [place for place, line in enumerate(scene) if line.startswith("Ada:")]
+        for place in spoken[::2]:
+            scene[place] = scene[place].replace("Ada:", "ADA:")
+        for place in spoken[1:-1:2]:
+            scene[place] += "\nNote: it goes on.\nStep 2: so it does."
+
+
 def parrots(script: Script) -> None:
     """Voices that repeat one saying."""
     for scene in script.scenes:
         scene[2:-1] = [f"{line.partition(':')[0]}: Indeed." for line in scene[2:-1]] * 2
 
 
+def parrots_with_marks(script: Script) -> None:
+    """The same words, set apart by marks and capitals alone."""
+    parrots(script)
+    for scene in script.scenes:
+        scene[3:-1] = [
+            line.replace("Indeed.", f"{'indeed' if place % 2 else 'INDEED'}{'.' * place}")
+            for place, line in enumerate(scene[3:-1])
+        ]
+
+
+def marks_for_words(script: Script) -> None:
+    scene = script.scenes[script.some()]
+    places = [place for place, line in enumerate(scene[:-1]) if "." in line and place > 2]
+    for place in places[-1:]:
+        scene[place] = scene[place].partition(":")[0] + ": ..."
+
+
+def silent_scene(script: Script) -> None:
+    """All that is said stands in other scenes, or before the first."""
+    place = script.some()
+    said = script.scenes[place][1:]
+    script.scenes[place][1:] = ["The lamps are lit."] if script.draw.random() < 0.5 else []
+    script.scenes.insert(0, said)
+
+
 def no_scene(script: Script) -> None:
     del script.scenes[script.some()][0]
+
+
+def empty_box(script: Script) -> None:
+    place = script.some()
+    script.lines[place] = f"{place + 1}. \\boxed{{ }}"
+
+
+def answer_of_nobody(script: Script) -> None:
+    """An answer that a heading and the environment say, but no voice."""
+    place = script.some()
+    scene, gold = script.scenes[place], script.golds[place]
+    scene[-1] = scene[-1].replace(f" {gold},", " so,")
+    scene[0] += f" {gold}"
+    scene.insert(1, f"Environment: {gold}, they say.")
+
+
+def thoughts_not_closed(script: Script) -> None:
+    script.before = "<think>\n"
+
+
+def thoughts_closed_late(script: Script) -> None:
+    script.before, script.after = "<think>\n", "\n</think>"
+
+
+def thoughts_closed_twice(script: Script) -> None:
+    script.before, script.tags["</play>"] = "<think>\n", "\n</play>\n</think>\n</think>\n"
 
 
 def answer_from_nowhere(script: Script) -> None:
     place = script.some()
     script.lines[place] = f"{place + 1}. \\boxed{{{script.golds[place]}99}}"
+
+
+def thoughts_closed(script: Script) -> None:
+    """As a template with thoughts wants it; no defect."""
+    if script.draw.random() < 0.3:
+        script.before = "<think>\n\n</think>\n\n"
+        return
+    script.before = script.draw.choice(["", "<think>\n"])  # a template may have opened it
+    script.tags["</play>"] += "</think>\n"
 
 
 DEFECTS: dict[Any, str] = {
@@ -149,25 +220,34 @@ DEFECTS: dict[Any, str] = {
     nested_tags: "nested",
     hidden_answer: "complete",
     empty_voice: "spoken",
+    marks_for_words: "spoken",
     one_voice: "voices",
+    one_voice_in_two_cases: "voices",
     parrots: "fresh",
+    parrots_with_marks: "fresh",
     no_scene: "scenes",
+    silent_scene: "scenes",
+    empty_box: "complete",
     answer_from_nowhere: "worked",
+    answer_of_nobody: "worked",
+    thoughts_not_closed: "think",
+    thoughts_closed_late: "think",
+    thoughts_closed_twice: "think",
 }
 
 
-def test_each_of_2000_plays_breaks_exactly_the_rule_of_its_defect() -> None:
+def test_each_of_3000_plays_breaks_exactly_the_rule_of_its_defect() -> None:
     draw, reward = random.Random(10), PlayReward()
     seen: Counter[str] = Counter()
-    kinds: list[Any] = [None, *DEFECTS]
-    for number in range(2_000):
+    kinds: list[Any] = [None, thoughts_closed, *DEFECTS]
+    for number in range(3_000):
         defect, k = kinds[number % len(kinds)], draw.choice([1, 2, 3, 5, 10])
         script = Script(draw, k)
         if defect is not None:
             defect(script)
         text = script.text()
         broken = [rule for rule, held in reward.kept(text, k).items() if held is False]
-        wanted = [] if defect is None else [DEFECTS[defect]]
+        wanted = [DEFECTS[defect]] if defect in DEFECTS else []
         assert broken == wanted, f"{getattr(defect, '__name__', 'sound')}, k = {k}:\n{text}"
         seen[wanted[0] if wanted else "sound"] += 1
     assert set(seen) == {"sound", *RULES} and min(seen.values()) > 100
@@ -219,6 +299,14 @@ def test_marks_can_be_replaced() -> None:
         0.0,
         0.0,
     ]
+    # A `^` before a pattern changes nothing; a number that is none in digits is left out.
+    anchored = get_reward(
+        {
+            "name": "play",
+            "args": {**args, "speaker": "^(?P<name>[AB]):", "scene": r"^SCENE (?P<number>[IVX]+)\b", "turns": 1},
+        }
+    )
+    assert anchored(completions=[text.replace("[L3+4*2-5]", "SCENE IV")], k=[1]) == [1.0]
     with pytest.raises(ValueError, match="no group `name`"):
         form_of(speaker="[AB]:")
 
@@ -262,7 +350,23 @@ def test_time_grows_with_the_length_alone() -> None:
             found.append(time.process_time() - start)
         return min(found)
 
+    def grows(short: str, long: str) -> None:
+        assert seconds(long) < 40 * seconds(short) + 0.01, short[:80]
+
+    def looped(size: int) -> str:
+        """One that is stuck in its play, and says its answer again and again."""
+        return f"<play>{'7' * size}</play><answer>" + "1. \\boxed{7}\n" * (size // 14) + "</answer>"
+
+    def renamed(size: int) -> str:
+        return "<play>" + "".join(f"Ada{place}: yes\n" for place in range(size // 12)) + "</play>"
+
+    def numbered(size: int) -> str:
+        return f"<play>{'7' * size}</play><answer>" + "".join(f"{n}. \\boxed{{7}}\n" for n in range(size // 14))
+
+    for made in (looped, renamed, numbered):
+        grows(made(8_000), made(80_000))
     for unit in (
+        "Note: a\n",
         "Ada: yes.\n",
         "<play>",
         "a" * 50,
@@ -275,7 +379,44 @@ def test_time_grows_with_the_length_alone() -> None:
         "<answer>1. \\boxed{",
     ):
         short, long = unit * (8_000 // len(unit)), unit * (80_000 // len(unit))
-        assert seconds(long) < 40 * seconds(short) + 0.01, unit
+        grows(short, long)
+
+
+def test_ways_to_write_a_voice() -> None:
+    said = [
+        "Ada: 1", "**Ada:** 1", "**Ada**: 1", "**Ada** (calm): 1", "**Ada** *(smiles)*: 1", "- Ada: 1", "* Ada: 1",
+        "[Ada]: 1", "ada: 1", "Ada\uff1a1", "Ada\uff08calm\uff09\uff1a1", "  _Ada_ : 1",
+    ]  # fmt: skip
+    for line in said:
+        play = read_play(f"<play>\n{line}\n</play>")
+        assert {name.lower(): turns for name, turns in play.voices().items()} == {"ada": 1}, line
+        assert play.turns[0].text == "1", line
+    assert read_play("<play>\n小明：七。\n老王：对。\n</play>").voices() == {"小明": 1, "老王": 1}
+    # Words that name nobody: what they begin goes on with the turn before.
+    play = read_play("<play>\nAda: a\nTheorem 2:\n- **Step 3:** b\nBo: c\n</play>")
+    assert [(turn.speaker, turn.text) for turn in play.turns] == [
+        ("Ada", "a\nTheorem 2:\n- **Step 3:** b"),
+        ("Bo", "c"),
+    ]
+
+
+def test_a_prompt_that_opens_a_think_block_has_it_closed() -> None:
+    script = Script(random.Random(3), 2)
+    opened = PlayReward(think_in_prompt=True)
+    for closed, kept in ((True, True), (False, False)):
+        script.tags["</play>"] = "\n</play>\n</think>\n" if closed else "\n</play>\n"
+        assert opened.kept(script.text(), 2)["think"] is kept
+        assert PlayReward().kept(script.text(), 2)["think"] is (True if closed else None)
+    # What opens it once more is not what the template asks for.
+    script.before, script.tags["</play>"] = "<think>", "\n</play>\n</think>\n"
+    assert opened.kept(script.text(), 2)["think"] is False
+
+
+def test_the_number_of_problems_is_that_of_the_items() -> None:
+    script = Script(random.Random(4), 2)
+    items = json.dumps([{"id": str(place), "answer": gold} for place, gold in enumerate(script.golds)])
+    assert PlayReward()(completions=[script.text()], items=[items], k=[8]) == [1.0]
+    assert PlayReward()(completions=[script.text()], k=[8]) == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +428,13 @@ def test_time_grows_with_the_length_alone() -> None:
         ({"scene": "("}, "no regular expression"),
         ({"speaker": "[AB]:"}, "no group `name`"),
         ({"line": "x"}, "no group 'answer'"),
+        ({"play": "think"}, "play 'think' is no tag"),
+        ({"answer": ""}, "answer '' is no tag"),
+        ({"play": "answer"}, "both 'answer'"),
+        ({"environment": "Narrator"}, "environment 'Narrator' -> a list"),
+        ({"turns": -1}, "turns -1 -> a whole number"),
+        ({"voices": "two"}, "voices 'two'"),
+        ({"fresh": 7}, "fresh 7 -> a share"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(args: dict[str, Any], said: str) -> None:
