@@ -11,6 +11,7 @@ from typing import Any
 
 from reasonrl.errors import RunError
 from reasonrl.eval.compared import Compared, figure_of, of_own_problems
+from reasonrl.eval.compound import coverage_notes
 from reasonrl.eval.exams.record import is_exam, is_exam_entry, unit_values
 from reasonrl.eval.metrics import Interval
 from reasonrl.eval.named_metrics import groups_of, metric_values
@@ -309,6 +310,7 @@ def _setting_notes(
             notes.append(
                 f"{suite}: {label!r} is limited to the first {limited['problems']} of {limited['of']} problems"
             )
+        notes += [f"{suite}: {label!r}: {line}" for line in coverage_notes(entry.get("compound") or {})]
         if entry["unscored"]:
             notes.append(f"{suite}: {entry['unscored']} samples of {label!r} could not be scored and are left out")
     return notes

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reasonrl.errors import RunError
-from reasonrl.eval.compound import AGAINST_ALONE, Against, block_values
+from reasonrl.eval.compound import AGAINST_ALONE, against_alone
 from reasonrl.eval.metrics import Interval, paired_difference, proportion_interval
 from reasonrl.eval.paired import FLIPS, fold_groups, sign_flip_test
 
@@ -96,7 +96,7 @@ def figure_of(directory: Path, suite: str, metric: str) -> Compared:
     from reasonrl.eval.exams.record import is_exam, pooled_figure
 
     if metric in AGAINST_ALONE:
-        return Against(block_values(directory, suite, metric))
+        return against_alone(directory, suite, metric)
     if not is_exam(directory, suite):
         return ByProblem(suite_values(directory, suite, metric), suite_groups(directory, suite))
     # An examination has dozens of figures.

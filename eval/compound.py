@@ -6,23 +6,22 @@ Intervals are over blocks: the problems of a block are always asked together.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy
-
 from reasonrl.errors import DataError, RunError
-from reasonrl.eval.metrics import Interval, proportion_interval
+from reasonrl.eval.compound_against import Against, independence_gap, retention
+from reasonrl.eval.metrics import proportion_interval
 
 BY_ITEM = ("acc_item", "answered")
 """Figures of `recipe.metric_names` with a value a problem of a compound prompt."""
 AGAINST_ALONE = ("retention", "independence_gap")
 """Figures that need the same problems asked one at a time, in another suite of the same evaluation."""
-RESAMPLES = 2_000
+AGAINST = "retention is over"
+"""How a sentence of `coverage_notes` begins."""
 _UNSCORED = ("bad_gold", "fault")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -105,10 +104,10 @@ class CompoundSuite:
         return {key: fmean(values) for key, values in found.items()}
 
     def members(self) -> dict[str, list[str]]:
-        """Ids of the problems that count by block."""
+        """Ids of the problems that count by block; a plain problem is a block of its own."""
         found: dict[str, dict[str, None]] = {}
         for key, problem in self.problems.items():
-            for item in items_of_problem(problem):
+            for item in items_of_problem(problem) or [{"id": key}]:
                 if item.get("scored", True):
                     found.setdefault(self.block_of(key), {})[item["id"]] = None
         return {block: list(ids) for block, ids in found.items()}
@@ -127,7 +126,9 @@ def compound_figures(
     Returns:
         `k`, `acc_item` (each problem counts once: the headline), `acc_all` (each problem counts if all of its prompt
         are right), `answered`, `by_position` (a list), `retention` = acc_item / accuracy alone, `independence_gap` =
-        share of whole blocks right - mean product of the accuracies alone, `tokens_per_problem`, `truncated`.
+        share of whole blocks right - mean product of the accuracies alone, `tokens_per_problem`, `truncated`. With
+        `alone`, `problems` and `blocks` are how many there are, `problems_alone` how many of them retention is over,
+        `blocks_alone` how many the gap is over.
 
     Raises:
         DataError: no sample was judged problem by problem.
@@ -160,69 +161,31 @@ def compound_figures(
         "truncated": sum(row["finish_reason"] != "stop" for row in sampled) / len(sampled),
     }
     if alone is not None and suite.k > 1:
+        found = _against(suite, alone)
+        figures |= {name: one.estimate(confidence).as_dict() for name, one in found.items() if one is not None}
         together = item_values(suite.rows, "acc_item")
-        if kept := retention(together, alone, blocks_of, confidence):
-            figures["retention"] = kept.as_dict()
-        if gap := independence_gap(whole, members, alone, confidence):
-            figures["independence_gap"] = gap.as_dict()
+        figures["problems"], figures["problems_alone"] = len(blocks_of), len(together.keys() & alone.keys())
+        gap = found["independence_gap"]
+        figures["blocks"], figures["blocks_alone"] = len(members), 0 if gap is None else len(gap.blocks)
     return figures
 
 
-def retention(
-    together: Mapping[str, float], alone: Mapping[str, float], blocks: Mapping[str, str], confidence: float = 0.95
-) -> Interval | None:
-    """acc_item(k) / acc_item(1) over the problems that both have, with a bootstrap over blocks; None where nothing is
-    right alone.
-    """
-    sums = _block_sums(together, alone, blocks)
-    if sums is None or sums[:, 1].sum() == 0:
-        return None
-    drawn = sums[_draws(len(sums))].sum(axis=1)
-    ratios = drawn[:, 0] / numpy.where(drawn[:, 1] == 0, numpy.nan, drawn[:, 1])
-    return _interval(float(sums[:, 0].sum() / sums[:, 1].sum()), ratios, len(sums), confidence)
+def coverage_notes(figures: Mapping[str, Any]) -> list[str]:
+    """A sentence where `retention` or `independence_gap` is not over all problems of a suite.
 
-
-def independence_gap(
-    whole: Mapping[str, float],
-    members: Mapping[str, Sequence[str]],
-    alone: Mapping[str, float],
-    confidence: float = 0.95,
-) -> Interval | None:
-    """Mean over blocks of (share of samples with all right - product of the problems' shares alone); below 0: problems
-    disturb each other, or fall together.
+    Args:
+        figures: of `compound_figures`.
     """
-    gaps = [
-        value - math.prod(alone[item] for item in members[block])
-        for block, value in whole.items()
-        if all(item in alone for item in members.get(block, ("",)))
+    if "problems_alone" not in figures:
+        return []
+    pairs = [(figures[f"{name}_alone"], figures[name]) for name in ("problems", "blocks")]
+    if all(alone == of for alone, of in pairs):
+        return []
+    (problems, of), (blocks, of_blocks) = pairs
+    return [
+        f"{AGAINST} {problems:,} of {of:,} problems, independence_gap over {blocks:,} of {of_blocks:,} blocks: the"
+        " others are not asked alone here, or could not be scored -> evaluate the same problems at k = 1"
     ]
-    if not gaps:
-        return None
-    values = numpy.array(gaps)
-    return _interval(float(values.mean()), values[_draws(len(values))].mean(axis=1), len(values), confidence)
-
-
-def _block_sums(
-    together: Mapping[str, float], alone: Mapping[str, float], blocks: Mapping[str, str]
-) -> numpy.ndarray | None:
-    """[blocks, 2]: sums of both over the problems of a block that both have."""
-    found: dict[str, list[float]] = {}
-    for item, value in together.items():
-        if item in alone:
-            both = found.setdefault(blocks.get(item, item), [0.0, 0.0])
-            both[0] += value
-            both[1] += alone[item]
-    return numpy.array(list(found.values())) if found else None
-
-
-def _draws(units: int, seed: int = 0) -> numpy.ndarray:
-    return numpy.random.default_rng(seed).integers(0, units, size=(RESAMPLES, units))
-
-
-def _interval(value: float, drawn: numpy.ndarray, units: int, confidence: float) -> Interval:
-    ends = numpy.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    se = float(numpy.nanstd(drawn))
-    return Interval(value, float(ends[0]), float(ends[1]), se, confidence, "bootstrap over blocks", units)
 
 
 def alone_values(suites: Mapping[str, CompoundSuite], name: str) -> dict[str, float] | None:
@@ -272,7 +235,7 @@ def read_compound(directory: str | Path) -> dict[str, CompoundSuite]:
 
 def write_compound(directory: str | Path) -> dict[str, dict[str, Any]]:
     """Puts the compound figures of a finished evaluation into its `results.json` (`compound` of every such suite, and
-    `metrics.retention`), and returns them by suite.
+    `metrics.retention`; a warning where these are not over all problems), and returns them by suite.
 
     Raises:
         RunError: results or samples are damaged.
@@ -290,6 +253,8 @@ def write_compound(directory: str | Path) -> dict[str, dict[str, Any]]:
         figures = compound_figures(suite, alone_values(suites, name))
         entry = results["suites"][name]
         entry["compound"] = made[name] = figures
+        told = [line for line in entry.get("warnings", ()) if not line.startswith(AGAINST)]
+        entry["warnings"] = told + coverage_notes(figures)
         if figures["k"] > 1:
             entry["metrics"] = {**entry["metrics"], **{key: figures[key] for key in AGAINST_ALONE if key in figures}}
     if made:
@@ -309,80 +274,28 @@ def flat_figures(name: str, figures: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def block_values(directory: Path, suite: str, metric: str) -> numpy.ndarray:
-    """What `Against` needs of one suite; see there."""
+def against_alone(directory: str | Path, suite: str, metric: str) -> Against:
+    """`retention` or `independence_gap` of a finished suite, by block.
+
+    Raises:
+        RunError: the suite asks one problem at a time, or too few of its problems are asked alone next to it.
+    """
     suites = read_compound(directory)
     if suite not in suites:
         raise RunError(f"{directory}: suite {suite!r} asks one problem at a time -> compare another figure")
     one, alone = suites[suite], alone_values(suites, suite)
-    if alone is None:
-        raise RunError(f"{directory}: {metric} of {suite!r} needs its problems asked alone -> evaluate k = 1 as well")
-    members = one.members()
-    blocks = sorted(members)
-    if metric == "retention":
-        together = item_values(one.rows, "acc_item")
-        pairs = [
-            [sum(side.get(item, 0.0) for item in members[block]) for side in (together, alone)] for block in blocks
-        ]
-        return numpy.array(pairs)
-    whole = one.whole()
-    gaps = [whole.get(block, 0.0) - math.prod(alone.get(item, 0.0) for item in members[block]) for block in blocks]
-    return numpy.array([[gap, 1.0] for gap in gaps])
+    found = None if alone is None else _against(one, alone)[metric]
+    if found is None:
+        what = "right alone" if metric == "retention" else "all asked alone, block by block"
+        raise RunError(
+            f"{directory}: {metric} of {suite!r} needs problems that are {what} -> evaluate k = 1 of the same problems"
+            " as well"
+        )
+    return found
 
 
-@dataclass(frozen=True)
-class Against:
-    """A ratio of sums over blocks, as comparisons want it: `retention`, or `independence_gap` (with denominators of 1).
-
-    Attributes:
-        sums: [blocks, 2], numerators and denominators, blocks in the order of their names.
-    """
-
-    sums: numpy.ndarray
-
-    def _ratio(self, draws: numpy.ndarray) -> numpy.ndarray:
-        drawn = self.sums[draws].sum(axis=1)
-        found: numpy.ndarray = drawn[:, 0] / numpy.where(drawn[:, 1] == 0, numpy.nan, drawn[:, 1])
-        return found
-
-    @property
-    def value(self) -> float:
-        """The ratio."""
-        return float(self.sums[:, 0].sum() / self.sums[:, 1].sum()) if self.sums[:, 1].sum() else 0.0
-
-    def estimate(self, confidence: float = 0.95, seed: int = 0) -> Interval:
-        """With a bootstrap over blocks."""
-        units = len(self.sums)
-        return _interval(self.value, self._ratio(_draws(units, seed)), units, confidence)
-
-    def difference(self, other: Against, place: str, confidence: float = 0.95, seed: int = 0) -> Interval:
-        """Paired: both sides draw the same blocks.
-
-        Raises:
-            RunError: the sides have other blocks.
-        """
-        self._same(other, place)
-        draws = _draws(len(self.sums), seed)
-        apart = self._ratio(draws) - other._ratio(draws)
-        return _interval(self.value - other.value, apart, len(self.sums), confidence)
-
-    def p_value(self, other: Against, place: str, seed: int = 0) -> float:
-        """By the paired sign-flip test of the blocks' shares in the difference (linearised at both ratios)."""
-        from reasonrl.eval.paired import sign_flip_test
-
-        self._same(other, place)
-        apart = self._shares() - other._shares()
-        return sign_flip_test([float(value) for value in apart], seed=seed)
-
-    def _shares(self) -> numpy.ndarray:
-        mean = self.sums[:, 1].mean()
-        if mean == 0:
-            return numpy.zeros(len(self.sums))
-        found: numpy.ndarray = (self.sums[:, 0] - self.value * self.sums[:, 1]) / mean + self.value
-        return found
-
-    def _same(self, other: Against, place: str) -> None:
-        if len(self.sums) != len(other.sums):
-            raise RunError(
-                f"{place}: {len(self.sums)} and {len(other.sums)} blocks -> compare evaluations of the same data"
-            )
+def _against(suite: CompoundSuite, alone: Mapping[str, float]) -> dict[str, Against | None]:
+    """The figures of `AGAINST_ALONE` by name."""
+    members = suite.members()
+    kept = retention(item_values(suite.rows, "acc_item"), alone, members)
+    return {"retention": kept, "independence_gap": independence_gap(suite.whole(), members, alone)}

@@ -67,6 +67,8 @@ def _more(entry: Mapping[str, Any]) -> list[str]:
 
 def _line(name: str, entry: Mapping[str, Any]) -> list[str]:
     limited = entry.get("limited")
+    # A limit counts problems, of which a prompt may ask several.
+    asked = limited["problems"] if limited and entry.get("compound") else entry["n_problems"]
     passes = [
         f"@{k} {100 * found['value']:.1f}"
         for k, found in sorted(entry["pass@k"].items(), key=lambda item: int(item[0]))
@@ -75,7 +77,7 @@ def _line(name: str, entry: Mapping[str, Any]) -> list[str]:
     length = entry["mean_length"]
     return [
         f"{name} (limited)" if limited else name,
-        f"{entry['n_problems']:,}" + (f" of {limited['of']:,}" if limited else ""),
+        f"{asked:,}" + (f" of {limited['of']:,}" if limited else ""),
         str(entry["decoding"]["n"]),
         "" if entry["accuracy"] is None else percent(Interval(**entry["accuracy"])),
         " ".join(passes),

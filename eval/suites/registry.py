@@ -22,6 +22,7 @@ from reasonrl.eval.suites.entry import HEADLINES, SAMPLING, CompoundFrame, Suite
 from reasonrl.eval.suites.files import read_models
 from reasonrl.eval.suites.protocols import Protocol, get_protocol
 from reasonrl.eval.suites.rows import RowCheck, suite_rows
+from reasonrl.eval.suites.several import compound_sampling, prompts_of, reward_problem
 from reasonrl.plugins import entry_point_names, load_entry_point
 from reasonrl.recipe.fields import near
 from reasonrl.recipe.messages import explain
@@ -95,12 +96,11 @@ class Suite(SuiteConfig):
                 f" {DATA_ROOT} the folder that holds {path}"
             )
         rows, found = suite_rows(self.name, self.entry, {**source, "base_dir": base_dir}, self.check)
-        if self.entry.compound is not None:
-            rows = _compound(self.entry, rows)
         if data.limit is not None and len(rows) > data.limit:
             rows.report.beyond_limit, rows.report.kept = len(rows) - data.limit, data.limit
             rows = Rows(rows[: data.limit], rows.report)
-        return rows, found
+        # Blocks are of the limited suite's problems, so that it asks the same ones alone.
+        return prompts_of(self.name, self.entry, rows), found
 
 
 @cache
@@ -127,7 +127,7 @@ def resolve(
             several, between commas.
         protocol: a protocol whose settings are laid over the entries' own.
         overrides: settings laid over both, for all suites (`{"n": 4}`) or for one (`{"math500": {"n": 4}}`): n,
-            temperature, top_p, max_tokens, k, greedy, stop_strings, reward, metrics, limit (first rows), check,
+            temperature, top_p, max_tokens, k, greedy, stop_strings, reward, metrics, limit (first problems), check,
             template, system_prompt.
         data_root: folder of local files; None takes the one that REASONRL_DATA names, if it is set.
         base_dir: where a relative `my.yaml` starts; the working directory if None.
@@ -233,33 +233,6 @@ def _compound_entries(name: str, parts: re.Match[str] | None, root: Path, base: 
     return made
 
 
-def compound_sampling(k: int) -> dict[str, Any]:
-    """How prompts of k problems are sampled unless told otherwise; the paper's own settings are not known to us.
-
-    Open-Reasoner-Zero's practice, with room for k answers up to the released model's context.
-    """
-    return {
-        "n": 16,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "max_tokens": min(32768, 8192 * k),
-        "k": (1,),
-        "settings_from": "Open-Reasoner-Zero (T, top-p, 16 samples); room for k answers is ours",
-    }
-
-
-def _compound(entry: SuiteEntry, rows: Rows) -> Rows:
-    from reasonrl.data_tools.compound import compound_rows
-
-    asked = entry.compound
-    assert asked is not None
-    made = compound_rows(
-        rows, asked.k, seed=asked.seed, rotations=asked.rotations, framed=asked.in_frame, kind=entry.answer
-    )
-    rows.report.kept = len(made)
-    return Rows(made, rows.report)
-
-
 class _PluginError(RecipeError):
     """A RecipeError made from a message alone, as `load_entry_point` makes its errors."""
 
@@ -341,6 +314,8 @@ def _suite(
         raise RecipeError(
             [Problem(f"suites.{name}.reward", message, fix="set reward: {name: llm_verifier, args: {…}}")]
         )
+    if unfit := reward_problem(name, entry, reward):
+        raise RecipeError([unfit])
     data = {**_source(entry, folder), "system_prompt": entry.system_prompt, "template": entry.user_template(), **asked}
     if limit is not None:
         data["limit"] = limit

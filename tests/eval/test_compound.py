@@ -16,7 +16,7 @@ import pytest
 
 from reasonrl.data_tools.compound import compound_rows
 from reasonrl.errors import DataError, RecipeError
-from reasonrl.eval.compound import Against, CompoundSuite, compound_figures, item_values
+from reasonrl.eval.compound import CompoundSuite, compound_figures, item_values
 from reasonrl.eval.metrics import Interval
 from reasonrl.eval.scoring import Answer, Judgement, build_scorer
 from reasonrl.eval.suites import resolve
@@ -172,14 +172,62 @@ def test_truncated_samples_count_as_wrong_and_answered() -> None:
         item_values([{"id": "a", "metric": "sample", "correct": True}], "acc_item")
 
 
-def test_paired_differences_of_retention() -> None:
-    import numpy
+def asked_of(rows: Sequence[Any]) -> set[str]:
+    return {item["id"] for row in rows for item in json.loads(row["items"])}
 
-    draw = numpy.random.default_rng(0)
-    alone = draw.uniform(3, 5, size=200)
-    ours, theirs = (Against(numpy.stack([alone * share + noise, alone], axis=1))
-                    for share, noise in ((0.9, draw.normal(0, 0.1, 200)), (0.8, draw.normal(0, 0.1, 200))))  # fmt: skip
-    apart = ours.difference(theirs, "here")
-    assert apart.value == pytest.approx(0.1, abs=0.01) and apart.low is not None and apart.low > 0.08
-    assert ours.p_value(theirs, "here") < 0.01
-    assert ours.difference(ours, "here").value == 0 and ours.p_value(ours, "here") == 1.0
+
+def test_a_limit_counts_problems_and_is_that_of_the_plain_suite(tmp_path: Path) -> None:
+    path = written(tmp_path, [{"id": f"q{n}", "problem": f"{n}?", "answer": str(n)} for n in range(30)])
+    found = resolve(f"{path}:mine,{path}:mine-cb5,{path}:mine-cb4,{path}:mine-cb1", overrides={"limit": 10})
+    rows = {name: suite.load()[0] for name, suite in found.items()}
+    plain = {row["id"] for row in rows["mine"]}
+    assert plain == {f"q{n}" for n in range(10)} == asked_of(rows["mine-cb5"]) == asked_of(rows["mine-cb4"])
+    # Two blocks in five orders; three blocks in four, the last one filled up.
+    assert [len(rows[name]) for name in found] == [10, 10, 12, 10]
+    for made in rows.values():
+        assert (made.report.kept, made.report.beyond_limit) == (10, 20)
+    own = written(tmp_path, [{"id": f"q{n}", "problem": f"{n}?", "answer": str(n)} for n in range(30)],
+                  compound={"k": 5, "rotations": 1})  # fmt: skip
+    made = resolve(own, overrides={"limit": 10})["mine"].load()[0]
+    assert len(made) == 2 and (made.report.kept, made.report.beyond_limit) == (10, 20)
+    with pytest.raises(DataError, match=r"'mine-cb5': k = 5 .* limit leaves 4 of 30 -> raise limit to 5 or more"):
+        resolve(f"{path}:mine-cb5", overrides={"limit": 4})["mine-cb5"].load()
+    with pytest.raises(DataError, match=r"k = 31 .* but there are 30 -> ask fewer"):
+        resolve(f"{path}:mine-cb31")["mine-cb31"].load()
+
+
+@pytest.mark.parametrize(
+    ("reward", "named"),
+    [
+        ("math", "math"),
+        ({"name": "exact", "args": {"pattern": "#(.)"}}, "exact"),
+        (["format", {"name": "choice", "weight": 2.0}], "choice"),
+        ({"name": "gate", "args": {"parts": ["stop", {"name": "points", "args": {"gold": "answer"}}]}}, "points"),
+        ({"name": "cosine", "args": {"max_tokens": 9}}, "math"),
+        ({"name": "route", "args": {"rewards": {"a": "compound", "b": "boxes"}}}, "boxes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mine-cb2", "mine-cb1"])
+def test_a_reward_of_one_answer_cannot_judge_several(tmp_path: Path, reward: Any, named: str, name: str) -> None:
+    path = written(tmp_path, TABLE)
+    with pytest.raises(RecipeError, match=rf"suites\.{name}\.reward.* is '{named}', .*allowed: compound"):
+        resolve(f"{path}:{name}", overrides={"reward": reward})
+    with pytest.raises(RecipeError, match=rf"suites\.mine\.reward.* is '{named}'"):
+        resolve(written(tmp_path, TABLE, compound={"k": 2}, reward=reward))
+    assert "mine" in resolve(written(tmp_path, TABLE, reward=reward))  # one problem a prompt
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"name": "compound", "args": {"score": "all"}},
+        {"name": "gate", "args": {"parts": ["stop", "play", "compound"]}},
+        "mine.py:reads_items",
+        {"name": "llm_verifier", "args": {"endpoint": {"url": "http://here/v1", "model": "judge"}}},
+        {"name": "math", "args": {"gold": "other"}},
+        {"name": "cosine", "args": {"max_tokens": 9, "reward": "compound"}},
+    ],
+)
+def test_rewards_that_may_read_the_items_are_taken(tmp_path: Path, reward: Any) -> None:
+    path = written(tmp_path, TABLE)
+    assert resolve(f"{path}:mine-cb2", overrides={"reward": reward})["mine-cb2"].reward is not None

@@ -64,15 +64,13 @@ def load_source(source: DataSource | Reference, context: StageContext, require: 
 
 
 def compounded(rows: Rows, source: DataSource, seed: int) -> Rows:
-    """The rows, several problems in one where the source says so."""
+    """The rows, several problems in one where the source says so; the report goes on counting problems."""
     if source.compound is None:
         return rows
     from reasonrl.data_tools.compound import mixed_rows
 
     asked = source.compound
-    made = mixed_rows(rows, asked.k, seed=seed, framed=asked.framed, kind=asked.kind)
-    rows.report.kept = len(made)
-    return Rows(made, rows.report)
+    return Rows(mixed_rows(rows, asked.k, seed=seed, framed=asked.framed, kind=asked.kind), rows.report)
 
 
 def held_out_line(source: DataSource | Reference | None, context: StageContext, require: Sequence[str]) -> list[str]:

@@ -138,10 +138,10 @@ def _source(suite: SuiteConfig, context: StageContext) -> tuple[Source, dict[str
             about["rows"] = check.state
     else:
         source = load_source(suite.data, context, required_columns(suite.reward))
-    if source.rows.report.beyond_limit:
-        kept = len(source.rows)
-        about["limited"] = {"problems": kept, "of": kept + source.rows.report.beyond_limit}
     report = source.rows.report
+    if report.beyond_limit:
+        # Problems, of which a prompt may ask several.
+        about["limited"] = {"problems": report.kept, "of": report.kept + report.beyond_limit}
     if report.dropped:
         about["set_aside"] = report.reasons()
     if report.repeated:
