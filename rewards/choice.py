@@ -227,7 +227,7 @@ class ChoiceReward:
         for row, (gold, completion) in enumerate(zip(golds, completions, strict=True)):
             options = options_of(cells[row]) if cells is not None and row < len(cells) else None
             if options is None and prompts is not None and row < len(prompts):
-                options = options_in(_question(prompts[row]))
+                options = options_in(question_of(prompts[row]))
             if isinstance(gold, str):
                 verdicts.append(verify_choice(gold, text_of(completion), options, self.policy))
             else:
@@ -250,7 +250,7 @@ class ChoiceReward:
         return scores_told(verdicts, log_extra, log_metric)
 
 
-def _question(prompt: Any) -> str:
+def question_of(prompt: Any) -> str:
     """The text of a prompt: itself, or what its last user message says."""
     if isinstance(prompt, str):
         return prompt

@@ -10,12 +10,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonrl.errors import RewardError
 from reasonrl.plugins import near
 from reasonrl.rewards.answer_lines import answer_region, find_answers
+from reasonrl.rewards.choice_options import options_in, options_of
 from reasonrl.rewards.columns import GOLD_COLUMNS, column_named
 from reasonrl.rewards.combining import row_name
 from reasonrl.rewards.completions import text_of
@@ -41,12 +42,14 @@ class Item:
         answer: its gold.
         options: of a question with options.
         scored: whether it counts; copies that only fill a block do not.
+        problem: its text, in which options are looked for where `options` holds none.
     """
 
     id: str
     answer: Any
     options: Any = None
     scored: bool = True
+    problem: Any = None
 
 
 class CompoundReward:
@@ -54,14 +57,16 @@ class CompoundReward:
 
     Args:
         score: `mean` or `all`.
-        kind: how an answer is compared: `math` and `choice` as these rewards do, `exact` as text.
+        kind: how an answer is compared: `math` and `choice` as these rewards do (options that no item has are read from
+            its problem), `exact` as text.
         line: a line's form with groups `number` and `answer`, for answers that stand in no box.
         tag: of the block that holds the answers; they are looked for behind the think block without it.
         framed: false for one problem that is asked without the frame: its answer is looked for in the whole response.
         policy: what counts as the same answer; a name in `compare.POLICIES`.
         workers, time_limit: as `math` has them.
 
-    Problems whose gold cannot be compared are left out; where none is left there is no reward.
+    Problems whose gold cannot be compared are left out, as are copies that only fill a block (`scored: false`); where
+    none is left there is no reward.
     """
 
     token_level = False
@@ -101,15 +106,21 @@ class CompoundReward:
         shares of right and of answered problems to `log_metric`.
         """
         asked = [items_of(columns, place, len(completions)) for place in range(len(completions))]
+        if self.kind == "choice" and prompts is not None:
+            asked = [_with_problem(items, prompt) for items, prompt in zip(asked, prompts, strict=True)]
         found = self.verdicts([text_of(said) for said in completions], asked)
+        counted = [
+            [verdict for item, verdict in zip(items, verdicts, strict=True) if item.scored]
+            for items, verdicts in zip(asked, found, strict=True)
+        ]
         if log_extra is not None:
             log_extra("verdict", [verdict_of(items, verdicts) for items, verdicts in zip(asked, found, strict=True)])
             log_extra("extracted", [json.dumps([v.extracted for v in verdicts]) for verdicts in found])
             log_extra(ITEMS, [items_record(items, verdicts) for items, verdicts in zip(asked, found, strict=True)])
         if log_metric is not None:
-            for name, value in _metrics(found).items():
+            for name, value in _metrics(counted).items():
                 log_metric(name, value)
-        return [self._score(verdicts) for verdicts in found]
+        return [self._score(verdicts) for verdicts in counted]
 
     def verdicts(self, texts: Sequence[str], asked: Sequence[Sequence[Item]]) -> list[list[Verdict]]:
         """One verdict a problem of each text."""
@@ -160,7 +171,7 @@ class CompoundReward:
             from reasonrl.rewards.choice import verify_choice
 
             graded = [
-                verify_choice(gold, said, flat[place][0].options, self.policy)
+                verify_choice(gold, said, _options(flat[place][0]), self.policy)
                 for place, (gold, said) in zip(todo, pairs, strict=True)
             ]
         else:
@@ -186,11 +197,13 @@ def items_of(columns: Mapping[str, Sequence[Any]], place: int, count: int) -> li
         gold = columns[column_named("compound", None, GOLD_COLUMNS, columns)][place]
         options = columns["options"][place] if columns.get("options") is not None else None
         name = columns["id"][place] if columns.get("id") is not None and len(columns["id"]) == count else place
-        return [Item(str(name), gold, options)]
+        text = columns["problem"][place] if columns.get("problem") is not None else None
+        return [Item(str(name), gold, options, problem=text)]
     try:
         listed = json.loads(cell) if isinstance(cell, str) else cell
         return [
-            Item(str(one["id"]), one["answer"], one.get("options"), bool(one.get("scored", True))) for one in listed
+            Item(str(one["id"]), one["answer"], one.get("options"), bool(one.get("scored", True)), one.get("problem"))
+            for one in listed
         ]
     except (ValueError, TypeError, KeyError) as problem:
         raise RewardError(
@@ -219,6 +232,21 @@ def verdict_of(items: Sequence[Item], verdicts: Sequence[Verdict]) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     return "wrong"
+
+
+def _with_problem(items: list[Item], prompt: Any) -> list[Item]:
+    """A prompt's only problem, without a text of its own, is what the prompt asks."""
+    from reasonrl.rewards.choice import question_of
+
+    if len(items) != 1 or items[0].problem is not None:
+        return items
+    return [replace(items[0], problem=question_of(prompt))]
+
+
+def _options(item: Item) -> dict[str, str] | None:
+    """A problem's options, from where the reward `choice` takes them."""
+    found = options_of(item.options)
+    return found if found is not None or not isinstance(item.problem, str) else options_in(item.problem)
 
 
 def _boxed(answer: str) -> str:

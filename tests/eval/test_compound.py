@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from reasonrl.data_tools.compound import compound_rows
+from reasonrl.data_tools.prompts import as_messages
 from reasonrl.errors import DataError, RecipeError
 from reasonrl.eval.compound import CompoundSuite, compound_figures, item_values
 from reasonrl.eval.metrics import Interval
@@ -231,3 +232,60 @@ def test_a_reward_of_one_answer_cannot_judge_several(tmp_path: Path, reward: Any
 def test_rewards_that_may_read_the_items_are_taken(tmp_path: Path, reward: Any) -> None:
     path = written(tmp_path, TABLE)
     assert resolve(f"{path}:mine-cb2", overrides={"reward": reward})["mine-cb2"].reward is not None
+
+
+QUESTIONS = [
+    {"id": "a", "problem": "6 * 7?\n(A) 41 (B) 42 (C) 43", "answer": "B"},
+    {"id": "b", "problem": "Largest?\n\nA. one half\nB. one third\nC. nothing\n", "answer": "A"},
+    {"id": "c", "problem": "1 + 1? $\\textbf{(A)}\\ 2 \\qquad \\textbf{(B)}\\ 3$", "answer": "2"},
+]
+SAID = ["\\boxed{42}", "\\boxed{B}", "\\boxed{A}", "\\boxed{one half}", "\\boxed{(A) 2}", "\\boxed{3}", "It is 2.", ""]
+
+
+@pytest.mark.parametrize("columns", [{"options_listed": True}, {"options": "choices"}])
+def test_one_plain_question_with_options_is_the_plain_suite(tmp_path: Path, columns: dict[str, Any]) -> None:
+    table = QUESTIONS
+    if "options" in columns:
+        table = [{"id": "a", "problem": "6 * 7?", "choices": ["41", "42", "43"], "answer": "B"},
+                 {"id": "b", "problem": "Largest?", "choices": ["one half", "one third"], "answer": "A"}]  # fmt: skip
+    path = written(tmp_path, table, answer="choice", **columns)
+    suites = resolve(f"{path}:mine,{path}:mine-cb1,{path}:mine-cb2")
+    plain, compound, two = suites["mine"], suites["mine-cb1"], suites["mine-cb2"]
+    rows, one = plain.load()[0], compound.load()[0]
+    assert [row["problem"] for row in rows] == [row["problem"] for row in one]
+    assert plain.data.template == compound.data.template
+    asked = [(before, after, text) for before, after in zip(rows, one, strict=True) for text in SAID]
+    messages = [as_messages(row, None, plain.data.template) for row, _, _ in asked]
+    first = build_scorer(plain.reward)(
+        [Answer(row, said, text, (1,)) for (row, _, text), said in zip(asked, messages, strict=True)]
+    )
+    second = build_scorer(compound.reward)(
+        [Answer(row, said, text, (1,)) for (_, row, text), said in zip(asked, messages, strict=True)]
+    )
+    assert [found.verdict for found in first] == [found.verdict for found in second]
+    right = {"\\boxed{42}", "\\boxed{B}"}, {"\\boxed{A}", "\\boxed{one half}"}
+    for place, texts in enumerate(right):
+        of_one = second[place * len(SAID) : (place + 1) * len(SAID)]
+        assert {text for text, found in zip(SAID, of_one, strict=True) if found.right} >= texts
+    # Values stand for letters in a prompt of two, too.
+    values = {"a": "42", "b": "one half", "c": "2"}
+    texts = ["\n".join(f"{at}. \\boxed{{{values[item['id']]}}}" for at, item in enumerate(json.loads(row["items"]), 1))
+             for row in two.load()[0]]  # fmt: skip
+    assert all(found.verdict == "correct" and found.right for found in judged(two, two.load()[0], texts))
+
+
+def test_what_only_fills_a_block_is_in_no_score(tmp_path: Path) -> None:
+    suite = resolve(f"{written(tmp_path, TABLE)}:mine-cb4")["mine-cb4"]
+    rows = [row for row in suite.load()[0] if any(not item.get("scored", True) for item in json.loads(row["items"]))]
+    assert len(rows) == 4
+    for off, right in ((False, True), (True, False)):
+        texts = []
+        for row in rows:
+            items = enumerate(json.loads(row["items"]), start=1)
+            texts.append("\n".join(
+                f"{at}. \\boxed{{{item['answer'] if item.get('scored', True) != off else '77'}}}" for at, item in items
+            ))  # fmt: skip
+        found = judged(suite, rows, texts)
+        assert {(one.score, one.right, one.verdict) for one in found} == {
+            (float(right), right, "correct" if right else "wrong")
+        }
