@@ -200,7 +200,8 @@ def _inherit(tree: dict[str, Any], origins: dict[str, Origin]) -> None:
         if "model" in fields and tree.get("model") is not None and kind not in _NAME_THEIR_MODEL:
             _fill(stage, "model", tree["model"], origins, f"stages.{name}", "model")
         data = tree.get("data")
-        if "data" in fields and "data" not in stage and isinstance(data, dict) and "train" in data:
+        wants = "data" in fields and "data" not in stage and not ("results" in fields and "results" in stage)
+        if wants and isinstance(data, dict) and "train" in data:
             _fill(stage, "data", data["train"], origins, f"stages.{name}", "data.train")
         suites = stage["suites"] if kind == "eval" and isinstance(stage.get("suites"), dict) else {}
         for suite in suites:

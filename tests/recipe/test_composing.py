@@ -112,6 +112,18 @@ stages:
     assert resolved.origins["stages.ev.suites.b.n"].kind == "file"
 
 
+def test_a_gate_on_results_does_not_inherit_data(tmp_path):
+    stages = """stages:
+  look: {kind: eval, suites: {t: {data: "${data.train}", max_tokens: 8}}}
+  on_results: {kind: gate, results: "${stage:look}", bounds: {t/accuracy: [null, 0.2]}}
+  on_rows: {kind: gate, figures: worksheet, bounds: {n: [1, null]}}
+"""
+    head = "recipe: r\nmodel: tiny:qwen2\ndata: {train: {world: worksheet, n: 4}}\n"
+    path = write(tmp_path, recipe=head + stages)
+    gates = load_recipe(path).recipe.stages
+    assert gates["on_results"].data is None and gates["on_rows"].data.world == "worksheet"
+
+
 def test_evaluations_do_not_inherit_what_is_for_training(tmp_path):
     path = write(
         tmp_path,
