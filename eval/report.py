@@ -11,6 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from reasonrl.errors import RunError
+from reasonrl.eval.compound import CompoundSuite
 from reasonrl.eval.findings import about_rows
 from reasonrl.eval.report_browser import MOST_BYTES, Embedded, embed
 from reasonrl.eval.report_data import (
@@ -24,6 +26,7 @@ from reasonrl.eval.report_data import (
     read_suite,
     solve_rates,
     suite_folders,
+    with_compound,
 )
 from reasonrl.eval.report_plots import plot_groups, plot_lengths, plot_solve_rates
 from reasonrl.eval.trace_tables import TITLE, suite_traces, traces_table
@@ -44,6 +47,8 @@ def write_eval_report(
     verdicts: str | None = None,
     out: str | Path | None = None,
     most_bytes: int = MOST_BYTES,
+    label: str | None = None,
+    against: Mapping[str, Path] | None = None,
 ) -> list[Path]:
     """Writes the report of an evaluation folder, whole or half done, and returns the paths: Markdown, JSON, HTML.
 
@@ -56,21 +61,26 @@ def write_eval_report(
         verdicts: a re-grade whose verdicts are shown in place of the samples' own; it is part of the files' names.
         out: the folder to write into; `directory` if None.
         most_bytes: texts the page carries, as base64; samples beyond it are shown without their texts.
+        label: what this evaluation is called beside others; the folder's name if None.
+        against: other evaluations by label, whose compound figures and traces stand beside this one's.
 
     Raises:
-        RunError: no samples, or no suite or re-grade of a name.
+        RunError: no samples, no suite or re-grade of a name, or an evaluation in `against` that shares no suite.
         DataError: a damaged file.
     """
     directory = Path(directory)
     views, waiting = _read(suite_folders(directory, suites), verdicts)
     out = directory if out is None else Path(out)
     stem = "report" if verdicts is None else f"report.{verdicts}"
-    data = report_json(views, waiting)
     title = directory.resolve().name
+    sides = _sides(views, label or title, against or {}, verdicts)
+    several, beside = _several(sides)
+    data = report_json(views, waiting) | ({"traces": beside} if beside else {})
+    tables = [figures_table({view.name: view.result for view in views}), *several]
     paths = [out / f"{stem}.md", out / f"{stem}.json", out / f"{stem}.html"]
-    write_atomically(paths[0], report_markdown(title, views, data).encode())
+    write_atomically(paths[0], report_markdown(title, views, data, tables).encode())
     write_atomically(paths[1], (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
-    write_atomically(paths[2], _html(title, views, data, embed(views, most_bytes)))
+    write_atomically(paths[2], _html(title, views, data, tables, embed(views, most_bytes)))
     return paths
 
 
@@ -89,7 +99,21 @@ def _read(folders: Mapping[str, Path], verdicts: str | None) -> tuple[list[Suite
             if len(waiting) + 1 == len(folders):
                 raise
             waiting.append(name)
-    return views, waiting
+    return with_compound(views), waiting
+
+
+def _sides(
+    views: Sequence[SuiteView], label: str, against: Mapping[str, Path], verdicts: str | None
+) -> dict[str, dict[str, SuiteView]]:
+    """Suite -> label -> that suite of each evaluation that has it."""
+    sides = {view.name: {label: view} for view in views}
+    for other, folder in against.items():
+        shared = {name: path for name, path in suite_folders(folder).items() if name in sides}
+        if not shared:
+            raise RunError(f"{folder} holds none of the suites {', '.join(sides)} -> name an evaluation on one of them")
+        for view in _read(shared, verdicts)[0]:
+            sides[view.name][other] = view
+    return sides
 
 
 def report_json(views: Sequence[SuiteView], waiting: Sequence[str] = ()) -> dict[str, Any]:
@@ -150,12 +174,14 @@ def figures_table(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def report_markdown(title: str, views: Sequence[SuiteView], data: Mapping[str, Any]) -> str:
-    """The report as Markdown: the table, warnings, accuracy by level and subject."""
+def report_markdown(
+    title: str, views: Sequence[SuiteView], data: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]
+) -> str:
+    """The report as Markdown: the tables, warnings, accuracy by level and subject."""
     lines = [f"# {title}", "", _subtitle(views), ""]
-    lines += markdown_table(figures_table({view.name: view.result for view in views}))
+    lines += markdown_table(tables[0])
     lines += [f"- {line}" for line in _warnings(data)]
-    for table in _compound(views):
+    for table in tables[1:]:
         lines += ["", *markdown_table(table)]
     for name, suite in data["suites"].items():
         for table in _group_tables(suite):
@@ -178,12 +204,20 @@ def markdown_table(table: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _html(title: str, views: Sequence[SuiteView], data: Mapping[str, Any], embedded: Embedded) -> bytes:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def _html(
+    title: str,
+    views: Sequence[SuiteView],
+    data: Mapping[str, Any],
+    tables: Sequence[Mapping[str, Any]],
+    embedded: Embedded,
+) -> bytes:
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("reasonrl.eval", "templates"),
+        loader=ChoiceLoader(
+            [PackageLoader("reasonrl.eval", "templates"), PackageLoader("reasonrl.observe", "templates")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -195,7 +229,7 @@ def _html(title: str, views: Sequence[SuiteView], data: Mapping[str, Any], embed
     html = environment.get_template("eval_report.html.j2").render(
         title=title,
         subtitle=_subtitle(views),
-        tables=[figures_table({view.name: view.result for view in views}), *_compound(views)],
+        tables=tables,
         warnings=_warnings(data),
         pictures=pictures,
         suites=[
@@ -247,14 +281,31 @@ def _encoded(made: Sequence[tuple[str, Path | None]]) -> list[dict[str, str]]:
     ]
 
 
-def _compound(views: Sequence[SuiteView]) -> list[dict[str, Any]]:
-    """Tables of suites that ask several problems at once; and what their responses show of coherency and diversity."""
-    several = [view for view in views if (view.result.get("compound") or {}).get("k", 1) > 1]
-    traced = {view.name: suite_traces(view.rows, view.problems) for view in several}
+def _several(
+    sides: Mapping[str, Mapping[str, SuiteView]],
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, dict[str, Any]]]]:
+    """Tables of suites that ask several problems at once and of what their responses show of coherency and diversity,
+    and the traces of suites that several evaluations have: suite -> label -> figures.
+    """
+    results = {
+        suite if len(views) == 1 else f"{suite}, {label}": view.result
+        for suite, views in sides.items()
+        for label, view in views.items()
+    }
+    beside: dict[str, dict[str, dict[str, Any]]] = {}
+    own: dict[str, dict[str, Any]] = {}
+    for suite, views in sides.items():
+        if len(views) > 1:
+            beside[suite] = {label: suite_traces(view.rows, view.problems) for label, view in views.items()}
+            continue
+        (view,) = views.values()
+        if CompoundSuite(view.rows, view.problems).k > 1:
+            own[suite] = suite_traces(view.rows, view.problems)
     return [
-        *compound_tables({view.name: view.result for view in views}),
-        *([traces_table(traced, f"Coherency and diversity: {TITLE}")] if traced else []),
-    ]
+        *compound_tables(results),
+        *([traces_table(own, f"Coherency and diversity: {TITLE}")] if own else []),
+        *(traces_table(traced, f"{suite}: coherency and diversity, {TITLE}") for suite, traced in beside.items()),
+    ], beside
 
 
 def _group_tables(suite: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from reasonrl.eval.report_data import FLAGS, SuiteView, column_of, flags_of, gold_of, group_columns
+from reasonrl.observe.play_page import play_html
 
 PART_CHARACTERS = 400_000
 """Texts of about so many characters are compressed together: a few milliseconds to open."""
@@ -83,7 +84,7 @@ def embed(views: Iterable[SuiteView], most_bytes: int = MOST_BYTES) -> Embedded:
             problems.append([key, where, groups, gold_of(view, {"id": key})[:SHOWN]])
         parts.close()
         for row in view.rows:
-            where = parts.add([row["text"], row.get("extracted") or "", row.get("reason") or ""])
+            where = parts.add(_texts(row, view.problems.get(row["id"], {})))
             left_out += where is None
             marked = flags_of(row, gold_of(view, row))
             samples.append(
@@ -113,6 +114,12 @@ def embed(views: Iterable[SuiteView], most_bytes: int = MOST_BYTES) -> Embedded:
         "flags": [[name, text] for name, text in FLAGS.items()],
     }
     return Embedded(pack(index), parts.packed, left_out)
+
+
+def _texts(row: Mapping[str, Any], problem: Mapping[str, Any]) -> list[str]:
+    """What is shown of a sample: its text, the extracted answer, the verdict's reason; of a play its markup, too."""
+    play = play_html({"answer": problem.get("answer"), **row})
+    return [row["text"], row.get("extracted") or "", row.get("reason") or "", *([] if play is None else [play])]
 
 
 def pack(value: Any) -> str:

@@ -6,13 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from reasonrl.errors import DataError, RunError
-from reasonrl.eval.compound import AGAINST_ALONE
+from reasonrl.eval.compound import AGAINST_ALONE, BY_ITEM, CompoundSuite, alone_values, compound_figures
 from reasonrl.eval.findings import ABOUT
 from reasonrl.eval.metrics import proportion_interval
 from reasonrl.eval.named_metrics import by_problem, groups_of, metric_values
@@ -122,11 +122,29 @@ def read_suite(name: str, directory: Path, verdicts: str | None = None) -> Suite
         rows = of_first(rows, stored["decoding"].get("n"))
     if verdicts is not None or stored is None or stored["n_samples"] != sum(row["metric"] == "sample" for row in rows):
         before = stored or {}
-        named = [key for key in before.get("metrics", {}) if key not in AGAINST_ALONE]
+        left_out = AGAINST_ALONE if any(row.get("items") for row in rows) else (*AGAINST_ALONE, *BY_ITEM)
+        named = [key for key in before.get("metrics", {}) if key not in left_out]
         stored = figures(name, rows, settings, problems, named)
         if before.get("n_problems") == len(problems):  # else that was told of other problems
             stored |= {key: before[key] for key in ABOUT if key in before}
     return SuiteView(name, directory, settings, problems, rows, stored, verdicts)
+
+
+def with_compound(views: Sequence[SuiteView]) -> list[SuiteView]:
+    """The suites, with the figures of `eval.compound` where prompts ask several problems and those were not stored.
+
+    Figures against problems asked alone need a suite among these that asks them so.
+    """
+    suites = {view.name: CompoundSuite(view.rows, view.problems) for view in views}
+    made = []
+    for view in views:
+        result = view.result
+        if "compound" not in result and suites[view.name].cells():
+            found = compound_figures(suites[view.name], alone_values(suites, view.name))
+            against = {key: found[key] for key in AGAINST_ALONE if key in found and found["k"] > 1}
+            result = {**result, "compound": found, "metrics": {**(result.get("metrics") or {}), **against}}
+        made.append(replace(view, result=result))
+    return made
 
 
 def figures(

@@ -116,6 +116,8 @@ def read_samples(
             raise RunError(f"{path} does not exist; there: {', '.join([OWN, *there])} -> name one of them")
         for key, row in _by_key(path).items():
             if key in samples:
+                if name != CURRENT:
+                    samples[key].pop("items", None)  # another grader's verdicts on the problems of the prompt
                 samples[key] |= row
     rows = [row for row in samples.values() if row["id"] in order]
     return sorted(rows, key=lambda row: (order[row["id"]], _METRICS.get(row["metric"], 2), row["index"]))

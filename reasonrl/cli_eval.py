@@ -214,16 +214,19 @@ def overlap(first: str, second: str, **options: Any) -> None:
 
 
 @click.command(options_metavar="[OPTIONS]")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="[LABEL=]DIR")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite; repeatable.")
 @click.option("--verdicts", metavar="NAME", help="Show the verdicts of this re-grade.")
+@click.option("--against", multiple=True, metavar="[LABEL=]DIR", help="Another evaluation, set beside; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write into (default: DIR).")
 @reports_errors
-def report(directory: Path, **options: Any) -> None:
+def report(directory: str, against: tuple[str, ...], **options: Any) -> None:
     """Write report.html, report.md and report.json of the evaluation folder DIR; it may be half done."""
+    from reasonrl.eval.labelled_folders import labelled_folders
     from reasonrl.eval.report import write_eval_report
 
-    for path in write_eval_report(directory, **options):
+    (label, folder), *others = labelled_folders([directory, *against]).items()
+    for path in write_eval_report(folder, label=label, against=dict(others), **options):
         click.echo(f"wrote {path}")
 
 

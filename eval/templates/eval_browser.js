@@ -1,5 +1,6 @@
 "use strict";
-// The browser of samples. All texts reach the page through textContent: nothing of a response is ever parsed as HTML.
+// The browser of samples. All texts reach the page through textContent; a play alone comes as markup, in which the
+// template that made it has escaped all that the response says (and the page allows no script but this one).
 (() => {
   const PAGE = 50, OPEN_PARTS = 48;
   const S = 0, P = 1, GREEDY = 2, INDEX = 3, OUTCOME = 4, VERDICT = 5, ENDING = 6, LENGTH = 7, FLAGS = 8, EXTRACTED = 9, SCORE = 10, WHERE = 11;
@@ -274,7 +275,13 @@
     response.id = "response";
     const was = detail.querySelector("details");
     prompt.open = was ? was.open : true;
-    detail.replaceChildren(facts, prompt, make("div", "Response", "label"), response);
+    if (said && said[3]) {
+      const play = make("div"), text = make("details");
+      play.id = "play";
+      play.innerHTML = said[3];
+      text.append(make("summary", "Response as text"), response);
+      detail.replaceChildren(facts, prompt, play, text);
+    } else detail.replaceChildren(facts, prompt, make("div", "Response", "label"), response);
   }
 
   function tab(name) {
