@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.errors import RunError
-from reasonrl.eval.compound import CompoundSuite
+from reasonrl.eval.compound import CompoundSuite, coverage_notes
 from reasonrl.eval.findings import about_rows
 from reasonrl.eval.report_browser import MOST_BYTES, Embedded, embed
 from reasonrl.eval.report_data import (
@@ -326,7 +326,8 @@ def _warnings(data: Mapping[str, Any]) -> list[str]:
     lines = [f"{name}: begun, and no sample is finished yet" for name in data["waiting"]]
     for name, suite in data["suites"].items():
         total = suite["figures"]["n_samples"]
-        lines += [f"{name}: {line}" for line in about_rows(suite["figures"])]
+        notes = coverage_notes(suite["figures"].get("compound") or {})
+        lines += [f"{name}: {line}" for line in (*about_rows(suite["figures"]), *notes)]
         for flag, text in FLAGS.items():
             count = suite["flags"][flag]
             if count and count > WORTH_A_WARNING * total:

@@ -89,8 +89,19 @@ def test_a_regrade_has_its_own_compound_figures(tmp_path: Path) -> None:
     for ending in ("md", "html"):
         page = (folder / f"report.ours.{ending}").read_text()
         assert "Several problems in a prompt" in page and "Coherency and diversity" in page
+        assert "retention is over" not in page  # all problems
     own = write_eval_report(folder)[1].read_text()
     assert json.loads(own)["suites"]["sums-cb2"]["figures"]["compound"]["acc_item"]["value"] == 0
+
+
+def test_a_regrade_says_over_which_problems_it_is_set_against_alone(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "exam", play=False)
+    problems = (folder / "sums" / "problems.jsonl").read_text().splitlines(keepends=True)
+    (folder / "sums" / "problems.jsonl").write_text("".join(problems[:5]))
+    for name, grading in (("sums-cb2", Grading(reward="compound", workers=0)), ("sums", Grading(workers=0))):
+        regrade_suite(folder / name, grading, "ours")
+    page = write_eval_report(folder, verdicts="ours")[0].read_text()
+    assert "- sums-cb2: retention is over 5 of 6 problems, independence_gap over 2 of 3 blocks" in page
 
 
 def test_a_regrade_of_whole_prompts_has_no_figures_of_single_problems(tmp_path: Path) -> None:
