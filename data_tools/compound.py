@@ -9,14 +9,20 @@ Each problem stands once at every position, in the company of the same others. H
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from typing import Any
 
 from reasonrl.data_tools.pictures import pictures_of
 from reasonrl.errors import DataError
 
-_KEPT = ("level", "subject")
+log = logging.getLogger(__name__)
+
+_IN_ITEMS = ("id", "problem", "answer", "options")
+_MADE = ("items", "k", "rotation")
+"""Columns of every row that is made, besides the problem's own `id`, `problem` and `answer`."""
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 BOX_LINE = "{number}. \\boxed{{…}}"
 ASKED = {
@@ -66,7 +72,8 @@ def compound_rows(
     """Rows of compound prompts.
 
     Args:
-        rows: with `id`, `problem` and `answer` (`options` for questions with options, listed in the problem).
+        rows: with `id`, `problem` and `answer`, text or a number (`options` for questions with options, listed in the
+            problem).
         k: problems in a prompt.
         seed: of the blocks; the blocks of one k are the same wherever they are asked.
         rotations: orders of each block, from 1 to k; None takes all k.
@@ -76,10 +83,13 @@ def compound_rows(
 
     Returns:
         Rows with `id`, `problem` (the whole prompt), `answer` (JSON list of golds), `items` (JSON; what
-        `reasonrl.rewards.compound` reads), `k`, `group` (the block) and `rotation`.
+        `reasonrl.rewards.compound` reads), `k`, `group` (the block) and `rotation`. At k = 1 a row keeps its `id` and
+        `group` and all its other columns (in the frame all but `prompt`, which would be asked instead of it); several
+        problems have no common value of them, and those columns are left out.
 
     Raises:
-        DataError: k or rotations do not fit, or a row has pictures, no problem or no answer.
+        DataError: k or rotations do not fit, or a row has pictures, no id, no problem or no answer that is text or a
+            number.
     """
     if kind not in ASKED:
         raise DataError(f"compound: kind {kind!r} is unknown -> one of {', '.join(ASKED)}")
@@ -89,8 +99,8 @@ def compound_rows(
     in_frame = k > 1 if framed is None else framed
     if k > 1 and not in_frame:
         raise DataError(f"compound: {k} problems in a prompt need the frame -> remove framed: false")
-    for row in rows:
-        _check(row)
+    _check(rows)
+    _tell_left_out(rows, k == 1, in_frame, logging.INFO)
     made = []
     for number, block in enumerate(blocks(len(rows), k, seed)):
         for rotation in range(orders):
@@ -98,7 +108,7 @@ def compound_rows(
             asked = [rows[place] for place, _ in order]
             items = [_item(rows[place], counts) for place, counts in order]
             text = frame([str(row["problem"]) for row in asked], kind) if in_frame else str(asked[0]["problem"])
-            made.append(_row(k, number, rotation, text, items, asked))
+            made.append(_row(k, number, rotation, text, items, _own(asked[0], in_frame) if k == 1 else {}))
     return made
 
 
@@ -130,18 +140,24 @@ def mixed_rows(
 ) -> list[dict[str, Any]]:
     """Training rows: the problems in a seeded order, each once, in prompts whose sizes are drawn from `ks`.
 
-    Problems at the end that fill no drawn prompt are left out.
+    Problems at the end that fill no drawn prompt are left out. Where all sizes are 1, rows keep their other columns as
+    in `compound_rows`; else those are left out, and a warning names them.
 
     Args:
         rows, framed, kind: as in `compound_rows`; `framed` is about single problems.
         ks: sizes to draw from.
         seed: of order and sizes.
         shares: how often each size is drawn; None: equally.
+
+    Raises:
+        DataError: as `compound_rows` does, or the problems fill no prompt.
     """
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise DataError(f"compound: k = {list(ks)!r} -> a list of whole numbers of at least 1")
-    for row in rows:
-        _check(row)
+    _check(rows)
+    # Rows of a table have the same columns: one problem among prompts of several keeps no more than they do.
+    alone = max(ks) == 1
+    _tell_left_out(rows, alone, framed, logging.WARNING)
     draw = random.Random(f"compound/mixed/{seed}")
     order = list(rows)
     draw.shuffle(order)
@@ -155,15 +171,17 @@ def mixed_rows(
             break
         in_frame = k > 1 or framed
         text = frame([str(row["problem"]) for row in asked], kind) if in_frame else str(asked[0]["problem"])
-        made.append(_row(k, len(made), 0, text, [_item(row, True) for row in asked], asked))
+        own = _own(asked[0], in_frame) if alone else {}
+        made.append(_row(k, len(made), 0, text, [_item(row, True) for row in asked], own))
     if not made:
         raise DataError(f"compound: {len(order)} problems fill no prompt of {max(ks)} -> more problems, or smaller k")
     return made
 
 
 def _row(
-    k: int, number: int, rotation: int, text: str, items: list[dict[str, Any]], asked: Sequence[Mapping[str, Any]]
+    k: int, number: int, rotation: int, text: str, items: list[dict[str, Any]], own: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """A row that is made; `own` are columns that it keeps from the data."""
     row = {
         "id": f"cb{k}/{number}/{rotation}",
         "problem": text,
@@ -174,10 +192,31 @@ def _row(
         "rotation": rotation,
     }
     if k == 1:
-        # A single problem keeps its name, and what accuracy is broken down by.
-        row |= {"id": str(asked[0]["id"])} | {name: asked[0][name] for name in _KEPT if name in asked[0]}
+        row["id"] = items[0]["id"]  # a single problem keeps its name
         del row["group"]
-    return row
+    return {**row, **own}
+
+
+def _own(row: Mapping[str, Any], framed: bool) -> dict[str, Any]:
+    """The columns that a single problem keeps."""
+    return {name: value for name, value in row.items() if name not in _replaced(framed, "id", "problem", "answer")}
+
+
+def _replaced(framed: bool, *more: str) -> tuple[str, ...]:
+    """Columns of a single problem's row that give way to what is made; messages would be asked instead of the frame."""
+    return (*more, *_MADE, "prompt") if framed else (*more, *_MADE)
+
+
+def _tell_left_out(rows: Sequence[Mapping[str, Any]], alone: bool, framed: bool, level: int) -> None:
+    """One line in the log with the columns of the data that the made rows do not have."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    if alone:
+        left_out, why = [name for name in names if name in _replaced(framed)], "what is made stands in their place"
+    else:
+        left_out = [name for name in names if name not in _IN_ITEMS]
+        why = "several problems have no common value of them; k = 1 alone keeps them"
+    if left_out:
+        log.log(level, "compound: %d rows: columns left out: %s (%s)", len(rows), ", ".join(left_out), why)
 
 
 def _item(row: Mapping[str, Any], counts: bool) -> dict[str, Any]:
@@ -187,11 +226,31 @@ def _item(row: Mapping[str, Any], counts: bool) -> dict[str, Any]:
     return item if counts else {**item, "scored": False}
 
 
-def _check(row: Mapping[str, Any]) -> None:
-    missing = [name for name in ("problem", "answer") if row.get(name) in (None, "")]
-    if missing:
-        raise DataError(f"compound: row {row.get('id')!r} has no {missing[0]!r} -> compound prompts need both")
-    if pictures_of(row):
-        raise DataError(
-            f"compound: row {row.get('id')!r} has pictures, and compound prompts are text -> text_only: true"
-        )
+def _check(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses rows that compound prompts cannot be made of."""
+    for place, row in enumerate(rows):
+        if _is_blank(row.get("id")):
+            raise DataError(
+                f"compound: row {place} (from 0) has no 'id', by which a problem is told from the others -> give every"
+                " row its own, or read the data with load_rows, which does"
+            )
+        for name, kinds, allowed in (("problem", str, "text"), ("answer", (str, Number), "text or a number")):
+            value = row.get(name)
+            if _is_blank(value):
+                raise DataError(f"compound: row {row['id']!r} has no {name!r} -> compound prompts need both")
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise DataError(
+                    f"compound: row {row['id']!r}: its {name} is {str(value)[:80]!r}, a {type(value).__name__};"
+                    f" allowed: {allowed} -> write it so, or take another column as {name}"
+                )
+        if pictures_of(row):
+            raise DataError(
+                f"compound: row {row['id']!r} has pictures, and compound prompts are text -> text_only: true"
+            )
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether a cell holds nothing: None, empty text, or the NaN of an empty cell of a table."""
+    return (
+        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and value != value)
+    )

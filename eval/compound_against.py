@@ -57,8 +57,8 @@ class Against:
         """Paired: both sides draw the same blocks, those that both have, with the problems that both have in them.
 
         Raises:
-            RunError: a block holds other problems on the other side, no block has a value on both sides, or one side has
-                nothing right alone among them.
+            RunError: a block holds other problems on the other side, no block has a value on both sides, or one side
+                has nothing right alone among them.
         """
         ours, theirs = self._paired(other, place)
         draws = _draws(len(ours), seed)

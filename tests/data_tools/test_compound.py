@@ -84,8 +84,69 @@ def test_what_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None
         compound_rows(table(30), **arguments)
 
 
-def test_rows_without_answers_and_with_pictures_are_refused() -> None:
-    with pytest.raises(DataError, match="no 'answer'"):
-        compound_rows([*table(2), {"id": "x", "problem": "?"}], 1)
+@pytest.mark.parametrize("make", [lambda rows: compound_rows(rows, 1), lambda rows: mixed_rows(rows, [1, 2])])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"id": "x", "problem": "?"}, "row 'x' has no 'answer'"),
+        ({"id": "x", "problem": "?", "answer": float("nan")}, "row 'x' has no 'answer'"),
+        (
+            {"id": "x", "problem": "?", "answer": ["1", "2"]},
+            r"row 'x': its answer is .*'1', '2'.*, a list; allowed: text",
+        ),
+        ({"id": "x", "problem": "?", "answer": {"a": 1}}, "a dict; allowed: text or a number"),
+        ({"id": "x", "problem": "?", "answer": True}, "'True', a bool"),
+        ({"id": "x", "problem": ["?"], "answer": "1"}, "its problem is .* a list; allowed: text ->"),
+        ({"problem": "?", "answer": "1"}, r"row 2 \(from 0\) has no 'id'.*load_rows"),
+    ],
+)
+def test_rows_that_make_no_prompt_are_refused(make: Any, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        make([*table(2), row])
+
+
+def test_numbers_are_answers() -> None:
+    row = compound_rows([{"id": 7, "problem": "?", "answer": 0}, {"id": "y", "problem": "!", "answer": 0.5}], 2)[0]
+    assert {item["id"]: item["answer"] for item in json.loads(row["items"])} == {"7": "0", "y": "0.5"}
+
+
+MORE = {"solution": "because", "pass_rate": 0.25, "source": {"book": [3, 4]}, "level": 5, "group": "g", "k": 8}
+
+
+def left_out(log: pytest.LogCaptureFixture) -> list[str]:
+    """The columns that warnings name, a warning a text."""
+    return [record.getMessage() for record in log.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("framed", [True, False])
+def test_a_single_problem_keeps_the_columns_of_its_row(framed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    messages = [{"role": "user", "content": "Asked otherwise."}]
+    rows = [{**row, **MORE, "pass_rate": place / 8, "prompt": messages} for place, row in enumerate(table(5))]
+    for made in (compound_rows(rows, 1, framed=framed), mixed_rows(rows, [1], framed=framed)):
+        by_id = {row["id"]: row for row in made}
+        assert set(by_id) == {"p0", "p1", "p2", "p3", "p4"}
+        for row in rows:
+            found = by_id[row["id"]]
+            kept = ("solution", "pass_rate", "source", "level", "group")
+            assert [found[name] for name in kept] == [row[name] for name in kept]
+            assert found["k"] == 1 and json.loads(found["answer"]) == [row["answer"]]
+            assert found.get("prompt") == (None if framed else messages)  # it would be asked instead of the frame
+    names = "k, prompt" if framed else "k"
+    assert left_out(caplog) == [f"compound: 5 rows: columns left out: {names} (what is made stands in their place)"]
+
+
+def test_what_several_problems_have_no_common_value_of_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    made = mixed_rows([{**row, **MORE, "options": ["1", "2"]} for row in table(40)], [1, 2, 3])
+    assert {row["k"] for row in made} == {1, 2, 3}
+    assert {tuple(row) for row in made if row["k"] == 1} == {("id", "problem", "answer", "items", "k", "rotation")}
+    assert all(item["options"] == ["1", "2"] for row in made for item in json.loads(row["items"]))
+    assert len(left_out(caplog)) == 1
+    assert "40 rows: columns left out: solution, pass_rate, source, level, group, k (" in left_out(caplog)[0]
+    caplog.clear()
+    mixed_rows(table(40), [1, 2, 3])
+    assert left_out(caplog) == []
+
+
+def test_rows_with_pictures_are_refused() -> None:
     with pytest.raises(DataError, match="pictures"):
         compound_rows([{**row, "images": ["a.png"]} for row in table(2)], 2)
