@@ -24,7 +24,7 @@ _LABELS = (
 LABELS = frozenset(_LABELS.split(","))
 """Words that stand before a colon in any reasoning (`Note:`, `Step 2:`) and name nobody."""
 SPEAKER = (
-    r"[ \t]*+(?:[-•*][ \t]++)?+[*_]{0,3}+\[?+(?P<name>[^\W\d_][^:：()（）\[\]<>*_=+\n]{0,39}+)"
+    r"[ \t*_•\[-]*+(?P<name>[^\W\d_][^:：()（）\[\]<>*_=+\n]{0,39}+)"
     r"\]?+[*_]{0,3}+[ \t]*+(?:[*_]{0,3}+[(（][^()（）\n]{0,80}+[)）][*_]{0,3}+[ \t]*+)?+[:：][*_]{0,3}+"
 )
 ENVIRONMENT = ("environment", "narrator", "stage")
@@ -77,6 +77,15 @@ class PlayForm:
         """Any of the tags, without groups."""
         return re.compile("<(?:" + "|".join(re.escape(mark[1:]) for mark in self.marks) + ")")
 
+    def labels_in(self, names: list[str | None]) -> frozenset[str]:
+        """Which of the names begin no turn."""
+        return _labels_in(frozenset(names), self.labels)
+
+
+@lru_cache(maxsize=4096)
+def _labels_in(names: frozenset[str | None], labels: frozenset[str]) -> frozenset[str]:
+    return frozenset(name for name in names if name and name.lower().rstrip(" 0123456789\t") in labels)
+
 
 DEFAULT_FORM = PlayForm()
 
@@ -97,16 +106,24 @@ class Scene(NamedTuple):
 
     Attributes:
         title: its heading; empty for turns before the first heading.
-        problem: the number of the problem that it serves, if it says so.
+        number: what group `number` of the form's heading is; None where there is no such group, or nothing in it.
         turns: in order.
         start, end: of all of it in the response, the heading included.
     """
 
     title: str
-    problem: int | None
+    number: str | None
     turns: tuple[Turn, ...]
     start: int
     end: int
+
+    @property
+    def problem(self) -> int | None:
+        """The number of the problem that it serves, if it says so."""
+        if self.number is None:
+            found = _PROBLEM.search(self.title.casefold())
+            return None if found is None else int(found[1])
+        return int(self.number) if self.number.isdecimal() else None
 
 
 class Tags(NamedTuple):
@@ -181,8 +198,9 @@ class Play(NamedTuple):
 
 def read_play(text: str, form: PlayForm = DEFAULT_FORM) -> Play:
     """Read a response; whatever is missing is missing from what is returned, and nothing is an error."""
-    thinks = _thinks(text)
-    text = _without_think(text)
+    thinks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    if "think>" in text:
+        thinks, text = _thinks(text), _without_think(text)
     tags = _tags(text, form)
     body, answer = _parts(text, tags, form)
     prologue, *scenes = _scenes(text, *body, form)
@@ -226,16 +244,13 @@ def form_of(
 
 
 def _thinks(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if "think>" not in text:
-        return (), ()
+    """Where think tags open and close."""
     opens, closes = (tuple(found.start() for found in re.finditer(tag, text)) for tag in ("<think>", "</think>"))
     return opens, closes
 
 
 def _without_think(text: str) -> str:
     """The text with the tags of a think block blanked, so that places stay: the play may live inside it."""
-    if "think>" not in text:
-        return text
     return text.replace("<think>", "       ").replace("</think>", "        ")
 
 
@@ -318,17 +333,17 @@ def _scenes(text: str, start: int, end: int, form: PlayForm) -> list[Scene]:
     pieces = line.split("\n" + text[start:end])
     width = line.groups + 1  # of what begins something, its groups, then the text behind it
     begins, headings, names = pieces[1::width], pieces[heading_at::width], pieces[name_at::width]
-    numbers = pieces[number_at::width] if number_at else begins
-    labels = [name for name in set(names) if name and name.lower().rstrip(" 0123456789\t") in form.labels]
+    numbers = pieces[number_at::width] if number_at else [None] * len(begins)
+    labels = form.labels_in(names)
     scenes: list[Scene] = []
     turns: list[Turn] = []
-    title, problem, scene_start = "", None, start
+    title, named, scene_start = "", None, start
     new = tuple.__new__  # what `Turn(…)` comes to, at half its cost: there are many
     speaker, said_from, stop = None, start, start - 1 + len(pieces[0])  # of the turn that is being read
     for begin, heading, name, behind, number in zip(
         begins, headings, names, pieces[width::width], numbers, strict=True
     ):
-        if name in labels:  # the turn goes on
+        if labels and name in labels:  # the turn goes on
             stop += len(begin) + len(behind)
             continue
         said = text[said_from:stop].strip()
@@ -338,23 +353,16 @@ def _scenes(text: str, start: int, end: int, form: PlayForm) -> list[Scene]:
         if heading is None:
             speaker = name.rstrip()
         else:
-            scenes.append(new(Scene, (title, problem, tuple(turns), scene_start, stop + 1)))
-            title, problem = heading.strip(), _problem_of(heading, number, number_at)
+            scenes.append(new(Scene, (title, named, tuple(turns), scene_start, stop + 1)))
+            title, named = heading.strip(), number
             turns, scene_start = [], stop + 1
         said_from = stop + len(begin)
         stop = said_from + len(behind)
     said = text[said_from:stop].strip()
     if said or speaker is not None:
         turns.append(Turn(speaker, said, said_from, stop))
-    scenes.append(Scene(title, problem, tuple(turns), scene_start, end))
+    scenes.append(Scene(title, named, tuple(turns), scene_start, end))
     return scenes
-
-
-def _problem_of(heading: str, number: str | None, number_at: int) -> int | None:
-    if number_at:
-        return int(number) if number and number.isdecimal() else None
-    found = _PROBLEM.search(heading.casefold())
-    return None if found is None else int(found[1])
 
 
 SHORT_FORM = form_of("p", "a", r"\[[^\n]*\]", "(?P<name>[AB]):")

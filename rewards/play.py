@@ -37,7 +37,7 @@ and `think` not where no think block is."""
 SCORES = ("gate", "share")
 _SHORT, _TRIES = 64, 32
 _SAID = re.compile(r"[^\W_]")
-_MARKS = string.punctuation + string.whitespace + "…。，！？：；「」“”‘’–—"
+_MARKS = string.punctuation + string.whitespace + "".join(map(chr, range(32))) + "…。，！？：；「」“”‘’–—"
 Log = Callable[..., None]
 
 
@@ -143,7 +143,11 @@ class PlayReward:
         return (tags.blocks[0][0], tags.blocks[1][0]) == (self.form.play, self.form.answer)
 
     def _voices(self, seen: _Seen) -> bool:
-        return sum([turns >= self.turns for turns in seen.play.voices().values()]) >= self.voices
+        turns: dict[str, int] = {}
+        for name, count in seen.agents.items():
+            low = name.lower()
+            turns[low] = turns.get(low, 0) + count
+        return sum([count >= self.turns for count in turns.values()]) >= self.voices
 
     def _fresh(self, seen: _Seen) -> bool:
         return len(set(seen.words)) >= self.fresh * len(seen.words)
@@ -168,16 +172,21 @@ class _Seen:
 
     def __init__(self, play: Play, given: Given, k: int) -> None:
         self.play, self.given, self.k = play, given, k
+        counts: dict[Any, int] = {}
+        for turn in play.turns:
+            counts[turn[0]] = counts.get(turn[0], 0) + 1
         environment = play.form.environment
-        self.agents = {name for name in {turn[0] for turn in play.turns} if name and name.lower() not in environment}
+        self.agents = {name: count for name, count in counts.items() if name.lower() not in environment}
         self.words = [turn[1].strip(_MARKS).lower() for turn in play.turns]
 
 
-def _spoken(seen: _Seen) -> bool:
+def _spoken(reward: PlayReward, seen: _Seen) -> bool:
+    if seen.play.text.isascii():  # no other marks than those that were taken off
+        return "" not in seen.words
     return not [text for text in seen.words if not (text[:1].isalnum() or _SAID.search(text))]
 
 
-def _scenes(seen: _Seen) -> bool:
+def _scenes(reward: PlayReward, seen: _Seen) -> bool:
     agents, held = seen.agents, 0
     for scene in seen.play.scenes:
         for speaker, text, _, _ in scene.turns:
@@ -204,21 +213,28 @@ def _given(found: Answers, k: int) -> Given:
     return [*found.lines, *[(None, answer) for answer in found.loose]] if found.loose else [*found.lines]
 
 
-def _numbered(seen: _Seen) -> bool:
+def _numbered(reward: PlayReward, seen: _Seen) -> bool:
     numbers = [line[0] for line in seen.given if line[0] is not None]
     if len(numbers) == seen.k:
         return numbers == list(range(1, seen.k + 1))
     return all(before < after for before, after in zip([0, *numbers], numbers, strict=False))
 
 
-def _worked(seen: _Seen) -> bool:
-    play, agents, k = seen.play, seen.agents, seen.k
-    body = "\n".join([turn[1] for turn in play.turns if turn[0] in agents]) if play.turns else play.body_text
-    finals = {number: answer for number, answer in seen.given if answer and (number is None or number <= k)}
-    missing = [answer for answer in finals.values() if not _stands(answer, body)]
+def _worked(reward: PlayReward, seen: _Seen) -> bool:
+    play, k = seen.play, seen.k
+    finals = seen.given if len(seen.given) <= k else dict(seen.given).items()  # an answer said again is looked for once
+    said = [turn[1] for turn in play.turns if turn[0] in seen.agents] if play.turns else [play.body_text]
+    missing = []
+    for number, answer in finals:
+        if answer and (number is None or number <= k):
+            for text in said:
+                if answer in text and _stands(answer, text):
+                    break
+            else:
+                missing.append(answer)
     if not missing:
         return True
-    plain = _plain(body)
+    plain = _plain("\n".join(said))
     return all(_stands(_plain(answer), plain) for answer in missing)
 
 
@@ -231,19 +247,20 @@ def _plain(text: str) -> str:
 def _stands(answer: str, text: str) -> bool:
     """Whether an answer occurs, and not only inside a longer number or word."""
     at = text.find(answer) if answer else -1
+    if at < 0:
+        return False
+    first, last, size = answer[0].isalnum(), answer[-1].isalnum(), len(answer)
     for _ in range(_TRIES):
-        if at < 0:
-            return False
-        end = at + len(answer)
-        joined = answer[:1].isalnum() and at > 0 and text[at - 1].isalnum()
-        joined = joined or (answer[-1:].isalnum() and end < len(text) and text[end].isalnum())
+        joined = (first and at > 0 and text[at - 1].isalnum()) or (last and text[at + size : at + size + 1].isalnum())
         if not joined:
             return True
         at = text.find(answer, at + 1)
-    if len(answer) > _SHORT:  # it overlaps itself in made-up texts only, where every place would take too long
+        if at < 0:
+            return False
+    if size > _SHORT:  # it overlaps itself in made-up texts only, where every place would take too long
         return False
-    before, behind = (r"(?<![^\W_])" if end.isalnum() else "" for end in (answer[0], answer[-1]))
-    return re.compile(before + re.escape(answer) + behind.replace("?<!", "?!")).search(text, at) is not None
+    edges = (r"(?<![^\W_])" if first else "", r"(?![^\W_])" if last else "")
+    return re.compile(edges[0] + re.escape(answer) + edges[1]).search(text, at) is not None
 
 
 Given: TypeAlias = list[tuple[int | None, str]]
@@ -255,13 +272,13 @@ _CHECKS: dict[str, Callable[[PlayReward, _Seen], bool | None]] = {
     "single": PlayReward._single,
     "think": PlayReward._think,
     "voices": PlayReward._voices,
-    "spoken": lambda reward, seen: _spoken(seen),
+    "spoken": _spoken,
     "fresh": PlayReward._fresh,
-    "scenes": lambda reward, seen: _scenes(seen),
+    "scenes": _scenes,
     "complete": lambda reward, seen: len([line for line in seen.given if line[1]]) >= seen.k,
     "extra": lambda reward, seen: len(seen.given) <= seen.k,
-    "numbering": lambda reward, seen: _numbered(seen),
-    "worked": lambda reward, seen: _worked(seen),
+    "numbering": _numbered,
+    "worked": _worked,
 }
 
 

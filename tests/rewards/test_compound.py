@@ -10,7 +10,7 @@ import pytest
 
 from reasonrl.errors import RewardError
 from reasonrl.rewards import check_rows, get_reward
-from reasonrl.rewards.answer_lines import answers_of
+from reasonrl.rewards.answer_lines import answers_of, find_answers
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,12 @@ from reasonrl.rewards.answer_lines import answers_of
 )  # fmt: skip
 def test_the_answer_to_each_problem_is_found(text: str, k: int, found: list[str | None]) -> None:
     assert answers_of(text, k) == found
+
+
+def test_lines_as_asked_for_are_read_as_all_others_are() -> None:
+    usual = "1. \\boxed{4}\n2) \\boxed{ x = 7 }\n\n10.\\boxed{}  \n"
+    other = find_answers(usual + "So it is.")  # text behind them takes the general way
+    assert find_answers(usual) == other and [tuple(line) for line in other.lines] == [(1, "4"), (2, "x = 7"), (10, "")]
 
 
 def test_time_grows_with_the_length_alone() -> None:
