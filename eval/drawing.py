@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from reasonrl.errors import RunError
 from reasonrl.eval.answer_classes import answer_class
 from reasonrl.eval.questions import Question
-from reasonrl.eval.samples import CURRENT, JUDGED, Key, SampleStore, encode_object, verdicts_path
+from reasonrl.eval.samples import CURRENT, ITEMS, JUDGED, Key, SampleStore, encode_object, verdicts_path
 from reasonrl.eval.scoring import Answer, Beginner, Judgement, Scorer
 from reasonrl.observe import write_atomically
 
@@ -189,7 +189,7 @@ class Drawing:
         judgements = self.scorer([self._answer(row) for row in rows])
         return [
             {
-                **{name: value for name, value in row.items() if name not in JUDGED},
+                **{name: value for name, value in row.items() if name not in (*JUDGED, ITEMS)},
                 **verdict_fields(judgement, row["finish_reason"] == "stop", self.version),
             }
             for row, judgement in zip(rows, judgements, strict=True)

@@ -32,6 +32,9 @@ OWN = "own"
 JUDGED = ("extracted", "class", "verdict", "reason", "right", "correct", "score", "grader")
 """The fields of a sample that a grader fills, and a re-grade anew."""
 
+ITEMS = "items"
+"""One more such field, of samples that answer several problems: a verdict a problem."""
+
 _METRICS = {"sample": 0, "greedy": 1}
 
 
@@ -116,8 +119,7 @@ def read_samples(
             raise RunError(f"{path} does not exist; there: {', '.join([OWN, *there])} -> name one of them")
         for key, row in _by_key(path).items():
             if key in samples:
-                if name != CURRENT:
-                    samples[key].pop("items", None)  # another grader's verdicts on the problems of the prompt
+                samples[key].pop(ITEMS, None)  # another grader's
                 samples[key] |= row
     rows = [row for row in samples.values() if row["id"] in order]
     return sorted(rows, key=lambda row: (order[row["id"]], _METRICS.get(row["metric"], 2), row["index"]))
@@ -131,7 +133,7 @@ def verdicts_path(directory: str | Path, name: str) -> Path:
 def write_verdicts(
     directory: str | Path, name: str, rows: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Path:
-    """Writes a re-grade whole, at once: the keys and `JUDGED` fields of its rows.
+    """Writes a re-grade whole, at once: the keys, the `JUDGED` fields and, where there are, the `ITEMS` of its rows.
 
     Args:
         directory: the suite's folder.
@@ -141,7 +143,9 @@ def write_verdicts(
     """
     path = verdicts_path(directory, name)
     lines = [
-        encode_record({field: row[field] for field in ("id", "metric", "index", *JUDGED)})
+        encode_record(
+            {field: row[field] for field in ("id", "metric", "index", *JUDGED, *([ITEMS] if ITEMS in row else []))}
+        )
         for row in sorted(rows, key=key_of)
     ]
     write_atomically(path.with_suffix(".json"), encode_object(settings))

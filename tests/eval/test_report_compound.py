@@ -23,7 +23,7 @@ from reasonrl.eval.report import write_eval_report
 from reasonrl.eval.report_browser import embed, unpack
 from reasonrl.eval.report_data import read_suite
 from reasonrl.eval.results import summarise, write_result
-from reasonrl.eval.samples import read_samples
+from reasonrl.eval.samples import CURRENT, read_samples, write_verdicts
 from reasonrl.eval.traces import MEANINGS
 
 TABLE = [{"id": f"p{place}", "problem": f"{place} + {place}?", "answer": str(2 * place)} for place in range(6)]
@@ -179,3 +179,17 @@ def test_a_play_is_shown_as_a_play(browser: Page, tmp_path: Path) -> None:
     assert browser.count == BLOCKS * K
     browser.set("text", "class=")  # of the markup, which is not what the response says
     assert browser.count == 0
+
+
+def test_a_newer_grader_brings_its_own_verdicts_on_the_problems(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "e", play=False) / "sums-cb2"
+    rows = read_samples(folder)
+    assert {item["verdict"] for row in rows for item in row["items"]} == {"wrong"}
+    newer = [
+        {**row, "verdict": "correct", "items": [{**one, "verdict": "correct"} for one in row["items"]]} for row in rows
+    ]
+    del newer[0]["items"]  # this one it judged as a whole
+    write_verdicts(folder, CURRENT, newer, {})
+    there = read_samples(folder)
+    assert "items" not in there[0] and [row["items"] for row in there[1:]] == [row["items"] for row in newer[1:]]
+    assert read_samples(folder, "own") == rows
