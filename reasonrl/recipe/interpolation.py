@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from reasonrl.errors import Problem
 from reasonrl.recipe.fields import near
@@ -126,6 +131,8 @@ class _Resolver:
                 else "name a key of the recipe by its full path, such as ${data.train}"
             )
             self._fail(key, f"{text!r} stands for {name!r}, and there is no such key", fix)
+        elif isinstance(error, InterpolationToMissingValueError):
+            self.broken.add(key)  # the key that it stands for is told where it is written
         elif isinstance(error, MissingMandatoryValue) or text == "???":
             self._fail(key, "has no value yet (???)", f"set it, for example on the command line: {key}=…")
         elif "Unsupported interpolation type" in first:

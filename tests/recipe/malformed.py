@@ -478,6 +478,12 @@ REFERENCES = [
         problems=2,
     ),
     swap("a mandatory value", "seed: 0", "seed: ???", "@2: seed", "has no value yet"),
+    swap(
+        "a mandatory value that another stands for",
+        "    max_steps: 3\n",
+        "    max_steps: ???\n    save_steps: ${stages.rl.max_steps}\n",
+        "stages.rl.max_steps: has no value yet",
+    ),
 ]
 EXPRESSIONS = [
     swap(
