@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RULED = frozenset({"math", "choice"})
-"""Rewards whose verdicts follow from the rules of the math verifier."""
+RULED = frozenset({"math", "choice", "compound", "cosine"})
+"""Rewards whose verdicts follow from the rules of the math verifier, named or by default."""
 
 
 def rule_versions(reward: Any) -> dict[str, int]:

@@ -107,6 +107,8 @@ stages:
     [
         ("math", {"grader": int(GRADER_VERSION)}, None),
         ("[{name: math, weight: 0.9}, {name: format, weight: 0.1}]", {}, {"math": int(GRADER_VERSION)}),
+        ("compound", {}, {"math": int(GRADER_VERSION)}),
+        ("{name: cosine, args: {max_tokens: 8}}", {}, {"math": int(GRADER_VERSION)}),
         ("format", {}, None),
     ],
 )
