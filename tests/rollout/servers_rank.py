@@ -73,6 +73,7 @@ def main(folder: Path, model: str, where: str) -> None:
     out["groups"], out["members"] = groups, [pid for group in groups for pid in group_members(group)]
     engine.close()
     (folder / f"rank-{rank}.json").write_text(json.dumps(out))
+    dist.barrier()  # none leaves, and takes the store along, while another still ends
     dist.destroy_process_group()
 
 

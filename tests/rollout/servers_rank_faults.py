@@ -62,6 +62,7 @@ def main(folder: Path, model: str, url: str) -> None:
     out["later"] = by_id(engine.stream(requests_of(48)[rank::2], PARAMS))
     engine.close()
     (folder / f"rank-{rank}.json").write_text(json.dumps(out))
+    dist.barrier()  # none leaves, and takes the store along, while another still ends
     dist.destroy_process_group()
 
 

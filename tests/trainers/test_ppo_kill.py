@@ -96,7 +96,15 @@ def samples(file: Path) -> list[dict]:
 def kill(folder: Path, point: str, count: int) -> Path:
     """Start the run, or let it go on, up to a point at which it dies; returns the stage's folder."""
     killed = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("kill_at.py")), point, str(count), "recipe.yaml"],
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            str(Path(__file__).with_name("kill_at.py")),
+            point,
+            str(count),
+            "recipe.yaml",
+        ],
         cwd=folder,
         capture_output=True,
         text=True,
