@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SCENE = r"[ \t]*+[\[(*#_]{0,8}+[ \t]*+(?:scene|act)\b[^\n]{0,200}"
 _LABELS = (
@@ -82,7 +82,7 @@ class PlayForm:
         return _labels_in(frozenset(names), self.labels)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16)  # responses that never end name thousands: few are kept
 def _labels_in(names: frozenset[str | None], labels: frozenset[str]) -> frozenset[str]:
     return frozenset(name for name in names if name and name.lower().rstrip(" 0123456789\t") in labels)
 
@@ -171,19 +171,17 @@ class Play(NamedTuple):
         """Whether a voice is not the environment."""
         return speaker.lower() not in self.form.environment
 
+    def agents(self) -> dict[str, int]:
+        """Turns by agent, names as they are spelt, in order of appearance."""
+        counts: dict[Any, int] = {}
+        for turn in self.turns:
+            counts[turn[0]] = counts.get(turn[0], 0) + 1
+        environment = self.form.environment
+        return {name: count for name, count in counts.items() if name.lower() not in environment}
+
     def voices(self) -> dict[str, int]:
-        """Turns by agent, in order of appearance. A name is the same voice in any case."""
-        counts: dict[str, int] = {}
-        for name in [turn[0] for turn in self.turns]:
-            if name is not None:
-                counts[name] = counts[name] + 1 if name in counts else 1
-        spelt: dict[str, str] = {}
-        found: dict[str, int] = {}
-        for name, count in counts.items():
-            if (low := name.lower()) not in self.form.environment:
-                first = spelt.setdefault(low, name)
-                found[first] = found.get(first, 0) + count
-        return found
+        """Turns by agent, a name in any case being one voice, spelt as it is first."""
+        return by_voice(self.agents())
 
     @property
     def answer_text(self) -> str:
@@ -194,6 +192,18 @@ class Play(NamedTuple):
     def body_text(self) -> str:
         """The play."""
         return self.text[self.body[0] : self.body[1]]
+
+
+def by_voice(agents: dict[str, int]) -> dict[str, int]:
+    """`Play.agents` with the spellings of a name put together."""
+    if len(set(map(str.lower, agents))) == len(agents):
+        return agents
+    spelt: dict[str, str] = {}
+    found: dict[str, int] = {}
+    for name, count in agents.items():
+        first = spelt.setdefault(name.lower(), name)
+        found[first] = found.get(first, 0) + count
+    return found
 
 
 def read_play(text: str, form: PlayForm = DEFAULT_FORM) -> Play:

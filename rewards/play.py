@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from reasonrl.errors import RewardError
-from reasonrl.plays import ENVIRONMENT, Play, form_of, read_play
+from reasonrl.plays import ENVIRONMENT, Play, by_voice, form_of, read_play
 from reasonrl.plugins import near
 from reasonrl.rewards.answer_lines import Answers, find_answers
 from reasonrl.rewards.completions import text_of
@@ -37,7 +37,7 @@ and `think` not where no think block is."""
 SCORES = ("gate", "share")
 _SHORT, _TRIES = 64, 32
 _SAID = re.compile(r"[^\W_]")
-_MARKS = string.punctuation + string.whitespace + "".join(map(chr, range(32))) + "…。，！？：；「」“”‘’–—"
+_MARKS = string.punctuation + " " + "".join(map(chr, range(32))) + "…。，！？：；「」“”‘’–—"
 Log = Callable[..., None]
 
 
@@ -143,11 +143,7 @@ class PlayReward:
         return (tags.blocks[0][0], tags.blocks[1][0]) == (self.form.play, self.form.answer)
 
     def _voices(self, seen: _Seen) -> bool:
-        turns: dict[str, int] = {}
-        for name, count in seen.agents.items():
-            low = name.lower()
-            turns[low] = turns.get(low, 0) + count
-        return sum([count >= self.turns for count in turns.values()]) >= self.voices
+        return sum([turns >= self.turns for turns in by_voice(seen.agents).values()]) >= self.voices
 
     def _fresh(self, seen: _Seen) -> bool:
         return len(set(seen.words)) >= self.fresh * len(seen.words)
@@ -172,25 +168,26 @@ class _Seen:
 
     def __init__(self, play: Play, given: Given, k: int) -> None:
         self.play, self.given, self.k = play, given, k
-        counts: dict[Any, int] = {}
-        for turn in play.turns:
-            counts[turn[0]] = counts.get(turn[0], 0) + 1
-        environment = play.form.environment
-        self.agents = {name: count for name, count in counts.items() if name.lower() not in environment}
+        self.agents = play.agents()
         self.words = [turn[1].strip(_MARKS).lower() for turn in play.turns]
+
+
+def _says(text: str) -> bool:
+    """Whether there is a letter or a digit in it."""
+    return text[:1].isalnum() or _SAID.search(text) is not None
 
 
 def _spoken(reward: PlayReward, seen: _Seen) -> bool:
     if seen.play.text.isascii():  # no other marks than those that were taken off
         return "" not in seen.words
-    return not [text for text in seen.words if not (text[:1].isalnum() or _SAID.search(text))]
+    return all(map(_says, seen.words))
 
 
 def _scenes(reward: PlayReward, seen: _Seen) -> bool:
     agents, held = seen.agents, 0
     for scene in seen.play.scenes:
         for speaker, text, _, _ in scene.turns:
-            if (speaker in agents or not agents) and (text[:1].isalnum() or _SAID.search(text)):
+            if (speaker in agents or not agents) and _says(text):
                 held += 1
                 break
     return held >= seen.k
