@@ -16,6 +16,7 @@ from reasonrl.eval.behaviours.judge import BehaviourJudge
 from reasonrl.eval.behaviours.responses import Response, stored_responses, suite_folders
 from reasonrl.eval.behaviours.store import CountStore
 from reasonrl.eval.behaviours.tables import as_markdown, as_text
+from reasonrl.eval.labelled_folders import labelled_folders
 from reasonrl.observe.metrics import write_atomically
 from reasonrl.observe.progress import Progress
 
@@ -168,10 +169,7 @@ def _blocks(folders: Sequence[str], selection: Selection) -> list[tuple[Block, P
     per_problem = selection.per_problem or None
     read: dict[Path, list[Response]] = {}
     blocks: list[tuple[Block, Path]] = []
-    for word in folders:
-        label, directory = _labelled(word)
-        if any(block.label == label and of != directory for block, of in blocks):
-            raise RunError(f"two evaluations are called {label!r} -> give them names: first={directory} …")
+    for label, directory in labelled_folders(folders).items():
         wanted = [selection.language, selection.vision] if selection.language else selection.suites
         found = suite_folders(directory, [name for name in dict.fromkeys(wanted) if name is not None])
         for folder in found.values():
@@ -184,14 +182,6 @@ def _blocks(folders: Sequence[str], selection: Selection) -> list[tuple[Block, P
             of = {side: found[names[side]] for side in SIDES}
             blocks.append((Block(label, names, of, {side: read[of[side]] for side in SIDES}), directory))
     return blocks
-
-
-def _labelled(word: str) -> tuple[str, Path]:
-    label, equals, path = word.partition("=")
-    if equals and label and path and not Path(word).exists():
-        return label, Path(path)
-    directory = Path(word)
-    return directory.resolve().name, directory
 
 
 def _suites(blocks: Sequence[tuple[Block, Path]]) -> dict[Path, Sequence[Response]]:

@@ -11,6 +11,7 @@ from reasonrl.errors import RunError
 from reasonrl.eval import power as planning
 from reasonrl.eval.compare import Comparison, compare_evaluations, suite_counts, write_comparison
 from reasonrl.eval.exams.record import is_exam_entry
+from reasonrl.eval.labelled_folders import labelled_folders
 from reasonrl.eval.results import read_results
 from reasonrl.eval.tables import format_table
 
@@ -90,18 +91,12 @@ def _written(comparison: Comparison, out: Path | None) -> list[str]:
 
 
 def _rows(folders: Sequence[str]) -> dict[str, Path]:
-    rows: dict[str, Path] = {}
-    for word in folders:
-        label, equals, text = word.partition("=")
-        path = Path(text) if equals and label and text and not Path(word).exists() else Path(word)
-        name = label if path != Path(word) else path.resolve().name
+    rows = labelled_folders(folders)
+    for path in rows.values():
         if not (path / "results.json").exists():
             near = sorted(str(found.parent) for found in path.glob("stages/*/results.json")) if path.is_dir() else []
             fix = f"name {' or '.join(near)}" if near else "name the folder of an evaluation, or of an eval stage"
             raise RunError(f"{path} holds no results.json -> {fix}")
-        if name in rows:
-            raise RunError(f"two evaluations are called {name!r} -> give them names: first={path} …")
-        rows[name] = path
     return rows
 
 
